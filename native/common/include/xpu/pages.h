@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The two shared pages of a slice: what the node agent grants, and what the container has used.
+ *
+ *   config page   written by the node agent, mapped read-only in the container
+ *                 (host <slice dir>/config.page, container /etc/xpu/config.page)
+ *   ledger page   mapped read-write by every process of the container
+ *                 (host <slice dir>/ledger.page, container /run/xpu/ledger.page)
+ *
+ * One pair per container, with one entry per card (a container may hold slices of several cards).
+ * Both are plain memory: no pointers, no pthread objects, little endian, naturally aligned. Fields
+ * named "shared" are only touched with atomic operations. A reader that meets another magic or
+ * version treats the page as absent. The layout is frozen: offsets are asserted below and in
+ * native/cluster/pages (Go); a change needs a new version.
+ */
+#ifndef XPU_PAGES_H
+#define XPU_PAGES_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define XPU_CONFIG_MAGIC 0x43555058u /* "XPUC" */
+#define XPU_LEDGER_MAGIC 0x4c555058u /* "XPUL" */
+#define XPU_PAGES_VERSION 1u
+#define XPU_MAX_CARDS 16u
+#define XPU_MAX_PROCESSES 256u
+#define XPU_UUID_BYTES 48u /* "GPU-8-4-4-4-12" and a NUL fit */
+
+/* How the compute limit of a card is enforced. */
+enum xpu_mode {
+    XPU_MODE_NONE = 0,        /* no compute limit */
+    XPU_MODE_HARD = 1,        /* never above the share (default) */
+    XPU_MODE_ELASTIC = 2,     /* the agent raises the share while others are idle */
+    XPU_MODE_FIXED_SHARE = 3, /* exclusive windows */
+    XPU_MODE_PRIORITY = 4     /* runs in what others leave, by weight */
+};
+
+struct xpu_card_config {
+    char uuid[XPU_UUID_BYTES]; /* identity of the card, never its index */
+    uint64_t memory_bytes;     /* quota; 0 = no limit */
+    uint64_t tau_ns;           /* burst credit: how far the TAT may run ahead of now */
+    uint32_t cores_percent;    /* 1..100; 0 = no limit */
+    uint32_t mode;             /* enum xpu_mode */
+    uint32_t weight;           /* for elastic and priority; 0 = only idle time */
+    uint32_t trim_q16;         /* NVML ratio trim, 16.16 fixed point; 0 reads as 1.0 */
+    uint32_t vid;              /* virtual card number, as in vgpu-ids.config */
+    uint32_t reserved[11];
+};
+
+struct xpu_config_page {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t epoch; /* seqlock: odd while the agent writes; shared */
+    uint32_t cards; /* entries used in card[] */
+    uint8_t reserved[48];
+    struct xpu_card_config card[XPU_MAX_CARDS];
+};
+
+struct xpu_card_ledger {
+    int64_t tat_ns;         /* GCRA theoretical arrival time, CLOCK_MONOTONIC; shared */
+    uint64_t charged_ns;    /* GPU time charged so far; shared */
+    uint64_t throttled_ns;  /* time callers spent waiting; shared */
+    uint64_t memory_bytes;  /* charged memory of all processes; shared */
+    uint64_t denied;        /* allocations refused; shared */
+    uint64_t launches;      /* work items admitted; shared */
+    uint64_t reserved[10];
+};
+
+/* One process of the container. A slot is free when owner is 0. */
+struct xpu_process_slot {
+    uint64_t owner;         /* (start time in ticks << 32) ^ pid in the container; shared, CAS */
+    uint32_t pid;           /* pid in the container's namespace */
+    uint32_t reserved0;
+    uint64_t memory_bytes[XPU_MAX_CARDS]; /* shared */
+    uint64_t charged_ns[XPU_MAX_CARDS];   /* shared */
+    uint64_t reserved[14];
+};
+
+struct xpu_ledger_page {
+    uint32_t magic;
+    uint32_t version;
+    uint32_t reserved0[14];
+    struct xpu_card_ledger card[XPU_MAX_CARDS];
+    struct xpu_process_slot process[XPU_MAX_PROCESSES];
+};
+
+#ifdef __cplusplus
+#define XPU_STATIC_ASSERT(what) static_assert(what, #what)
+#else
+#define XPU_STATIC_ASSERT(what) _Static_assert(what, #what)
+#endif
+XPU_STATIC_ASSERT(sizeof(struct xpu_card_config) == 128);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, memory_bytes) == 48);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, tau_ns) == 56);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, cores_percent) == 64);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, mode) == 68);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, weight) == 72);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, trim_q16) == 76);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, vid) == 80);
+XPU_STATIC_ASSERT(offsetof(struct xpu_config_page, card) == 64);
+XPU_STATIC_ASSERT(sizeof(struct xpu_config_page) == 2112);
+XPU_STATIC_ASSERT(sizeof(struct xpu_card_ledger) == 128);
+XPU_STATIC_ASSERT(sizeof(struct xpu_process_slot) == 384);
+XPU_STATIC_ASSERT(offsetof(struct xpu_ledger_page, card) == 64);
+XPU_STATIC_ASSERT(offsetof(struct xpu_ledger_page, process) == 2112);
+XPU_STATIC_ASSERT(sizeof(struct xpu_ledger_page) == 100416);
+
+#endif
