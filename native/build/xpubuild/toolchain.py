@@ -30,7 +30,12 @@ def run(
     """Run a build command; on failure raise with its whole output, on success return stdout."""
     merged = {**os.environ, **(env or {})}
     done = subprocess.run(
-        [str(word) for word in argv], cwd=cwd, env=merged, text=True, capture_output=True
+        [str(word) for word in argv],
+        cwd=cwd,
+        env=merged,
+        text=True,
+        capture_output=True,
+        check=False,
     )
     if done.returncode != 0:
         command = " ".join(str(word) for word in argv)
@@ -39,7 +44,7 @@ def run(
 
 
 def _go_version(program: str) -> tuple[int, ...]:
-    text = subprocess.run([program, "env", "GOVERSION"], capture_output=True, text=True).stdout
+    text = run([program, "env", "GOVERSION"])
     found = re.match(r"go(\d+)\.(\d+)", text.strip())
     return tuple(int(part) for part in found.groups()) if found else (0, 0)
 
@@ -47,10 +52,12 @@ def _go_version(program: str) -> tuple[int, ...]:
 @cache
 def go() -> str:
     """Path of the ``go`` command. The machine's own is taken when it is at least GO_MINIMUM."""
-    own = shutil.which("go")
+    scripts = sysconfig.get_path("scripts")
+    elsewhere = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != scripts]
+    own = shutil.which("go", path=os.pathsep.join(elsewhere))
     if own and _go_version(own) >= GO_MINIMUM:
         return own
-    packaged = Path(sysconfig.get_path("scripts")) / "go"
+    packaged = Path(scripts) / "go"
     if packaged.exists() and _go_version(str(packaged)) >= GO_MINIMUM:
         return str(packaged)
     wanted = ".".join(map(str, GO_MINIMUM))
@@ -81,7 +88,9 @@ def go_build(
     }
     for output, package in outputs.items():
         say(f"  go build {package}")
-        run([go(), "build", "-ldflags", ldflags, *extra, "-o", output, package], cwd=module, env=env)
+        run(
+            [go(), "build", "-ldflags", ldflags, *extra, "-o", output, package], cwd=module, env=env
+        )
 
 
 @cache

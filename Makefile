@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The one front door. `make help` lists what there is, what each target needs and how long it takes.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export PYTHONPATH := $(CURDIR)/native/build:$(CURDIR)/tests/testbed:$(CURDIR)/tests:$(PYTHONPATH)
+export PATH := $(CURDIR)/build/venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+PY := build/venv/bin/python
+TESTBED ?= demo
+export FLEXAI_TESTBED := $(TESTBED)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv: ## Python environment in build/venv [needs Python 3.11-3.13; 2 min once]
+	@sh native/build/bootstrap.sh
+
+.PHONY: collection
+collection: venv ## this checkout as flexai.xpu under build/collections, for work on it [1 s]
+	@mkdir -p build/collections/ansible_collections/flexai
+	@ln -sfn ../../../.. build/collections/ansible_collections/flexai/xpu
+
+.PHONY: artefacts
+artefacts: venv ## what the demo installs, with its manifest, in build/artefacts [root; 15 min once, then seconds]
+	@$(PY) -m xpubuild artefacts --out build/artefacts
+
+.PHONY: dist
+dist: venv ## collection tarball and native artefacts with their digests in build/dist [10 min once]
+	@$(PY) -m xpubuild dist --out build/dist
+
+.PHONY: demo demo-status demo-down
+demo: venv ## the main job, from bare hosts to a pod on a 20 % slice [root; 28 min once, then 5 min]
+	@$(PY) -m e2e.demo up --name $(TESTBED)
+demo-status: venv ## hosts, nodes, slices and the monitor's lines of the demo [10 s]
+	@$(PY) -m e2e.demo status --name $(TESTBED)
+demo-down: venv ## remove the demo; leaves nothing behind [20 s]
+	@$(PY) -m testbed down --name $(TESTBED)
+
+.PHONY: test test-sanity test-unit test-native test-integration test-e2e test-soak
+test: venv ## everything CI runs; ends with minutes per area [root; 8 min, 28 min more when nothing is built]
+	@$(PY) tests/run.py all
+test-sanity: venv ## lint, ansible-test sanity, galaxy-importer, REUSE, types [3 min]
+	@$(PY) tests/run.py sanity
+test-unit: venv ## pure logic: plans, verdicts, build tools, reports [1 min]
+	@$(PY) tests/run.py unit
+test-native: venv ## Go, C++ and the simulated GPU [2 min]
+	@$(PY) tests/run.py native
+test-integration: venv ## roles and installers on real systemd hosts, Molecule [root; 3 min]
+	@$(PY) tests/run.py integration
+test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root; 4 min]
+	@$(PY) tests/run.py e2e
+test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 min]
+	@$(PY) tests/run.py soak
+
+.PHONY: bench bench-site
+bench: bench-site ## every benchmark; reports in build/bench
+bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local]
+	@$(PY) -m bench.site
+
+.PHONY: docs
+docs: collection ## pages of every role and plugin in build/docs [1 min]
+	@$(PY) -m xpubuild docs --out build/docs
+
+.PHONY: requirements
+requirements: ## pin requirements/*.in again [needs uv]
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/dev.in -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes requirements/collection.in -c requirements/dev.txt -o requirements/collection.txt

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``make test``: runs the areas one after another and ends with the minutes of each.
+
+A failed area does not hide the others. A test that was skipped although it is on the must-run list
+(``tests/must_run.txt``) fails its area; see ``tests/conftest.py``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTEST = [sys.executable, "-m", "pytest", "-q", "-rs", "--durations=5"]
+
+
+@dataclass(frozen=True)
+class Area:
+    """One part of the test suite: commands that run in order, all of them."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one area. ``seconds`` is wall time."""
+
+    area: str
+    seconds: float
+    failed: tuple[str, ...]
+
+
+def pytest(*paths: str) -> tuple[str, ...]:
+    return (*PYTEST, *paths)
+
+
+PREPARE = Area(
+    "build", ((sys.executable, "-m", "xpubuild", "artefacts", "--out", "build/artefacts"),)
+)
+SANITY = Area("sanity", ((sys.executable, "tests/sanity/run.py"),))
+UNIT = Area(
+    "unit",
+    (pytest("tests/unit", "native/build/tests", "tests/bench/tests", "tests/testbed/tests/unit"),),
+)
+NATIVE = Area(
+    "native",
+    (
+        (sys.executable, "-m", "xpubuild", "go-test", "native/cluster", "native/volcano"),
+        pytest("native/common/tests", "native/cuda/tests", "tests/simulators"),
+    ),
+)
+INTEGRATION = Area("integration", (pytest("tests/testbed/tests/live", "tests/integration"),))
+E2E = Area("e2e", (pytest("tests/e2e"),))
+SOAK = Area("soak", (pytest("-m", "soak", "--override-ini=addopts=", "tests"),))
+
+AREAS: dict[str, tuple[Area, ...]] = {
+    "all": (PREPARE, SANITY, UNIT, NATIVE, INTEGRATION, E2E),
+    "sanity": (SANITY,),
+    "unit": (UNIT,),
+    "native": (NATIVE,),
+    "integration": (PREPARE, INTEGRATION),
+    "e2e": (PREPARE, E2E),
+    "soak": (PREPARE, SOAK),
+}
+
+
+def run_area(
+    area: Area, execute: Callable[[tuple[str, ...]], int], clock: Callable[[], float]
+) -> Result:
+    """Run every command of *area*, also after one failed; remember the ones that did."""
+    started = clock()
+    failed = tuple(" ".join(command) for command in area.commands if execute(command) != 0)
+    return Result(area.name, clock() - started, failed)
+
+
+def report(results: list[Result]) -> str:
+    """The closing table, and one line that a CI can read."""
+    lines = ["", "minutes per area"]
+    for result in results:
+        verdict = "failed" if result.failed else "passed"
+        lines.append(f"  {result.area:<12} {result.seconds / 60:6.1f}  {verdict}")
+        lines.extend(f"      failed: {command}" for command in result.failed)
+    lines.append(f"  {'all':<12} {sum(result.seconds for result in results) / 60:6.1f}")
+    bad = sum(1 for result in results if result.failed)
+    lines.append(f"areas: {len(results) - bad} passed, {bad} failed")
+    return "\n".join(lines)
+
+
+def execute(command: tuple[str, ...]) -> int:
+    print(f"\n=== {' '.join(command)}", flush=True)
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 2 or argv[1] not in AREAS:
+        print(f"usage: run.py {'|'.join(AREAS)}", file=sys.stderr)
+        return 2
+    results = [run_area(area, execute, time.monotonic) for area in AREAS[argv[1]]]
+    print(report(results))
+    return 1 if any(result.failed for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
