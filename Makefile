@@ -26,7 +26,7 @@ collection: venv ## this checkout as flexai.xpu under build/collections, for wor
 
 .PHONY: artefacts
 artefacts: venv ## what the demo installs, with its manifest, in build/artefacts [root; 15 min once, then seconds]
-	@$(PY) -m xpubuild artefacts --out build/artefacts
+	@$(PY) -m testbed.artefacts --out build/artefacts
 
 .PHONY: dist
 dist: venv ## collection tarball and native artefacts with their digests in build/dist [10 min once]

@@ -39,9 +39,7 @@ def pytest(*paths: str) -> tuple[str, ...]:
     return (*PYTEST, *paths)
 
 
-PREPARE = Area(
-    "build", ((sys.executable, "-m", "xpubuild", "artefacts", "--out", "build/artefacts"),)
-)
+PREPARE = Area("build", ((sys.executable, "-m", "testbed.artefacts", "--out", "build/artefacts"),))
 SANITY = Area("sanity", ((sys.executable, "tests/sanity/run.py"),))
 UNIT = Area(
     "unit",

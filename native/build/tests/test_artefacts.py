@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The artefact manifest: what it says is what lies beside it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import yaml
+from xpubuild.artefacts import Artefact, publish, write_tarball
+from xpubuild.cache import digest_file
+
+
+def artefact(path: Path, content: str = "content") -> Artefact:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return Artefact("tool", "1.0", "x86_64", "binary", path, "Apache-2.0")
+
+
+def test_the_manifest_gives_the_digest_of_the_published_file(tmp_path: Path) -> None:
+    manifest = publish([artefact(tmp_path / "built" / "tool")], tmp_path / "out")
+    (entry,) = yaml.safe_load(manifest.read_text(encoding="utf-8"))["artefacts"]
+    assert entry["sha256"] == digest_file(manifest.parent / entry["source"])
+    assert (entry["name"], entry["version"], entry["arch"]) == ("tool", "1.0", "x86_64")
+    assert "image" not in entry
+
+
+def test_files_of_an_earlier_manifest_go_away(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publish([artefact(tmp_path / "built" / "old")], out)
+    publish([artefact(tmp_path / "built" / "new")], out)
+    assert {path.name for path in out.iterdir()} == {"manifest.yml", "new"}
+
+
+def test_the_same_tree_gives_the_same_tarball_bytes(tmp_path: Path) -> None:
+    digests = []
+    for attempt in ("one", "two"):
+        root = tmp_path / attempt
+        artefact(root / "bin" / "tool")
+        os.utime(root / "bin" / "tool", (time.time() + len(digests), 0))
+        (root / "bin" / "alias").symlink_to("tool")
+        write_tarball(tmp_path / f"{attempt}.tgz", root, ["bin/tool", "bin/alias"])
+        digests.append(digest_file(tmp_path / f"{attempt}.tgz"))
+    assert digests[0] == digests[1]

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The artefact manifest: name, version, architecture, source, digest and licence of each file.
+
+The format is fixed in ``docs/interfaces.md`` section 2; roles read it on the controller and check
+every digest again on the host that uses the file.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from .cache import Cache, Recipe, digest_file, digest_tree
+from .toolchain import REPOSITORY
+
+OWN_LICENCE = "Apache-2.0; built from native/ of flexai.xpu"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One manifest entry. ``path`` is where the built file is; it is not written to the manifest."""
+
+    name: str
+    version: str
+    arch: str
+    kind: str
+    path: Path
+    licence: str
+    image: str | None = None
+    image_digest: str | None = None
+
+    def entry(self) -> dict[str, str]:
+        """The manifest's form, with a source relative to the manifest."""
+        fields = {key: value for key, value in asdict(self).items() if value is not None}
+        del fields["path"]
+        return {
+            **fields,
+            "file": self.path.name,
+            "source": self.path.name,
+            "sha256": digest_file(self.path),
+        }
+
+
+def collection_version() -> str:
+    """Version of the collection, which its own artefacts share."""
+    text = (REPOSITORY / "galaxy.yml").read_text(encoding="utf-8")
+    return str(yaml.safe_load(text)["version"])
+
+
+def write_tarball(out: Path, root: Path, members: Sequence[str]) -> None:
+    """A ``.tar.gz`` of *members* under *root*: same content, same bytes (order, owner, times)."""
+    with (
+        out.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6) as packed,
+        tarfile.open(fileobj=packed, mode="w") as archive,
+    ):
+        for member in sorted(members):
+            info = archive.gettarinfo(root / member, arcname=member)
+            info.uid = info.gid = 0
+            info.uname = info.gname = "root"
+            info.mtime = 0
+            if info.isfile():
+                info.mode = 0o755 if os.access(root / member, os.X_OK) else 0o644
+                with (root / member).open("rb") as stream:
+                    archive.addfile(info, stream)
+            else:
+                archive.addfile(info)
+
+
+def _xpu_runtime(cache: Cache) -> Artefact:
+    """Interception library and tools as one tarball: ``lib/``, ``bin/``, ``VERSION``."""
+    from .recipes import cuda
+
+    slice_parts = cuda.build(cache)
+    version = collection_version()
+
+    def pack(out: Path) -> None:
+        stage = out / "stage"
+        stage.mkdir()
+        for part in ("lib", "bin"):
+            _link_tree(slice_parts / part, stage / part)
+        (stage / "VERSION").write_text(version + "\n", encoding="utf-8")
+        members = [str(p.relative_to(stage)) for p in stage.rglob("*") if not p.is_dir()]
+        write_tarball(out / f"xpu-runtime-{version}-x86_64.tar.gz", stage, members)
+
+    inputs = {"parts": digest_tree([slice_parts], slice_parts), "version": version, "pack": "1"}
+    built = cache.get(Recipe("xpu-runtime", inputs, pack))
+    path = built / f"xpu-runtime-{version}-x86_64.tar.gz"
+    return Artefact("xpu-runtime", version, "x86_64", "tarball", path, OWN_LICENCE)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a small tree, keeping symbolic links as they are."""
+    shutil.copytree(source, target, symlinks=True)
+
+
+def _charts(cache: Cache) -> list[Artefact]:
+    from .recipes import charts, volcano
+
+    gpupool = next(charts.build(cache).glob("gpupool-*.tgz"))
+    upstream = next((volcano.build(cache) / "chart").glob("volcano-*.tgz"))
+    return [
+        Artefact(name, path.stem.partition("-")[2], "noarch", "chart", path, licence)
+        for name, path, licence in (
+            ("gpupool", gpupool, OWN_LICENCE),
+            ("volcano", upstream, "Apache-2.0; Volcano's own chart, from its Go module"),
+        )
+    ]
+
+
+def _helm(cache: Cache) -> Artefact:
+    from .recipes import helm
+
+    path = helm.build(cache) / "helm"
+    return Artefact(
+        "helm", helm.VERSION, "x86_64", "binary", path, "Apache-2.0; built from its module"
+    )
+
+
+def _images(cache: Cache) -> list[Artefact]:
+    from .recipes import images
+
+    built = images.build(cache)
+    listed = json.loads((built / "images.json").read_text(encoding="utf-8"))
+    return [
+        Artefact(
+            name=image["name"].rpartition("/")[2].partition(":")[0],
+            version=image["name"].rpartition(":")[2],
+            arch="x86_64",
+            kind="image",
+            path=built / image["file"],
+            licence="Debian packages under their own licences; programs Apache-2.0",
+            image=image["name"],
+            image_digest=image["digest"],
+        )
+        for image in listed
+    ]
+
+
+def native(cache: Cache) -> list[Artefact]:
+    """What this project builds itself."""
+    return [_xpu_runtime(cache), _helm(cache), *_charts(cache), *_images(cache)]
+
+
+def _place(source: Path, target: Path) -> None:
+    """Hard link where the file system allows it (images are large), else copy; replace atomically."""
+    scratch = target.with_name(f".{target.name}.new")
+    scratch.unlink(missing_ok=True)
+    try:
+        os.link(source, scratch)
+    except OSError:
+        shutil.copy2(source, scratch)
+    scratch.rename(target)
+
+
+def publish(entries: Sequence[Artefact], out: Path) -> Path:
+    """Fill *out* with the files and their manifest; files of an earlier manifest are removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    for artefact in entries:
+        _place(artefact.path, out / artefact.path.name)
+    manifest = out / "manifest.yml"
+    document = {"version": 1, "artefacts": [artefact.entry() for artefact in entries]}
+    scratch = out / ".manifest.yml.new"
+    scratch.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    scratch.rename(manifest)
+    wanted = {artefact.path.name for artefact in entries} | {manifest.name}
+    for stale in out.iterdir():
+        if (
+            stale.is_file()
+            and stale.name not in wanted
+            and not stale.name.startswith("flexai-xpu-")
+        ):
+            stale.unlink()
+    return manifest

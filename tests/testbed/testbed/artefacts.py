@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``python -m testbed.artefacts --out DIR``: everything the demo installs, with its manifest.
+
+A real site's manifest names the vendor's own files; here stand-ins for NVIDIA's closed installers
+join what the project builds itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from xpubuild import artefacts
+from xpubuild.cache import Cache
+
+from .recipes import vendor
+
+LICENCE = "stand-in for the vendor's file, made by tests/simulators"
+
+
+def simulated_vendor(cache: Cache) -> list[artefacts.Artefact]:
+    """The simulated driver installer and the toolkit's release tarball."""
+    built = vendor.build(cache)
+    entries = [
+        artefacts.Artefact(
+            "nvidia-driver", path.stem.rpartition("-")[2], "x86_64", "run", path, LICENCE
+        )
+        for path in sorted(built.glob("NVIDIA-Linux-x86_64-*.run"))
+    ]
+    for path in sorted(built.glob("nvidia-container-toolkit_*.tar.gz")):
+        version = path.name.split("_")[1]
+        entries.append(
+            artefacts.Artefact(
+                "nvidia-container-toolkit", version, "x86_64", "tarball", path, LICENCE
+            )
+        )
+    return entries
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to fill")
+def main(out: Path) -> None:
+    """Build (from the cache where possible) and publish every artefact of the demo."""
+    cache = Cache()
+    entries = artefacts.native(cache) + simulated_vendor(cache)
+    artefacts.publish(entries, out)
+    click.echo(f"{len(entries)} artefacts in {out}")
+
+
+if __name__ == "__main__":
+    main()
