@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``make demo``: the main job on one machine without a GPU, and a way to look around afterwards."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import click
+from testbed.artefacts import publish_all
+
+from e2e.platform import ROOT, Platform, PlatformError, must
+
+MONITOR = "/opt/xpu/bin/gpu-monitor"
+
+
+def heading(text: str) -> None:
+    """Say what comes next."""
+    click.secho(f"\n== {text}", bold=True)
+
+
+def verdict_table(verdict: Mapping[str, object]) -> str:
+    """One line per node and component."""
+    nodes = verdict["nodes"]
+    assert isinstance(nodes, list)
+    lines = [f"site {verdict['site']}: {'ready' if verdict['ready'] else 'NOT ready'}"]
+    for node in nodes:
+        for part in node["components"]:
+            found = part["found"] or "-"
+            line = f"  {node['name']:<10} {part['name']:<20} {part['state']:<10} {found}"
+            lines.append(f"{line}  {part['reason']}".rstrip())
+    return "\n".join(lines)
+
+
+def show_slice(platform: Platform, pod: str, period_s: int) -> None:
+    """The monitor's lines from inside the pod."""
+    heading(f"gpu-monitor -p {period_s} in {pod}")
+    click.echo(platform.in_pod(pod, MONITOR, "-p", str(period_s)).output.rstrip())
+
+
+def around(platform: Platform) -> str:
+    """What a person can do next."""
+    return f"""
+Look around:
+  export KUBECONFIG={platform.kubeconfig}
+  build/venv/bin/python -m testbed exec --name {platform.name} gpu1 -- nvidia-smi
+  build/venv/bin/python -m testbed exec --name {platform.name} cp1 -- kubectl get pods -A -o wide
+  cat {platform.verdict_file}
+  make demo-status     hosts, nodes, slices, the monitor's lines
+  make demo-down       remove everything"""
+
+
+@click.group()
+def cli() -> None:
+    """The demo."""
+
+
+@cli.command()
+@click.option("--name", default="demo", show_default=True, help="name of the testbed")
+def up(name: str) -> None:
+    """Build, raise the testbed, run site.yml, start a workload on a 20 % slice, show it."""
+    platform = Platform(name)
+    heading("artefacts")
+    publish_all(ROOT / "build" / "artefacts")
+    platform.install_collection()
+    heading("testbed: systemd hosts and a Kubernetes")
+    must([sys.executable, "-m", "testbed", "up", "demo", "--name", name])
+    heading("site.yml: from bare hosts to sliced GPUs")
+    done = platform.playbook("site")
+    click.echo(done.output[done.output.index("PLAY RECAP") :].rstrip())
+    heading("verdict")
+    verdict = platform.verdict()
+    click.echo(verdict_table(verdict))
+    if not verdict["ready"]:
+        raise PlatformError(f"the site is not ready: {json.dumps(verdict)}")
+    heading("workload: Deployment and Service of document 000 on a slice of 20 % and 3 GiB")
+    pod = platform.start_workload()
+    show_slice(platform, pod, period_s=10)
+    click.echo(around(platform))
+
+
+@cli.command()
+@click.option("--name", default="demo", show_default=True, help="name of the testbed")
+def status(name: str) -> None:
+    """Hosts, nodes, verdict and the slice's monitor lines."""
+    platform = Platform(name)
+    must([sys.executable, "-m", "testbed", "status", "--name", name])
+    heading("nodes and pods")
+    click.echo(platform.kubectl("get", "nodes,pods", "-A", "-o", "wide").output.rstrip())
+    heading("verdict of the last run")
+    click.echo(verdict_table(platform.verdict()))
+    show_slice(platform, platform.start_workload(), period_s=2)
+    click.echo(around(platform))
+
+
+def main() -> None:
+    """Run the command line; a failed step is its output and one sentence, not a traceback."""
+    try:
+        cli(prog_name="demo")
+    except (PlatformError, FileNotFoundError, subprocess.SubprocessError) as error:
+        click.secho(f"demo: {error}", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
