@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from .cache import say
+from .cache import digest_file, digest_tree, say
 
 GO_MINIMUM = (1, 26)
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -70,6 +70,19 @@ def go_version() -> str:
     return run([go(), "env", "GOVERSION"]).strip()
 
 
+def go_inputs(module: Path, recipe: Path, **more: str) -> dict[str, str]:
+    """Cache inputs of a build whose sources are all pinned by *module*'s go.mod and go.sum.
+
+    *recipe* is the Python file that says how: flags count as much as sources do.
+    """
+    return {
+        "module": digest_tree([module / "go.mod", module / "go.sum"], module),
+        "recipe": digest_file(recipe),
+        "go": go_version(),
+        **more,
+    }
+
+
 def go_build(
     module: Path,
     outputs: Mapping[Path, str],
@@ -78,9 +91,15 @@ def go_build(
     ldflags: str = "-s -w",
     goarch: str = "amd64",
     extra: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> None:
-    """Build ``{output file: package}`` from the Go module in *module*, reproducibly."""
+    """Build ``{output file: package}`` from the Go module in *module*, reproducibly.
+
+    *env* adds variables of Go's own (``CC``, ``CGO_CFLAGS``); it can't undo what makes builds
+    reproducible.
+    """
     env = {
+        **(env or {}),
         "CGO_ENABLED": "1" if cgo else "0",
         "GOARCH": goarch,
         "GOFLAGS": "-mod=readonly -buildvcs=false -trimpath",
