@@ -1,0 +1,228 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""The NVIDIA container toolkit: packages, its configuration, the base CDI specification."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import typing as t
+from dataclasses import dataclass, field
+
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from ._host import Host
+
+COMPONENT = "container_toolkit"
+PACKAGES = (
+    "libnvidia-container1",
+    "libnvidia-container-tools",
+    "nvidia-container-toolkit-base",
+    "nvidia-container-toolkit",
+    "nvidia-container-toolkit-operator-extensions",
+)
+CONFIG_FILE = "/etc/nvidia-container-runtime/config.toml"
+CDI_FILE = "/etc/cdi/nvidia.yaml"
+DPKG_STATUS = "/var/lib/dpkg/status"
+DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+Key = t.Tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    version: str
+    accept_envvar_unprivileged: bool = False
+    accept_volume_mounts: bool = True
+    mode: str = "auto"
+
+    def settings(self) -> t.Dict[Key, str]:
+        """(table, key) → value as TOML text."""
+        return {
+            ("", "accept-nvidia-visible-devices-envvar-when-unprivileged"): _toml(
+                self.accept_envvar_unprivileged
+            ),
+            ("", "accept-nvidia-visible-devices-as-volume-mounts"): _toml(
+                self.accept_volume_mounts
+            ),
+            ("nvidia-container-runtime", "mode"): _toml(self.mode),
+        }
+
+
+@dataclass(frozen=True)
+class Facts:
+    debian: bool
+    packages: t.Mapping[str, str]
+    config: t.Optional[str]
+    cdi: t.Optional[str] = field(repr=False, default=None)
+
+
+@dataclass(frozen=True)
+class CdiBasis:
+    """What the base CDI specification follows from; recorded in its first line."""
+
+    driver: str
+    toolkit: str
+    cards: t.Tuple[str, ...]
+
+    def header(self, body: str) -> str:
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        return (
+            f"# Written by flexai.xpu from `nvidia-ctk cdi generate`: driver={self.driver} "
+            f"toolkit={self.toolkit} cards={','.join(self.cards)} body={digest}\n"
+        )
+
+
+def _toml(value: t.Union[bool, str]) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f'"{value}"'
+
+
+# -- packages --------------------------------------------------------------------------------
+
+
+def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> t.Dict[str, str]:
+    """Installed packages among *names* with their upstream versions (``1.17.8-1`` is ``1.17.8``)."""
+    pattern = re.compile(
+        r"^Package: ({0})\nStatus: install ok installed\n(?:[^\n]+\n)*?Version: ([^\n]+)$".format(
+            "|".join(re.escape(name) for name in names)
+        ),
+        re.MULTILINE,
+    )
+    return {
+        found.group(1): found.group(2).rsplit("-", 1)[0] for found in pattern.finditer(dpkg_status)
+    }
+
+
+def choose_packages(paths: t.Iterable[str], architecture: str) -> t.Dict[str, str]:
+    """Package name → member of the release tarball, for one Debian architecture.
+
+    The directory between ``packages/`` and the architecture names the distribution that upstream
+    built on; it changed over releases, so any is taken.
+    """
+    chosen: t.Dict[str, str] = {}
+    for path in sorted(paths):
+        parts = path.split("/")
+        if not path.endswith(".deb") or len(parts) < 2 or parts[-2] != architecture:
+            continue
+        name = parts[-1].split("_", 1)[0]
+        if name in PACKAGES:
+            chosen.setdefault(name, path)
+    return chosen
+
+
+# -- configuration ---------------------------------------------------------------------------
+
+_TABLE = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
+_ASSIGNMENT = re.compile(r"^(\s*)(#\s*)?([A-Za-z0-9_-]+)\s*=\s*(.*?)\s*$")
+
+
+def read_settings(text: str) -> t.Dict[Key, str]:
+    """Every live assignment: (table, key) → the value's TOML text."""
+    table = ""
+    found: t.Dict[Key, str] = {}
+    for line in text.splitlines():
+        header = _TABLE.match(line)
+        if header:
+            table = header.group(1).strip()
+            continue
+        assignment = _ASSIGNMENT.match(line)
+        if assignment and not assignment.group(2):
+            found[(table, assignment.group(3))] = assignment.group(4)
+    return found
+
+
+def write_settings(text: str, settings: t.Mapping[Key, str]) -> str:
+    """*text* with *settings* in force; every other line, comments too, stays as it is.
+
+    A commented-out default of the same key is replaced where it stands, as upstream's file has them.
+    """
+    current = read_settings(text)
+    missing = dict(settings)
+    lines: t.List[str] = []
+    table = ""
+    for line in text.splitlines():
+        header = _TABLE.match(line)
+        if header:
+            _append_rest(lines, table, missing)
+            table = header.group(1).strip()
+        assignment = _ASSIGNMENT.match(line)
+        key = (table, assignment.group(3)) if assignment else ("", "")
+        if assignment and key in missing and not (assignment.group(2) and key in current):
+            line = f"{assignment.group(1)}{key[1]} = {missing.pop(key)}"
+        lines.append(line)
+    _append_rest(lines, table, missing)
+    for other in sorted({where for where, _name in missing}):
+        if other:
+            lines.extend(["", f"[{other}]"])
+            _append_rest(lines, other, missing)
+    return "\n".join(_with_root_keys(lines, missing)) + "\n"
+
+
+def _append_rest(lines: t.List[str], table: str, missing: t.Dict[Key, str]) -> None:
+    """At the end of *table*: the settings of it that no line held."""
+    if not table:
+        return
+    for key in sorted(key for key in missing if key[0] == table):
+        lines.append(f"{key[1]} = {missing.pop(key)}")
+
+
+def _with_root_keys(lines: t.List[str], missing: t.Mapping[Key, str]) -> t.List[str]:
+    """Keys outside tables must stand before the first table."""
+    return [f"{name} = {value}" for (_table, name), value in sorted(missing.items())] + lines
+
+
+# -- CDI -------------------------------------------------------------------------------------
+
+
+def cdi_is_current(text: t.Optional[str], basis: CdiBasis) -> bool:
+    """Whether the file was made from exactly this driver, toolkit and set of cards, unaltered."""
+    if text is None:
+        return False
+    first, newline, body = text.partition("\n")
+    return first + newline == basis.header(body)
+
+
+# -- plan ------------------------------------------------------------------------------------
+
+
+def observe(host: Host, dpkg_status: str) -> Facts:
+    return Facts(
+        debian=host.exists(DPKG_STATUS),
+        packages=installed_packages(dpkg_status, PACKAGES),
+        config=host.read(CONFIG_FILE),
+        cdi=host.read(CDI_FILE),
+    )
+
+
+def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> t.List[str]:
+    differences = [
+        f"{name} {facts.packages.get(name, 'absent')} → {wanted.version}"
+        for name in PACKAGES
+        if facts.packages.get(name) != wanted.version
+    ]
+    current = read_settings(facts.config or "")
+    differences += [
+        f"{name} = {current.get((table, name), 'unset')} → {value}"
+        for (table, name), value in wanted.settings().items()
+        if current.get((table, name)) != value
+    ]
+    if not cdi_is_current(facts.cdi, basis):
+        differences.append(f"{CDI_FILE} is missing, altered or of another driver or set of cards")
+    return differences
+
+
+def plan(facts: Facts, wanted: Wanted, basis: CdiBasis) -> Decision:
+    found = facts.packages.get("nvidia-container-toolkit", "")
+    if not facts.debian:
+        reason = (
+            f"no {DPKG_STATUS}: this release installs the toolkit from deb packages only; "
+            "use a Debian or Ubuntu host"
+        )
+        return Decision(COMPONENT, BLOCKED, wanted.version, found, reason)
+    differences = _differences(facts, wanted, basis)
+    if not differences:
+        return Decision(COMPONENT, OK, wanted.version, found)
+    action = CHANGE if found else INSTALL
+    return Decision(COMPONENT, action, wanted.version, found, "; ".join(differences))

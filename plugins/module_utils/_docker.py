@@ -1,0 +1,99 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""Docker: our runtimes as keys of daemon.json; all foreign keys keep their meaning."""
+
+from __future__ import annotations
+
+import json
+import typing as t
+from dataclasses import dataclass
+
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from ._errors import XpuError
+from ._host import Host
+
+COMPONENT = "container_runtime"
+PROGRAMS = ("/usr/sbin/dockerd", "/usr/bin/dockerd")
+CONFIG_FILE = "/etc/docker/daemon.json"
+ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/docker-daemon.json"
+RUNTIMES: t.Dict[str, t.Dict[str, t.Any]] = {
+    "nvidia": {"path": "/usr/bin/nvidia-container-runtime", "args": []},
+    "nvidia-cdi": {"path": "/usr/bin/nvidia-container-runtime.cdi", "args": []},
+}
+WANTED = "+".join(RUNTIMES)
+
+
+@dataclass(frozen=True)
+class Facts:
+    installed: bool
+    config: t.Optional[str]
+
+
+def parse(text: t.Optional[str]) -> t.Dict[str, t.Any]:
+    """daemon.json as a mapping; an empty or missing file is an empty one."""
+    if text is None or not text.strip():
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise XpuError(
+            f"{CONFIG_FILE} is no JSON ({error}).", "mend it; dockerd itself refuses it too."
+        ) from error
+    if not isinstance(value, dict) or not isinstance(value.get("runtimes", {}), dict):
+        raise XpuError(
+            f"{CONFIG_FILE} or its key runtimes holds no JSON object.",
+            "mend it; dockerd itself refuses it too.",
+        )
+    return value
+
+
+def merged(text: t.Optional[str]) -> str:
+    """daemon.json with our runtimes; the text itself when they stand there already."""
+    config = parse(text)
+    runtimes = config.get("runtimes", {})
+    if text is not None and all(runtimes.get(name) == ours for name, ours in RUNTIMES.items()):
+        return text
+    return _print({**config, "runtimes": {**runtimes, **RUNTIMES}})
+
+
+def without(text: t.Optional[str], original: t.Optional[str]) -> t.Optional[str]:
+    """daemon.json without our runtimes; the original's own text where nothing else changed."""
+    config = parse(text)
+    runtimes = {k: v for k, v in config.get("runtimes", {}).items() if RUNTIMES.get(k) != v}
+    rest = {k: v for k, v in config.items() if k != "runtimes"}
+    if runtimes or "runtimes" in parse(original):
+        rest["runtimes"] = runtimes
+    if original is not None and parse(original) == rest:
+        return original
+    return _print(rest) if rest else None
+
+
+def _print(config: t.Mapping[str, t.Any]) -> str:
+    return json.dumps(config, indent=4, ensure_ascii=False) + "\n"
+
+
+def keeps_containers_on_restart(text: t.Optional[str]) -> bool:
+    return bool(parse(text).get("live-restore", False))
+
+
+def observe(host: Host) -> Facts:
+    return Facts(
+        installed=any(host.program(program) for program in PROGRAMS),
+        config=host.read(CONFIG_FILE),
+    )
+
+
+def plan(facts: Facts) -> Decision:
+    if not facts.installed:
+        reason = "dockerd is not installed; install Docker first"
+        return Decision(COMPONENT, BLOCKED, WANTED, "", reason)
+    try:
+        present = parse(facts.config).get("runtimes", {})
+    except XpuError as error:
+        return Decision(COMPONENT, BLOCKED, WANTED, "", str(error))
+    found = "+".join(name for name, ours in RUNTIMES.items() if present.get(name) == ours)
+    if found == WANTED:
+        return Decision(COMPONENT, OK, WANTED, found)
+    reason = f"{CONFIG_FILE} lacks our runtimes or has others under their names"
+    return Decision(COMPONENT, CHANGE if found else INSTALL, WANTED, found, reason)
