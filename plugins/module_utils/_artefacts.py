@@ -41,7 +41,7 @@ class Artefact:
     def is_remote(self) -> bool:
         return self.source.startswith(("http://", "https://"))
 
-    def as_dict(self) -> t.Dict[str, str]:
+    def as_dict(self) -> dict[str, str]:
         return asdict(self)
 
 
@@ -65,7 +65,7 @@ def _fault(entry: t.Mapping[str, t.Any]) -> str:
     return ""
 
 
-def parse(data: t.Any, where: str) -> t.List[Artefact]:
+def parse(data: t.Any, where: str) -> list[Artefact]:
     """The entries of a manifest; *where* names it in errors."""
     remedy = f"write {where} as docs/interfaces.md §2 shows, or make it with `make artefacts`."
     if not isinstance(data, dict) or data.get("version") != 1:
@@ -74,7 +74,7 @@ def parse(data: t.Any, where: str) -> t.List[Artefact]:
     entries = data.get("artefacts")
     if not isinstance(entries, list) or not entries:
         raise XpuError(f"{where} lists no artefacts.", remedy)
-    seen: t.Set[t.Tuple[str, str, str]] = set()
+    seen: set[tuple[str, str, str]] = set()
     artefacts = []
     for number, entry in enumerate(entries, 1):
         fault = _fault(entry) if isinstance(entry, dict) else "is no mapping"
@@ -90,16 +90,14 @@ def parse(data: t.Any, where: str) -> t.List[Artefact]:
     return artefacts
 
 
-def candidates(artefacts: t.Iterable[Artefact], name: str, version: str = "") -> t.List[Artefact]:
+def candidates(artefacts: t.Iterable[Artefact], name: str, version: str = "") -> list[Artefact]:
     """Entries of this name and version, one per architecture; an empty version means the newest."""
     named = [artefact for artefact in artefacts if artefact.name == name]
     wanted = version or max((artefact.version for artefact in named), default="")
     return [artefact for artefact in named if artefact.version == wanted]
 
 
-def require(
-    artefacts: t.Sequence[Artefact], name: str, version: str, where: str
-) -> t.List[Artefact]:
+def require(artefacts: t.Sequence[Artefact], name: str, version: str, where: str) -> list[Artefact]:
     """Like candidates(), but an artefact that isn't there is an error that says what is."""
     found = candidates(artefacts, name, version)
     if not found:

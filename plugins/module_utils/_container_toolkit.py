@@ -36,7 +36,7 @@ class Wanted:
     accept_volume_mounts: bool = True
     mode: str = "auto"
 
-    def settings(self) -> t.Dict[Key, str]:
+    def settings(self) -> dict[Key, str]:
         """(table, key) → value as TOML text."""
         return {
             ("", "accept-nvidia-visible-devices-envvar-when-unprivileged"): _toml(
@@ -53,8 +53,8 @@ class Wanted:
 class Facts:
     debian: bool
     packages: t.Mapping[str, str]
-    config: t.Optional[str]
-    cdi: t.Optional[str] = field(repr=False, default=None)
+    config: str | None
+    cdi: str | None = field(repr=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CdiBasis:
 
     driver: str
     toolkit: str
-    cards: t.Tuple[str, ...]
+    cards: tuple[str, ...]
 
     def header(self, body: str) -> str:
         digest = hashlib.sha256(body.encode()).hexdigest()
@@ -73,7 +73,7 @@ class CdiBasis:
         )
 
 
-def _toml(value: t.Union[bool, str]) -> str:
+def _toml(value: bool | str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f'"{value}"'
@@ -82,10 +82,10 @@ def _toml(value: t.Union[bool, str]) -> str:
 # -- packages --------------------------------------------------------------------------------
 
 
-def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> t.Dict[str, str]:
+def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> dict[str, str]:
     """Installed packages among *names* with their upstream versions (``1.17.8-1`` is ``1.17.8``)."""
     pattern = re.compile(
-        r"^Package: ({0})\nStatus: install ok installed\n(?:[^\n]+\n)*?Version: ([^\n]+)$".format(
+        r"^Package: ({})\nStatus: install ok installed\n(?:[^\n]+\n)*?Version: ([^\n]+)$".format(
             "|".join(re.escape(name) for name in names)
         ),
         re.MULTILINE,
@@ -95,13 +95,13 @@ def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> t.Dict[str, 
     }
 
 
-def choose_packages(paths: t.Iterable[str], architecture: str) -> t.Dict[str, str]:
+def choose_packages(paths: t.Iterable[str], architecture: str) -> dict[str, str]:
     """Package name → member of the release tarball, for one Debian architecture.
 
     The directory between ``packages/`` and the architecture names the distribution that upstream
     built on; it changed over releases, so any is taken.
     """
-    chosen: t.Dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for path in sorted(paths):
         parts = path.split("/")
         if not path.endswith(".deb") or len(parts) < 2 or parts[-2] != architecture:
@@ -118,10 +118,10 @@ _TABLE = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(r"^(\s*)(#\s*)?([A-Za-z0-9_-]+)\s*=\s*(.*?)\s*$")
 
 
-def read_settings(text: str) -> t.Dict[Key, str]:
+def read_settings(text: str) -> dict[Key, str]:
     """Every live assignment: (table, key) → the value's TOML text."""
     table = ""
-    found: t.Dict[Key, str] = {}
+    found: dict[Key, str] = {}
     for line in text.splitlines():
         header = _TABLE.match(line)
         if header:
@@ -140,7 +140,7 @@ def write_settings(text: str, settings: t.Mapping[Key, str]) -> str:
     """
     current = read_settings(text)
     missing = dict(settings)
-    lines: t.List[str] = []
+    lines: list[str] = []
     table = ""
     for line in text.splitlines():
         header = _TABLE.match(line)
@@ -160,7 +160,7 @@ def write_settings(text: str, settings: t.Mapping[Key, str]) -> str:
     return "\n".join(_with_root_keys(lines, missing)) + "\n"
 
 
-def _append_rest(lines: t.List[str], table: str, missing: t.Dict[Key, str]) -> None:
+def _append_rest(lines: list[str], table: str, missing: dict[Key, str]) -> None:
     """At the end of *table*: the settings of it that no line held."""
     if not table:
         return
@@ -168,7 +168,7 @@ def _append_rest(lines: t.List[str], table: str, missing: t.Dict[Key, str]) -> N
         lines.append(f"{key[1]} = {missing.pop(key)}")
 
 
-def _with_root_keys(lines: t.List[str], missing: t.Mapping[Key, str]) -> t.List[str]:
+def _with_root_keys(lines: list[str], missing: t.Mapping[Key, str]) -> list[str]:
     """Keys outside tables must stand before the first table."""
     return [f"{name} = {value}" for (_table, name), value in sorted(missing.items())] + lines
 
@@ -176,7 +176,7 @@ def _with_root_keys(lines: t.List[str], missing: t.Mapping[Key, str]) -> t.List[
 # -- CDI -------------------------------------------------------------------------------------
 
 
-def cdi_is_current(text: t.Optional[str], basis: CdiBasis) -> bool:
+def cdi_is_current(text: str | None, basis: CdiBasis) -> bool:
     """Whether the file was made from exactly this driver, toolkit and set of cards, unaltered."""
     if text is None:
         return False
@@ -196,7 +196,7 @@ def observe(host: Host, dpkg_status: str) -> Facts:
     )
 
 
-def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> t.List[str]:
+def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> list[str]:
     differences = [
         f"{name} {facts.packages.get(name, 'absent')} → {wanted.version}"
         for name in PACKAGES

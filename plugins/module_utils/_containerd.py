@@ -48,8 +48,8 @@ _BASIS = re.compile(r"^# basis=([0-9a-f]{64}) body=([0-9a-f]{64})$", re.MULTILIN
 @dataclass(frozen=True)
 class Facts:
     installed: bool
-    config: t.Optional[str]
-    drop_in: t.Optional[str] = field(repr=False, default=None)
+    config: str | None
+    drop_in: str | None = field(repr=False, default=None)
     basis: str = ""
     restart_pending: bool = False
 
@@ -57,11 +57,11 @@ class Facts:
 # -- text ------------------------------------------------------------------------------------
 
 
-def _strings(array: str) -> t.List[str]:
+def _strings(array: str) -> list[str]:
     return [found[0] or found[1] for found in _QUOTED.findall(array)]
 
 
-def imports(config: str) -> t.List[str]:
+def imports(config: str) -> list[str]:
     found = _IMPORTS.search(_before_tables(config))
     return _strings(found.group(1)) if found else []
 
@@ -100,7 +100,7 @@ def with_imports(config: str, entries: t.Sequence[str]) -> str:
     return f"version = 2\n{line}\n{head}{rest}"
 
 
-def importing_us(config: t.Optional[str]) -> str:
+def importing_us(config: str | None) -> str:
     """The site's configuration, with our drop-in imported; unchanged when it is already."""
     text = config or ""
     if covers_drop_in(text):
@@ -108,16 +108,16 @@ def importing_us(config: t.Optional[str]) -> str:
     return with_imports(text, [*imports(text), IMPORT_PATTERN])
 
 
-def _name(header: str) -> t.Tuple[str, ...]:
+def _name(header: str) -> tuple[str, ...]:
     """``plugins."io.x".cri`` as its parts, whichever quotes are used."""
     parts = re.findall(r""""([^"]*)"|'([^']*)'|([^.\s"']+)""", header)
     return tuple(a or b or c for a, b, c in parts)
 
 
-def tables(dump: str) -> t.Iterator[t.Tuple[t.Tuple[str, ...], t.List[str]]]:
+def tables(dump: str) -> t.Iterator[tuple[tuple[str, ...], list[str]]]:
     """(name parts, lines with the header) of each table; the lines before the first are ``()``."""
-    name: t.Tuple[str, ...] = ()
-    lines: t.List[str] = []
+    name: tuple[str, ...] = ()
+    lines: list[str] = []
     for line in dump.splitlines():
         header = _HEADER.match(line)
         if header:
@@ -140,10 +140,10 @@ def format_version(dump: str) -> str:
 
 
 def _runtime_tables(
-    runc: t.Mapping[t.Tuple[str, ...], t.List[str]], prefix: t.Tuple[str, ...], name: str
-) -> t.List[str]:
+    runc: t.Mapping[tuple[str, ...], list[str]], prefix: tuple[str, ...], name: str
+) -> list[str]:
     """The tables of one of our runtimes: runc's own, with another program to run."""
-    lines: t.List[str] = []
+    lines: list[str] = []
     for table, body in runc.items():
         inner = table[len(prefix) + 1 :]
         indent = "  " * (len(table) - 1)
@@ -165,8 +165,8 @@ def render(base_dump: str, basis: str) -> str:
     version = format_version(base_dump)
     plugin = ("plugins", CRI_PLUGINS[version])
     prefix = (*plugin, "containerd", "runtimes")
-    kept: t.List[str] = []
-    runc: t.Dict[t.Tuple[str, ...], t.List[str]] = {}
+    kept: list[str] = []
+    runc: dict[tuple[str, ...], list[str]] = {}
     for name, lines in tables(base_dump):
         if name[:2] != plugin:
             continue
@@ -196,7 +196,7 @@ def render(base_dump: str, basis: str) -> str:
     )
 
 
-def drop_in_is_current(text: t.Optional[str], basis: str) -> bool:
+def drop_in_is_current(text: str | None, basis: str) -> bool:
     """Whether our file was rendered from exactly this base and is unaltered since."""
     found = _BASIS.search(text or "")
     if not found or text is None:
@@ -208,10 +208,10 @@ def drop_in_is_current(text: t.Optional[str], basis: str) -> bool:
 # -- observation -----------------------------------------------------------------------------
 
 
-def foreign_imports(host: Host, config: str) -> t.List[str]:
+def foreign_imports(host: Host, config: str) -> list[str]:
     """Files that the configuration imports, without ours."""
     directory = os.path.dirname(CONFIG_FILE)
-    found: t.List[str] = []
+    found: list[str] = []
     for entry in imports(config):
         found += [
             path
@@ -221,7 +221,7 @@ def foreign_imports(host: Host, config: str) -> t.List[str]:
     return found
 
 
-def basis_of(host: Host, config: t.Optional[str]) -> str:
+def basis_of(host: Host, config: str | None) -> str:
     """Digest over all that the effective CRI table follows from, except our own file.
 
     The program stands in it by size and time of change, since its defaults are in the table.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import typing as t
 from dataclasses import asdict, dataclass
 
 OK, INSTALL, CHANGE, REMOVE, BLOCKED = "ok", "install", "change", "remove", "blocked"
@@ -21,10 +20,10 @@ class Decision:
     found: str
     reason: str = ""
 
-    def as_dict(self) -> t.Dict[str, str]:
+    def as_dict(self) -> dict[str, str]:
         return asdict(self)
 
 
-def version_key(version: str) -> t.Tuple[int, ...]:
+def version_key(version: str) -> tuple[int, ...]:
     """``580.95.05`` as numbers that compare; parts that are no numbers count as 0."""
     return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))

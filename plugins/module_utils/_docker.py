@@ -17,7 +17,7 @@ COMPONENT = "container_runtime"
 PROGRAMS = ("/usr/sbin/dockerd", "/usr/bin/dockerd")
 CONFIG_FILE = "/etc/docker/daemon.json"
 ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/docker-daemon.json"
-RUNTIMES: t.Dict[str, t.Dict[str, t.Any]] = {
+RUNTIMES: dict[str, dict[str, t.Any]] = {
     "nvidia": {"path": "/usr/bin/nvidia-container-runtime", "args": []},
     "nvidia-cdi": {"path": "/usr/bin/nvidia-container-runtime.cdi", "args": []},
 }
@@ -27,10 +27,10 @@ WANTED = "+".join(RUNTIMES)
 @dataclass(frozen=True)
 class Facts:
     installed: bool
-    config: t.Optional[str]
+    config: str | None
 
 
-def parse(text: t.Optional[str]) -> t.Dict[str, t.Any]:
+def parse(text: str | None) -> dict[str, t.Any]:
     """daemon.json as a mapping; an empty or missing file is an empty one."""
     if text is None or not text.strip():
         return {}
@@ -48,7 +48,7 @@ def parse(text: t.Optional[str]) -> t.Dict[str, t.Any]:
     return value
 
 
-def merged(text: t.Optional[str]) -> str:
+def merged(text: str | None) -> str:
     """daemon.json with our runtimes; the text itself when they stand there already."""
     config = parse(text)
     runtimes = config.get("runtimes", {})
@@ -57,7 +57,7 @@ def merged(text: t.Optional[str]) -> str:
     return _print({**config, "runtimes": {**runtimes, **RUNTIMES}})
 
 
-def without(text: t.Optional[str], original: t.Optional[str]) -> t.Optional[str]:
+def without(text: str | None, original: str | None) -> str | None:
     """daemon.json without our runtimes; the original's own text where nothing else changed."""
     config = parse(text)
     runtimes = {k: v for k, v in config.get("runtimes", {}).items() if RUNTIMES.get(k) != v}
@@ -73,7 +73,7 @@ def _print(config: t.Mapping[str, t.Any]) -> str:
     return json.dumps(config, indent=4, ensure_ascii=False) + "\n"
 
 
-def keeps_containers_on_restart(text: t.Optional[str]) -> bool:
+def keeps_containers_on_restart(text: str | None) -> bool:
     return bool(parse(text).get("live-restore", False))
 
 

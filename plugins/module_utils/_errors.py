@@ -20,7 +20,7 @@ class XpuError(Exception):
         return f"{self.msg} Remedy: {self.remedy}"
 
 
-def run_module(module: t.Any, body: t.Callable[[t.Any], t.Dict[str, t.Any]]) -> None:
+def run_module(module: t.Any, body: t.Callable[[t.Any], dict[str, t.Any]]) -> None:
     """Run *body* and leave the module with its result, or with the error's text and remedy."""
     try:
         result = body(module)

@@ -46,9 +46,8 @@ def _run_for_real(argv: t.Sequence[str], timeout_s: float) -> Completed:
         done = subprocess.run(
             list(argv),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            universal_newlines=True,
+            capture_output=True,
+            text=True,
             errors="replace",
             timeout=timeout_s,
             env=environment,
@@ -64,7 +63,7 @@ def _run_for_real(argv: t.Sequence[str], timeout_s: float) -> Completed:
 class Host:
     """The files and programs below one root directory."""
 
-    def __init__(self, root: str = "/", runner: t.Optional[Runner] = None) -> None:
+    def __init__(self, root: str = "/", runner: Runner | None = None) -> None:
         self.root = os.path.abspath(root)
         self._runner = runner or _run_for_real
 
@@ -81,7 +80,7 @@ class Host:
         return real if self.is_real else real[len(self.root) :]
 
     # -- reading -----------------------------------------------------------------------------
-    def read(self, path: str) -> t.Optional[str]:
+    def read(self, path: str) -> str | None:
         """The text of a file; None where there is none."""
         try:
             with open(self.path(path), encoding="utf-8", errors="replace") as stream:
@@ -112,10 +111,10 @@ class Host:
             path = os.path.normpath(os.path.join(os.path.dirname(path), target))
         return ""
 
-    def glob(self, pattern: str) -> t.List[str]:
+    def glob(self, pattern: str) -> list[str]:
         return sorted(self._inside(found) for found in glob.glob(self.path(pattern)))
 
-    def stat(self, path: str) -> t.Optional[os.stat_result]:
+    def stat(self, path: str) -> os.stat_result | None:
         try:
             return os.stat(self.path(path))
         except OSError:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import re
-import typing as t
 from dataclasses import dataclass
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, REMOVE, Decision, version_key
@@ -65,16 +64,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Facts:
-    cards: t.Tuple[str, ...]
+    cards: tuple[str, ...]
     library: str
     loaded: str
-    packages: t.Tuple[str, ...]
+    packages: tuple[str, ...]
     nouveau_loaded: bool
     nouveau_barred: bool
     persistenced_enabled: bool
 
 
-def _cards(host: Host) -> t.Tuple[str, ...]:
+def _cards(host: Host) -> tuple[str, ...]:
     found = []
     for device in host.glob("/sys/bus/pci/devices/*"):
         if (host.read(f"{device}/vendor") or "").strip() != PCI_VENDOR:
@@ -137,7 +136,7 @@ def _obstacle(facts: Facts, wanted: Wanted) -> str:
     return ""
 
 
-def _differences(facts: Facts, wanted: Wanted) -> t.List[str]:
+def _differences(facts: Facts, wanted: Wanted) -> list[str]:
     differences = []
     if facts.library != wanted.version:
         differences.append(f"driver {facts.library or 'absent'} → {wanted.version}")
@@ -172,7 +171,7 @@ def plan_removal(facts: Facts, uninstaller_there: bool) -> Decision:
     return Decision(COMPONENT, action, "", facts.library)
 
 
-def installer_flags(wanted: Wanted) -> t.List[str]:
+def installer_flags(wanted: Wanted) -> list[str]:
     """The flags that this version of the installer knows."""
     flags = list(BASE_FLAGS)
     version = version_key(wanted.version)

@@ -37,7 +37,7 @@ def build(name: str, components: t.Iterable[Component]) -> Node:
     return {"name": name, "ready": ready, "components": [asdict(component) for component in found]}
 
 
-def merge(site: str, date: str, nodes: t.Iterable[Node]) -> t.Dict[str, t.Any]:
+def merge(site: str, date: str, nodes: t.Iterable[Node]) -> dict[str, t.Any]:
     """The verdict of a site, nodes in the order of their names."""
     ordered = sorted(nodes, key=lambda node: str(node["name"]))
     return {
@@ -48,7 +48,7 @@ def merge(site: str, date: str, nodes: t.Iterable[Node]) -> t.Dict[str, t.Any]:
     }
 
 
-def rows(nodes: t.Iterable[Node]) -> t.List[t.Tuple[str, ...]]:
+def rows(nodes: t.Iterable[Node]) -> list[tuple[str, ...]]:
     return [
         (str(node["name"]), *(str(component[column]) for column in ("name", *COLUMNS[2:])))
         for node in nodes
@@ -56,7 +56,7 @@ def rows(nodes: t.Iterable[Node]) -> t.List[t.Tuple[str, ...]]:
     ]
 
 
-def table(nodes: t.Iterable[Node]) -> t.List[str]:
+def table(nodes: t.Iterable[Node]) -> list[str]:
     """The verdict for people: one line per component, columns aligned."""
     lines = [COLUMNS, *rows(nodes)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]

@@ -29,12 +29,12 @@ def release_name(version: str, sha256: str) -> str:
 class Facts:
     current: str
     links: t.Mapping[str, str]
-    obstacles: t.Tuple[str, ...]
-    altered: t.Tuple[str, ...]
+    obstacles: tuple[str, ...]
+    altered: tuple[str, ...]
     recorded: bool
 
 
-def parse_record(text: str) -> t.Dict[str, str]:
+def parse_record(text: str) -> dict[str, str]:
     """A ``sha256sum`` list: file → digest."""
     pairs = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
     return {name: digest for digest, name in pairs}
@@ -44,7 +44,7 @@ def render_record(digests: t.Mapping[str, str]) -> str:
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
 
 
-def altered_files(host: Host, directory: str, record: t.Mapping[str, str]) -> t.List[str]:
+def altered_files(host: Host, directory: str, record: t.Mapping[str, str]) -> list[str]:
     return [name for name, digest in record.items() if host.digest(f"{directory}/{name}") != digest]
 
 

@@ -1,0 +1,195 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""One look at a host, and what to do about it.
+
+``observe`` is all the input there is; ``plan`` is pure. The desired state is plain data, so that it
+can travel as a module argument and stand in a test as a literal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+from dataclasses import dataclass, replace
+
+from . import _container_toolkit as toolkit
+from . import _containerd as containerd
+from . import _docker as docker
+from . import _images as images
+from . import _nvidia_driver as driver
+from . import _xpu_runtime as xpu
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from ._host import Host
+
+# Order of installation: each component may rest on those before it.
+COMPONENTS = ("nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime", "images")
+# Which artefact a component is installed from; the runtime's configuration needs none.
+ARTEFACT_OF = {
+    "nvidia_driver": "nvidia-driver",
+    "container_toolkit": "nvidia-container-toolkit",
+    "xpu_runtime": "xpu-runtime",
+}
+# Systems that the node path has been run on (True) or only rendered and unit-tested for (False).
+SYSTEMS = {
+    ("debian", "12"): True,
+    ("ubuntu", "24.04"): True,
+    ("debian", "11"): False,
+    ("ubuntu", "20.04"): False,
+    ("ubuntu", "22.04"): False,
+}
+_OS_RELEASE = re.compile(r"""^(ID|VERSION_ID)=["']?([^"'\n]*)["']?$""", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    system: str
+    release: str
+    architecture: str
+    kernel: str
+    euid: int
+    free_mib: int
+    engine: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    host: HostFacts
+    driver: driver.Facts
+    toolkit: toolkit.Facts
+    containerd: containerd.Facts | None
+    docker: docker.Facts | None
+    xpu: xpu.Facts
+    images: t.Mapping[str, str]
+
+
+# -- observation -----------------------------------------------------------------------------
+
+
+def choose_engine(host: Host, wanted: str) -> str:
+    """The container engine that slices run on; a host with a kubelet uses containerd."""
+    if wanted != "auto":
+        return wanted
+    has_docker = any(host.program(program) for program in docker.PROGRAMS)
+    has_kubelet = host.exists("/var/lib/kubelet")
+    return "docker" if has_docker and not has_kubelet else "containerd"
+
+
+def _observe_host(host: Host, engine: str) -> HostFacts:
+    release = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    kernel = os.uname()
+    return HostFacts(
+        system=release.get("ID", ""),
+        release=release.get("VERSION_ID", ""),
+        architecture=kernel.machine,
+        kernel=kernel.release,
+        euid=os.geteuid(),
+        free_mib=host.free_bytes("/var/cache") >> 20,
+        engine=engine,
+    )
+
+
+def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
+    dpkg_status = host.read(toolkit.DPKG_STATUS) or ""
+    engine = choose_engine(host, desired["container_runtime"]["engine"])
+    facts = _observe_host(host, engine)
+    return Facts(
+        host=facts,
+        driver=driver.observe(host, dpkg_status),
+        toolkit=toolkit.observe(host, dpkg_status),
+        containerd=containerd.observe(host) if engine == "containerd" else None,
+        docker=docker.observe(host) if engine == "docker" else None,
+        xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
+        images=images.observe(host, wanted_images(desired, engine)),
+    )
+
+
+# -- what is wanted of this host ---------------------------------------------------------------
+
+
+def wanted_release(desired: t.Mapping[str, t.Any], architecture: str) -> str:
+    """Directory name of the wanted xpu runtime; empty where the manifest has none for this host."""
+    releases: t.Mapping[str, str] = desired["xpu_runtime"]["releases"]
+    return releases.get(architecture) or releases.get("noarch") or ""
+
+
+def wanted_images(desired: t.Mapping[str, t.Any], engine: str) -> t.Mapping[str, str]:
+    """Images go to hosts of the cluster; what a Docker-only host runs is its owner's choice."""
+    wanted: t.Mapping[str, str] = desired.get("images") or {}
+    return wanted if engine == "containerd" else {}
+
+
+# -- plan ------------------------------------------------------------------------------------
+
+
+def _host_obstacle(facts: HostFacts, changing: bool, min_free_mib: int) -> str:
+    if facts.euid != 0:
+        return f"not root (effective uid {facts.euid}); set become: true, or connect as root"
+    if (facts.system, facts.release) not in SYSTEMS:
+        known = ", ".join(f"{system} {release}" for system, release in sorted(SYSTEMS))
+        found = f"{facts.system or 'unknown'} {facts.release}".strip()
+        return f"system {found} is not supported; supported are {known}"
+    if changing and facts.free_mib < min_free_mib:
+        return (
+            f"{facts.free_mib} MiB free under /var/cache, {min_free_mib} MiB needed; free some, "
+            "or lower preflight_min_free_mib"
+        )
+    return ""
+
+
+def _without_artefact(
+    decision: Decision, architecture: str, desired: t.Mapping[str, t.Any]
+) -> Decision:
+    """A change that lacks its artefact for this architecture is no plan."""
+    artefact = ARTEFACT_OF.get(decision.component)
+    there = desired["architectures"].get(decision.component, [])
+    if not artefact or decision.action not in (INSTALL, CHANGE):
+        return decision
+    if architecture in there or "noarch" in there:
+        return decision
+    return replace(
+        decision,
+        action=BLOCKED,
+        reason=f"the manifest has {artefact} {decision.wanted} for {', '.join(there) or 'no'} "
+        f"architecture, not for {architecture}; add it",
+    )
+
+
+def _runtime(facts: Facts) -> Decision:
+    if facts.docker is not None:
+        return docker.plan(facts.docker)
+    assert facts.containerd is not None  # observe() fills the one that the engine names
+    return containerd.plan(facts.containerd)
+
+
+def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
+    """Per component, in order of installation, what to do; obstacles of the host itself first."""
+    driver_wanted = driver.Wanted(**desired["nvidia_driver"])
+    toolkit_wanted = toolkit.Wanted(**desired["container_toolkit"])
+    basis = toolkit.CdiBasis(driver_wanted.version, toolkit_wanted.version, facts.driver.cards)
+    arch = facts.host.architecture
+    decisions = [
+        driver.plan(facts.driver, driver_wanted),
+        toolkit.plan(facts.toolkit, toolkit_wanted, basis),
+        _runtime(facts),
+        xpu.plan(facts.xpu, wanted_release(desired, arch)),
+        images.plan(facts.images, wanted_images(desired, facts.host.engine)),
+    ]
+    decisions = [_without_artefact(decision, arch, desired) for decision in decisions]
+    changing = any(decision.action != OK for decision in decisions)
+    obstacle = _host_obstacle(facts.host, changing, int(desired["min_free_mib"]))
+    if obstacle:
+        decisions.insert(0, Decision("host", BLOCKED, "", "", obstacle))
+    return decisions
+
+
+def wanted(facts: Facts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What the verdict shall ask for, told in the terms of the tools that it asks."""
+    return {
+        "nvidia_driver": desired["nvidia_driver"]["version"],
+        "container_toolkit": desired["container_toolkit"]["version"],
+        "container_runtime": facts.host.engine,
+        "xpu_runtime": wanted_release(desired, facts.host.architecture),
+        "images": dict(wanted_images(desired, facts.host.engine)),
+    }

@@ -1,0 +1,91 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""What a site may write, and what is wrong with what it wrote (pure; runs on the controller)."""
+
+from __future__ import annotations
+
+import difflib
+import typing as t
+
+from ._decision import version_key
+
+SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
+    "flexai_site": {"type": "str", "default": "default"},
+    "flexai_manifest": {"type": "path", "required": True},
+    "flexai_kubeconfig": {"type": "path", "default": ""},
+    "flexai_root": {"type": "path", "default": "/"},
+    "flexai_verdict_file": {"type": "path", "default": ""},
+    "flexai_profile": {
+        "type": "str",
+        "default": "supported",
+        "choices": ["supported", "documents"],
+    },
+}
+SITE_PREFIX = "flexai_"
+# Registered by our own plays, so they may be seen among a host's variables.
+OWN_RESULTS = ("flexai_probe", "flexai_plan", "flexai_verdict", "flexai_node_verdict")
+
+# 1.17.4 is the first toolkit without the known container escapes; driver branches before 580 get
+# no security fixes any more.
+SUPPORTED_TOOLKIT = "1.17.4"
+SUPPORTED_DRIVER = "580"
+# The CDI handler that slices run on came with this toolkit.
+OLDEST_TOOLKIT = "1.13.0"
+OPEN_MODULE_SINCE = "515"
+
+
+def unknown_variables(
+    names: t.Iterable[str], known: t.Collection[str], prefixes: t.Collection[str]
+) -> dict[str, str]:
+    """Names that look like ours but aren't → the nearest name that is (empty when none is near)."""
+    unknown = {}
+    for name in sorted(names):
+        ours = name.startswith(tuple(prefixes))
+        if ours and name not in known and name not in OWN_RESULTS:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            unknown[name] = near[0] if near else ""
+    return unknown
+
+
+def contradictions(values: t.Mapping[str, t.Any]) -> list[str]:
+    """Versions and choices that can't stand together, each with its remedy."""
+    toolkit = str(values["container_toolkit_version"])
+    driver = str(values["nvidia_driver_version"])
+    found = []
+    if values["flexai_profile"] == "supported":
+        if version_key(toolkit) < version_key(SUPPORTED_TOOLKIT):
+            found.append(
+                f"container_toolkit_version {toolkit} has known container escapes; take "
+                f"{SUPPORTED_TOOLKIT} or newer, or set flexai_profile: documents"
+            )
+        if version_key(driver) < version_key(SUPPORTED_DRIVER):
+            found.append(
+                f"nvidia_driver_version {driver} is of a branch that gets no fixes any more; take "
+                f"{SUPPORTED_DRIVER} or newer, or set flexai_profile: documents"
+            )
+    if version_key(toolkit) < version_key(OLDEST_TOOLKIT):
+        found.append(
+            f"container_toolkit_version {toolkit} lacks the CDI handler that slices run on; take "
+            f"{OLDEST_TOOLKIT} or newer"
+        )
+    if values["nvidia_driver_kernel_module_type"] == "open" and version_key(driver) < version_key(
+        OPEN_MODULE_SINCE
+    ):
+        found.append(
+            f"nvidia_driver_kernel_module_type open needs driver {OPEN_MODULE_SINCE} or newer, "
+            f"nvidia_driver_version is {driver}; take proprietary"
+        )
+    return found
+
+
+def duplicates(names: t.Mapping[str, str]) -> list[str]:
+    """Inventory hosts that mean the same thing; *names* is inventory name → address or node."""
+    owners: dict[str, list[str]] = {}
+    for host, name in names.items():
+        owners.setdefault(name, []).append(host)
+    return [
+        f"{' and '.join(sorted(hosts))} are both {name}"
+        for name, hosts in sorted(owners.items())
+        if len(hosts) > 1
+    ]
