@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine that testbeds run on: its rights, its tools, running a command, one lock per testbed.
+
+Commands that change anything die with us (``setpriv --pdeathsig``): an ``up`` that is killed leaves
+no podman behind that goes on creating things while ``down`` removes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from xpubuild.cache import say
+
+from .errors import TestbedError
+
+# Command → Debian and Ubuntu package. netavark is no command in PATH, so it stands apart.
+TOOLS = {
+    "podman": "podman",
+    "runc": "runc",
+    "debootstrap": "debootstrap",
+    "gpgv": "gpgv",
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ssh-keygen": "openssh-client",
+}
+NETAVARK = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/netavark"))
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LOCKS = Path("/run/lock")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at the machine found. ``missing`` are package names."""
+
+    root: bool
+    missing: tuple[str, ...]
+    apt: bool
+
+
+def missing_packages(have: Callable[[str], bool], netavark: bool) -> tuple[str, ...]:
+    """Packages to install, given which commands there are."""
+    missing = {package for command, package in TOOLS.items() if not have(command)}
+    if not netavark:
+        missing.add("netavark")
+    return tuple(sorted(missing))
+
+
+def look() -> Finding:
+    """Which rights and tools there are."""
+
+    def have(command: str) -> bool:
+        return shutil.which(command, path=SYSTEM_PATH) is not None
+
+    return Finding(
+        root=os.geteuid() == 0,
+        missing=missing_packages(have, any(path.exists() for path in NETAVARK)),
+        apt=have("apt-get"),
+    )
+
+
+def decide(found: Finding) -> tuple[str, ...]:
+    """Packages to install now; an error where we may not, or can't."""
+    if not found.root:
+        raise TestbedError(
+            "the testbed needs root: its hosts are privileged containers with a network of their own",
+            "run the same command with sudo",
+        )
+    if found.missing and not found.apt:
+        raise TestbedError(
+            f"missing on this machine: {', '.join(found.missing)} (and there is no apt-get)",
+            "install the packages that hold them with this system's package manager",
+        )
+    return found.missing
+
+
+def prepare() -> None:
+    """Make the machine able to run testbeds, or say what it lacks."""
+    packages = decide(look())
+    if not packages:
+        return
+    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
+    say(f"installing {', '.join(packages)} …")
+    run(["apt-get", "update", "-q"], env={"DEBIAN_FRONTEND": "noninteractive"}, check=False)
+    try:
+        run(command, env={"DEBIAN_FRONTEND": "noninteractive"})
+    except TestbedError as error:
+        raise TestbedError(
+            f"could not install {', '.join(packages)}: {error.message}",
+            f"run it by hand and look: {shlex.join(command)}",
+        ) from None
+
+
+def kernel_release() -> str:
+    """Release of the running kernel, which every host shares."""
+    return platform.release()
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    input: bytes | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of the machine that ends when we end."""
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            ["setpriv", "--pdeathsig", "TERM", *words],
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            env={**os.environ, "PATH": SYSTEM_PATH, **(env or {})},
+            check=False,
+            timeout=timeout,
+        )
+    except FileNotFoundError:
+        raise TestbedError("setpriv is missing", "apt-get install util-linux") from None
+    except subprocess.TimeoutExpired:
+        raise TestbedError(f"{shlex.join(words)} did not end within {timeout:g} s") from None
+    if check and done.returncode != 0:
+        output = (done.stderr + done.stdout).decode(errors="replace").strip()
+        raise TestbedError(f"{shlex.join(words)} exited {done.returncode}: {output}")
+    return done
+
+
+def _lock_path(name: str) -> Path:
+    return LOCKS / f"flexai-testbed-{name}.lock"
+
+
+@contextmanager
+def locked(name: str, *, remove: bool = False) -> Iterator[None]:
+    """Hold the testbed's lock; ``remove`` it at the end (``down`` leaves nothing).
+
+    A waiter may get the lock of a file that was removed meanwhile, so the inode is compared.
+    """
+    path = _lock_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"another command works on testbed {name}; waiting for it …")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            if not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino:
+                continue
+            try:
+                yield
+            finally:
+                if remove:
+                    path.unlink(missing_ok=True)
+            return

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a topology becomes on a machine: addresses, cards, container flags, first files. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import ipaddress
+import json
+import tarfile
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import TestbedError
+from .hosts import Card, Host, Testbed
+from .podman import LABEL, LABEL_DEFINITION, LABEL_HOST
+from .topology import PROFILES, HostSpec, Topology
+
+# Ours alone; a UUID made from it can't meet a real card's.
+NAMESPACE = uuid.UUID("6d0d4c0e-4d0b-5e0c-9f0a-7f1e5a1b2c3d")
+FIRST_ADDRESS = 10
+# Where a topology without a subnet looks for a free one.
+POOL = ipaddress.IPv4Network("10.89.128.0/17")
+INIT = "/usr/sbin/flexai-testbed-init"
+UNITS_FILE = "/etc/flexai-testbed/units"
+# Packages enable these by themselves; which of them a host runs is decided by its roles.
+SWITCHED_UNITS = ("containerd.service", "docker.service", "docker.socket", "etcd.service")
+UNITS_BY_ROLE = {
+    "control-plane": ("containerd.service",),
+    "worker": ("containerd.service",),
+    "docker": ("containerd.service", "docker.service", "docker.socket"),
+}
+
+
+def card_uuid(testbed: str, host: str, index: int) -> str:
+    """The same card has the same UUID whenever its testbed is made again."""
+    return f"GPU-{uuid.uuid5(NAMESPACE, f'{testbed}/{host}/{index}')}"
+
+
+def _cards(testbed: str, spec: HostSpec) -> tuple[Card, ...]:
+    if not spec.cards:
+        return ()
+    return tuple(
+        Card(
+            profile=spec.cards.profile,
+            uuid=card_uuid(testbed, spec.name, index),
+            serial=hashlib.sha256(f"{testbed}/{spec.name}/{index}".encode()).hexdigest()[:12],
+            pci_address=f"0000:{0x3B + index:02x}:00.0",
+            numa_node=0 if index < (spec.cards.count + 1) // 2 else 1,
+        )
+        for index in range(spec.cards.count)
+    )
+
+
+def choose_subnet(wanted: str | None, taken: Sequence[tuple[str, str]]) -> str:
+    """*wanted*, or the first free /24 of POOL; *taken* are ``(network, who has it)``."""
+    used = [(ipaddress.IPv4Network(network, strict=False), owner) for network, owner in taken]
+    free = next(
+        (
+            str(candidate)
+            for candidate in POOL.subnets(new_prefix=24)
+            if not any(candidate.overlaps(network) for network, _ in used)
+        ),
+        None,
+    )
+    if wanted is None:
+        if free is None:
+            raise TestbedError(f"no free /24 in {POOL}", "give one with --subnet")
+        return free
+    for network, owner in used:
+        if ipaddress.IPv4Network(wanted).overlaps(network):
+            raise TestbedError(
+                f"subnet {wanted} is already taken by {owner} ({network})",
+                f"choose another in the topology or with --subnet; {free or 'none'} is free",
+            )
+    return wanted
+
+
+def make_testbed(topology: Topology, name: str, subnet: str, state_dir: Path) -> Testbed:
+    """The testbed *topology* describes, with every name, address and card settled."""
+    first = ipaddress.IPv4Network(subnet).network_address + FIRST_ADDRESS
+    hosts = tuple(
+        Host(
+            name=spec.name,
+            container=f"{name}-{spec.name}",
+            address=str(first + index),
+            os=spec.os,
+            roles=spec.roles,
+            cards=_cards(name, spec),
+            directory=state_dir / "hosts" / spec.name,
+        )
+        for index, spec in enumerate(topology.hosts)
+    )
+    return Testbed(name, topology, name, subnet, hosts, None, state_dir)
+
+
+def cgroup_parent(testbed: str, manager: str) -> str:
+    """One cgroup above all of a testbed's hosts. systemd nests slices at each dash."""
+    name = f"flexai_testbed_{testbed.replace('-', '_')}"
+    return f"{name}.slice" if manager == "systemd" else f"/{name}"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A directory of the machine on a host."""
+
+    source: Path
+    target: str
+    options: str = "rw"
+
+
+def volumes(host: Host) -> tuple[Volume, ...]:
+    # /var/lib: containerd and Docker need a real file system, overlay on overlay is refused.
+    # pci: hides the machine's own devices too, so a host without cards sees none.
+    return (
+        Volume(host.directory / "var-lib", "/var/lib"),
+        Volume(host.directory / "pci", "/sys/bus/pci/devices", "ro"),
+    )
+
+
+def create_flags(testbed: Testbed, host: Host, image: str, manager: str) -> list[str]:
+    """``podman create`` for one host, without the label that identifies this very list."""
+    flags = [
+        f"--name={host.container}",
+        f"--hostname={host.name}",
+        f"--label={LABEL}={testbed.name}",
+        f"--label={LABEL_HOST}={host.name}",
+        "--privileged",
+        # Without a cgroup namespace nested containers fail with "error mounting cgroup".
+        "--cgroupns=private",
+        f"--cgroup-parent={cgroup_parent(testbed.name, manager)}",
+        "--systemd=always",
+        # podman's own defaults are above what a machine without CAP_SYS_RESOURCE may set.
+        "--ulimit=nofile=20000:20000",
+        "--ulimit=nproc=4096:4096",
+        # Its default of 2048 is too little for a Kubernetes node.
+        "--pids-limit=-1",
+        f"--network={testbed.network}",
+        f"--ip={host.address}",
+        f"--env=FLEXAI_TESTBED_HOST={host.container}",
+        f"--pidfile={host.directory / 'pid'}",
+        "--stop-timeout=20",
+    ]
+    flags += [f"--add-host={other.name}:{other.address}" for other in testbed.hosts]
+    flags += [f"--volume={item.source}:{item.target}:{item.options}" for item in volumes(host)]
+    return [*flags, image, INIT]
+
+
+def definition(flags: Iterable[str]) -> str:
+    """Digest of a container's flags: a container with another one is from another program."""
+    return hashlib.sha256(json.dumps(list(flags)).encode()).hexdigest()[:16]
+
+
+def labelled(flags: list[str]) -> list[str]:
+    """*flags* with the label that tells a later ``up`` what they were."""
+    return [f"--label={LABEL_DEFINITION}={definition(flags)}", *flags]
+
+
+def pci_files(cards: Sequence[Card]) -> dict[str, str]:
+    """The directory over ``/sys/bus/pci/devices`` (docs/interfaces.md §8)."""
+    files: dict[str, str] = {}
+    for card in cards:
+        vendor, device = PROFILES[card.profile]
+        simulated = f"profile {card.profile}\nuuid {card.uuid}\nserial {card.serial}\n"
+        for name, text in {
+            "vendor": f"{vendor}\n",
+            "device": f"{device}\n",
+            "class": "0x030200\n",
+            "numa_node": f"{card.numa_node}\n",
+            "simgpu": simulated,
+        }.items():
+            files[f"{card.pci_address}/{name}"] = text
+    return files
+
+
+def units(roles: Iterable[str]) -> tuple[str, ...]:
+    """Which of SWITCHED_UNITS a host with *roles* runs."""
+    wanted = {unit for role in roles for unit in UNITS_BY_ROLE[role]}
+    return tuple(unit for unit in SWITCHED_UNITS if unit in wanted)
+
+
+INIT_SCRIPT = f"""\
+#!/bin/sh
+# First process of a testbed host, before systemd: what a machine gets from firmware and kernel.
+set -eu
+# Containers share the machine's boot id; a host that reboots needs one of its own.
+mkdir -p /run/flexai-testbed
+cat /proc/sys/kernel/random/uuid > /run/flexai-testbed/boot_id
+mount --bind /run/flexai-testbed/boot_id /proc/sys/kernel/random/boot_id
+# Stand-in for an installed kernel with headers: enough to be found, nothing to compile against.
+release=$(uname -r)
+if [ ! -e "/usr/lib/modules/$release" ]; then
+    mkdir -p "/usr/lib/modules/$release" "/usr/src/linux-headers-$release"
+    echo '# testbed stand-in for kernel headers; nothing can be built with it' \\
+        > "/usr/src/linux-headers-$release/Makefile"
+    ln -s "/usr/src/linux-headers-$release" "/usr/lib/modules/$release/build"
+    : > "/usr/lib/modules/$release/modules.builtin"
+    : > "/usr/lib/modules/$release/modules.order"
+fi
+# First boot only: what an administrator disables later stays disabled.
+if [ -e {UNITS_FILE} ]; then
+    for unit in {" ".join(SWITCHED_UNITS)}; do
+        [ ! -e "/usr/lib/systemd/system/$unit" ] || systemctl --root=/ --quiet disable "$unit"
+    done
+    while read -r unit; do
+        systemctl --root=/ --quiet enable "$unit"
+    done < {UNITS_FILE}
+    rm {UNITS_FILE}
+fi
+exec /sbin/init
+"""
+
+
+def first_files(testbed: Testbed, host: Host, keys: dict[str, bytes]) -> bytes:
+    """A tar archive laid over a host's image before its first boot.
+
+    *keys*: ``authorized`` (public key of the testbed), ``host`` and ``host.pub`` (the SSH server's).
+    """
+    machine_id = uuid.uuid5(NAMESPACE, f"{testbed.name}/{host.name}").hex
+    members: list[tuple[str, bytes, int]] = [
+        (INIT, INIT_SCRIPT.encode(), 0o755),
+        (UNITS_FILE, "".join(f"{unit}\n" for unit in units(host.roles)).encode(), 0o644),
+        ("/etc/machine-id", f"{machine_id}\n".encode(), 0o444),
+        ("/etc/hostname", f"{host.name}\n".encode(), 0o644),
+        ("/root/.ssh/authorized_keys", keys["authorized"], 0o600),
+        ("/etc/ssh/ssh_host_ed25519_key", keys["host"], 0o600),
+        ("/etc/ssh/ssh_host_ed25519_key.pub", keys["host.pub"], 0o644),
+    ]
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for directory, mode in (("root/.ssh", 0o700), ("etc/flexai-testbed", 0o755)):
+            entry = tarfile.TarInfo(directory)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            archive.addfile(entry)
+        for path, content, mode in members:
+            entry = tarfile.TarInfo(path.lstrip("/"))
+            entry.size, entry.mode = len(content), mode
+            archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()

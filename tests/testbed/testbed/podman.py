@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Podman as the testbed uses it: thin I/O, no decisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import machine
+
+LABEL = "flexai.testbed"
+LABEL_HOST = "flexai.testbed.host"
+LABEL_DEFINITION = "flexai.testbed.definition"
+
+
+def podman(*argv: str | Path, input: bytes | None = None, check: bool = True) -> str:
+    """Run podman; its output as text."""
+    done = machine.run(["podman", "--runtime", "runc", *argv], input=input, check=check)
+    return done.stdout.decode(errors="replace")
+
+
+def _json(*argv: str | Path) -> list[dict[str, Any]]:
+    text = podman(*argv)
+    return list(json.loads(text) or []) if text.strip() else []
+
+
+def containers(name: str) -> list[dict[str, Any]]:
+    """Containers of testbed *name*, as ``podman ps`` describes them."""
+    return _json("ps", "--all", "--filter", f"label={LABEL}={name}", "--format", "json")
+
+
+def stored_containers() -> list[dict[str, Any]]:
+    """Every container that storage knows, also those a killed podman never finished."""
+    return _json("ps", "--all", "--external", "--format", "json")
+
+
+def networks() -> list[dict[str, Any]]:
+    """All networks with their subnets and labels."""
+    names = podman("network", "ls", "--quiet").split()
+    return _json("network", "inspect", *names) if names else []
+
+
+def image_exists(reference: str) -> bool:
+    return machine.run(["podman", "image", "exists", reference], check=False).returncode == 0
+
+
+def import_image(archive: Path, reference: str, changes: Sequence[str]) -> None:
+    """Make an image from a root file system archive."""
+    flags = [word for change in changes for word in ("--change", change)]
+    podman("import", "--quiet", *flags, archive, reference)
+
+
+def cgroup_manager() -> str:
+    """``systemd`` or ``cgroupfs``."""
+    return podman("info", "--format", "{{.Host.CgroupManager}}").strip()
