@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a site downloads from NVIDIA, made here: the driver's installer and the toolkit's release."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from simulators.installers import runfile
+from simulators.installers import toolkit as release
+from xpubuild import artefacts
+from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
+from xpubuild.toolchain import REPOSITORY
+
+from . import simulators, toolkit
+
+INSTALLERS = REPOSITORY / "tests/simulators/installers"
+
+
+def _sources() -> str:
+    """Digest of everything that packs: tests are left out, or each edit there would rebuild."""
+    packers = [*INSTALLERS.glob("*.py"), INSTALLERS / "payload"]
+    return digest_tree(packers, INSTALLERS)
+
+
+def build(cache: Cache) -> Path:
+    """``NVIDIA-Linux-x86_64-<version>.run`` and ``nvidia-container-toolkit_<version>_deb_amd64.tar.gz``."""
+    driver = simulators.build(cache)
+    programs = toolkit.build(cache)
+
+    def pack(out: Path) -> None:
+        runfile.pack(driver, out)
+        release.pack(programs, toolkit.VERSION, out)
+
+    inputs = {
+        "driver": digest_tree([driver], driver),
+        "toolkit": digest_tree([programs], programs),
+        "sources": _sources(),
+        "archiver": digest_file(Path(artefacts.__file__)),
+    }
+    return cache.get(Recipe("vendor", inputs, pack))
