@@ -9,6 +9,7 @@ are then taken under it, and programs run only when they lie under it.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
@@ -169,10 +170,8 @@ class Host:
         os.replace(scratch, real)
 
     def remove(self, path: str) -> None:
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(path))
-        except FileNotFoundError:
-            pass
 
     # -- programs ----------------------------------------------------------------------------
     def program(self, name: str) -> str:

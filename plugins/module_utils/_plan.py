@@ -189,6 +189,7 @@ def wanted(facts: Facts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {
         "nvidia_driver": desired["nvidia_driver"]["version"],
         "container_toolkit": desired["container_toolkit"]["version"],
+        "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
         "container_runtime": facts.host.engine,
         "xpu_runtime": wanted_release(desired, facts.host.architecture),
         "images": dict(wanted_images(desired, facts.host.engine)),

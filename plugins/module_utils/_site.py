@@ -24,7 +24,7 @@ SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
 }
 SITE_PREFIX = "flexai_"
 # Registered by our own plays, so they may be seen among a host's variables.
-OWN_RESULTS = ("flexai_probe", "flexai_plan", "flexai_verdict", "flexai_node_verdict")
+OWN_RESULTS = ("preflight_probe", "nvidia_driver_result", "flexai_verdict", "flexai_node_verdict")
 
 # 1.17.4 is the first toolkit without the known container escapes; driver branches before 580 get
 # no security fixes any more.
@@ -88,4 +88,47 @@ def duplicates(names: t.Mapping[str, str]) -> list[str]:
         f"{' and '.join(sorted(hosts))} are both {name}"
         for name, hosts in sorted(owners.items())
         if len(hosts) > 1
+    ]
+
+
+# -- the plan of all hosts -------------------------------------------------------------------
+
+Probes = t.Mapping[str, t.Mapping[str, t.Any]]
+
+
+def plan_faults(probes: Probes) -> list[str]:
+    """Why the run must stop: hosts that didn't answer, couldn't be looked at, or are blocked."""
+    faults = []
+    for host, probe in sorted(probes.items()):
+        if probe.get("unreachable") or not probe:
+            said = str(probe.get("msg") or "no answer").strip().splitlines()
+            faults.append(
+                f"{host} is unreachable ({said[0]}). Remedy: bring it up and check its address and "
+                "credentials, or leave it out with --limit."
+            )
+        elif probe.get("failed"):
+            faults.append(f"{host} could not be looked at: {probe.get('msg')}")
+        else:
+            faults += [
+                f"{host}: {step['component']} is blocked: {step['reason']}."
+                for step in probe["plan"]
+                if step["action"] == "blocked"
+            ]
+    return faults
+
+
+def plan_lines(probes: Probes) -> list[str]:
+    """The plan for people: one line per component that changes, or one that says nothing does."""
+    steps = [
+        (host, step["component"], step["action"], step["reason"])
+        for host, probe in sorted(probes.items())
+        for step in probe.get("plan", ())
+        if step["action"] != "ok" or step["reason"]
+    ]
+    if not steps:
+        return [f"plan: nothing to do on {len(probes)} hosts"]
+    widths = [max(len(step[column]) for step in steps) for column in range(3)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(step, widths)) + "  " + step[3]
+        for step in steps
     ]

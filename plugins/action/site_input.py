@@ -1,0 +1,161 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import os
+import typing as t
+
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+
+from ..module_utils._artefacts import Artefact, check_digest, require
+from ..module_utils._errors import XpuError
+from ..module_utils._host import Host
+from ..module_utils._plan import ARTEFACT_OF
+from ..module_utils._site import (
+    SITE_PREFIX,
+    SITE_VARIABLES,
+    contradictions,
+    duplicates,
+    unknown_variables,
+)
+from ..plugin_utils._controller import (
+    load_manifest,
+    node_defaults,
+    node_values,
+    role_names,
+    role_specs,
+    source_path,
+)
+
+# Of a role's option, what the validator of module arguments knows too.
+SPEC_KEYS = ("type", "elements", "choices", "options", "required")
+CLUSTER_KINDS = ("chart", "binary")
+
+
+class ActionModule(ActionBase):
+    """Checks on the controller all that a site wrote; no host is contacted."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+
+    def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        hosts = list(variables["ansible_play_hosts_all"])
+        check = _SiteCheck(variables["hostvars"], self._template, node_defaults(self._loader))
+        try:
+            problems = check.problems(hosts)
+            if not problems:
+                result["artefacts"] = check.artefacts()
+        except XpuError as error:
+            raise AnsibleActionFail(str(error)) from error
+        if problems:
+            raise AnsibleActionFail("\n".join(problems))
+        result["hosts"] = len(hosts)
+        return result
+
+    def _template(self, value: t.Any, scope: t.Mapping[str, t.Any]) -> t.Any:
+        return self._templar.copy_with_new_env(available_variables=scope).template(value)
+
+
+class _SiteCheck:
+    def __init__(self, hostvars: t.Any, template: t.Any, defaults: dict[str, t.Any]) -> None:
+        self._hostvars, self._template, self._defaults = hostvars, template, defaults
+        self._specs = {**SITE_VARIABLES, **role_specs()}
+        self._prefixes = (SITE_PREFIX, *(f"{role}_" for role in role_names()))
+        self._seen: set[str] = set()
+        self._needs: dict[tuple[str, str], str] = {}
+        self._manifests: dict[str, bool] = {}
+
+    def problems(self, hosts: t.Iterable[str]) -> list[str]:
+        """One line per problem; what many hosts share is said once."""
+        found: list[str] = []
+        addresses: dict[str, str] = {}
+        for host in hosts:
+            variables = self._hostvars.raw_get(host)
+            addresses[host] = self._identity(host, variables)
+            found += [line for line in self._of_host(host, variables) if line not in found]
+        return found + [
+            f"Duplicate host: {line}. Remedy: take one of them out of the inventory."
+            for line in duplicates(addresses)
+        ]
+
+    def _identity(self, host: str, variables: t.Mapping[str, t.Any]) -> str:
+        """What a host really is: its address, and its root where tests share one address."""
+        address = self._template(variables.get("ansible_host") or host, variables)
+        port = variables.get("ansible_port")
+        root = variables.get("flexai_root") or "/"
+        return f"{address}{f':{port}' if port else ''}" + (f" ({root})" if root != "/" else "")
+
+    def _of_host(self, host: str, variables: t.Mapping[str, t.Any]) -> list[str]:
+        own = {name: variables[name] for name in variables if name.startswith(self._prefixes)}
+        # Hosts of one group mostly share the same texts, and these need one look only.
+        key = repr(sorted((name, str(value)) for name, value in own.items()))
+        if key in self._seen:
+            return []
+        self._seen.add(key)
+        return self._unknown(own) or self._mistyped(own, variables) or self._odd(host, variables)
+
+    def _unknown(self, own: t.Mapping[str, t.Any]) -> list[str]:
+        ignored = own.get("preflight_ignored_variables") or []
+        known = {*self._specs, *self._defaults, *ignored}
+        return [
+            f"Unknown variable {name}. Remedy: "
+            + (f"did you mean {near}?" if near else "remove it, or list it in ")
+            + ("" if near else "preflight_ignored_variables.")
+            for name, near in unknown_variables(own, known, self._prefixes).items()
+        ]
+
+    def _mistyped(self, own: t.Mapping[str, t.Any], variables: t.Mapping[str, t.Any]) -> list[str]:
+        names = [name for name in own if name in self._specs]
+        spec = {
+            name: {key: self._specs[name][key] for key in SPEC_KEYS if key in self._specs[name]}
+            for name in names
+        }
+        values = {name: self._template(own[name], variables) for name in names}
+        missing = [
+            f"Variable {name} is required. Remedy: set it in the inventory."
+            for name, option in SITE_VARIABLES.items()
+            if option.get("required") and not values.get(name)
+        ]
+        errors = ArgumentSpecValidator(spec).validate(values).error_messages
+        return missing + [f"{error}. Remedy: correct it in the inventory." for error in errors]
+
+    def _odd(self, host: str, variables: t.Mapping[str, t.Any]) -> list[str]:
+        values = node_values(self._defaults, variables, self._template)
+        for name in ("flexai_profile", "flexai_manifest", "flexai_kubeconfig"):
+            default = SITE_VARIABLES[name].get("default", "")
+            values[name] = self._template(variables.get(name, default), variables)
+        manifest = str(values["flexai_manifest"])
+        self._manifests[manifest] = self._manifests.get(manifest, False) or bool(
+            values["flexai_kubeconfig"]
+        )
+        for component, artefact in ARTEFACT_OF.items():
+            version = str(values[f"{component}_version"] or "")
+            self._needs[(artefact, version)] = manifest
+        return [f"{host}: {line}." for line in contradictions(values)]
+
+    def artefacts(self) -> int:
+        """Check every artefact that this run can need against its digest; how many there were."""
+        checked = 0
+        for manifest, with_cluster in self._manifests.items():
+            directory, entries = load_manifest(manifest)
+            needed: list[Artefact] = [
+                entry
+                for entry in entries
+                if entry.kind == "image" or (with_cluster and entry.kind in CLUSTER_KINDS)
+            ]
+            for (name, version), where in self._needs.items():
+                if where == manifest:
+                    needed += require(entries, name, version, manifest)
+            for entry in needed:
+                self._check_source(directory, entry)
+                checked += 1
+        return checked
+
+    def _check_source(self, directory: str, entry: Artefact) -> None:
+        if not entry.is_remote:
+            local = os.path.normpath(source_path(directory, entry))
+            check_digest(f"Artefact {entry.name}: {local}", Host().digest(local), entry.sha256)

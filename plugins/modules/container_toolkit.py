@@ -1,0 +1,254 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: container_toolkit
+short_description: Install the NVIDIA container toolkit, configure it, and describe the cards for CDI
+version_added: 0.1.0
+description:
+  - Installs exactly the toolkit's five deb packages out of a release tarball.
+  - Sets a few keys of C(/etc/nvidia-container-runtime/config.toml); its other lines stay.
+  - Writes C(/etc/cdi/nvidia.yaml) from C(nvidia-ctk cdi generate) when driver, toolkit or set of cards
+    changed. Where no
+    driver runs yet, that waits for the reboot and is said in a warning.
+options:
+  version:
+    description: Version that shall be there.
+    type: str
+    required: true
+  tarball:
+    description: Path of the release tarball on the host; needed when packages must be installed.
+    type: path
+  accept_envvar_unprivileged:
+    description: Whether an unprivileged container may ask for cards by C(NVIDIA_VISIBLE_DEVICES).
+    type: bool
+    default: false
+  accept_volume_mounts:
+    description: Whether cards may be asked for by mounts, as slices are.
+    type: bool
+    default: true
+  mode:
+    description: Mode of the plain runtime.
+    type: str
+    choices: [auto, cdi, legacy]
+    default: auto
+  state:
+    description: V(absent) purges the packages and takes the CDI file away.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - flexai.xpu._host
+  - flexai.xpu._host.attributes
+author:
+  - flexai.xpu contributors (@flexai-xpu)
+"""
+
+EXAMPLES = r"""
+- name: Install the toolkit
+  flexai.xpu.container_toolkit:
+    version: 1.17.8
+    tarball: /var/cache/flexai-xpu/nvidia-container-toolkit_1.17.8_deb_amd64.tar.gz
+"""
+
+RETURN = r"""
+packages:
+  description: The toolkit's packages and their versions after the run.
+  returned: success
+  type: dict
+"""
+
+import os
+import shutil
+import tarfile
+import tempfile
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils import _container_toolkit as toolkit
+from ..module_utils import _nvidia_driver as driver
+from ..module_utils._errors import XpuError, run_module
+from ..module_utils._host import Host
+
+DPKG_LIMIT_S = 600
+OURS = "# Written by flexai.xpu from"
+
+
+def _dpkg(host: Host, argv: list[str]) -> None:
+    done = host.run(["dpkg", "--force-confold", *argv], timeout_s=DPKG_LIMIT_S)
+    if done.rc != 0:
+        raise XpuError(
+            f"dpkg {argv[0]} ended with rc {done.rc}: {(done.err or done.out).strip()[-800:]}.",
+            "mend the package system (`dpkg --audit`, `apt-get -f install`) and run again.",
+        )
+
+
+def _extract(tarball: str, architecture: str, directory: str) -> list[str]:
+    """The five packages of a release tarball, as files in *directory*."""
+    with tarfile.open(tarball) as archive:
+        chosen = toolkit.choose_packages(archive.getnames(), architecture)
+        missing = [name for name in toolkit.PACKAGES if name not in chosen]
+        if missing:
+            raise XpuError(
+                f"{os.path.basename(tarball)} holds no {', '.join(missing)} for {architecture}.",
+                "take the release tarball of deb packages for this architecture.",
+            )
+        files = []
+        for name in toolkit.PACKAGES:
+            target = os.path.join(directory, os.path.basename(chosen[name]))
+            source = archive.extractfile(chosen[name])
+            if source is None:
+                raise XpuError(f"{chosen[name]} is no plain file.", "fetch the tarball again.")
+            with open(target, "wb") as out:
+                shutil.copyfileobj(source, out)
+            files.append(target)
+        return files
+
+
+def install_packages(host: Host, tarball: str) -> None:
+    machine = os.uname().machine
+    if not tarball or not host.exists(tarball):
+        raise XpuError(
+            f"The toolkit's tarball {tarball or '(none given)'} is not on the host.",
+            "bring it there with flexai.xpu.artefact first.",
+        )
+    scratch = tempfile.mkdtemp(prefix="flexai-toolkit-")
+    try:
+        architecture = toolkit.DEB_ARCHITECTURES.get(machine, machine)
+        files = _extract(host.path(tarball), architecture, scratch)
+        _dpkg(host, ["--install", *files])
+    finally:
+        shutil.rmtree(scratch)
+
+
+def generate_cdi(host: Host, basis: toolkit.CdiBasis) -> str:
+    """The specification as `nvidia-ctk` sees the cards now, with the line that dates it."""
+    done = host.run(["nvidia-ctk", "cdi", "generate"], timeout_s=120)
+    if done.rc != 0 or "cdiVersion" not in done.out:
+        raise XpuError(
+            f"`nvidia-ctk cdi generate` ended with rc {done.rc}: {done.err.strip()[-800:]}.",
+            "check that `nvidia-smi` answers on the host.",
+        )
+    return basis.header(done.out) + done.out
+
+
+class Change:
+    """One run: what differs is put right, or predicted in check mode; both feed one diff."""
+
+    def __init__(self, host: Host, params: t.Mapping[str, t.Any], check: bool) -> None:
+        self.host, self.params, self.check = host, params, check
+        self.changed = False
+        self.warnings: list[str] = []
+        self.diff: list[dict[str, str]] = []
+
+    def _note(self, what: str, before: str, after: str) -> None:
+        self.changed = True
+        self.diff.append(
+            {"before_header": what, "after_header": what, "before": before, "after": after}
+        )
+
+    def packages(self, wanted: t.Mapping[str, str]) -> None:
+        found = self.installed()
+        if found == wanted:
+            return
+        self._note("packages", _lines(found), _lines(wanted))
+        if self.check:
+            return
+        if wanted:
+            install_packages(self.host, self.params["tarball"] or "")
+        else:
+            _dpkg(self.host, ["--purge", *sorted(found, reverse=True)])
+        after = self.installed()
+        if after != wanted:
+            raise XpuError(
+                f"dpkg ended well, but the host now has {_lines(after) or 'none of the packages'}.",
+                "check that the artefact is the version that it says.",
+            )
+
+    def installed(self) -> dict[str, str]:
+        status = self.host.read(toolkit.DPKG_STATUS) or ""
+        return toolkit.installed_packages(status, toolkit.PACKAGES)
+
+    def file(self, path: str, text: str) -> None:
+        before = self.host.read(path)
+        if before == text:
+            return
+        self._note(path, before or "", text)
+        if not self.check:
+            self.host.write(path, text)
+
+    def drop(self, path: str) -> None:
+        before = self.host.read(path)
+        if before is None or not before.startswith(OURS):
+            return
+        self._note(path, before, "")
+        if not self.check:
+            self.host.remove(path)
+
+    def cdi(self, basis: toolkit.CdiBasis) -> None:
+        before = self.host.read(toolkit.CDI_FILE)
+        if toolkit.cdi_is_current(before, basis):
+            return
+        if self.check:
+            self._note(toolkit.CDI_FILE, before or "", "as `nvidia-ctk cdi generate` will say\n")
+            return
+        loaded = driver.loaded_version(self.host)
+        if not loaded or loaded != basis.driver:
+            self.warnings.append(
+                f"{toolkit.CDI_FILE} waits for the reboot: kernel module {loaded or 'not loaded'}, "
+                f"driver {basis.driver or 'absent'}."
+            )
+            return
+        self.file(toolkit.CDI_FILE, generate_cdi(self.host, basis))
+
+
+def _lines(packages: t.Mapping[str, str]) -> str:
+    return "".join(f"{name} {version}\n" for name, version in sorted(packages.items()))
+
+
+def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    change = Change(host, params, check)
+    if params["state"] == "absent":
+        change.drop(toolkit.CDI_FILE)
+        change.packages({})
+    else:
+        wanted = toolkit.Wanted(
+            params["version"],
+            params["accept_envvar_unprivileged"],
+            params["accept_volume_mounts"],
+            params["mode"],
+        )
+        cards = driver.observe(host, "").cards
+        change.packages(dict.fromkeys(toolkit.PACKAGES, wanted.version))
+        before = host.read(toolkit.CONFIG_FILE) or ""
+        change.file(toolkit.CONFIG_FILE, toolkit.write_settings(before, wanted.settings()))
+        installed = driver.library_version(host)
+        change.cdi(toolkit.CdiBasis(installed, wanted.version, cards))
+    return {
+        "changed": change.changed,
+        "diff": change.diff,
+        "warnings": change.warnings,
+        "packages": change.installed(),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/"},
+            "version": {"type": "str", "required": True},
+            "tarball": {"type": "path"},
+            "accept_envvar_unprivileged": {"type": "bool", "default": False},
+            "accept_volume_mounts": {"type": "bool", "default": True},
+            "mode": {"type": "str", "choices": ["auto", "cdi", "legacy"], "default": "auto"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+    )
+    run_module(module, lambda m: converge(Host(m.params["root"]), m.params, m.check_mode))
+
+
+if __name__ == "__main__":
+    main()

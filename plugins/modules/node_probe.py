@@ -1,0 +1,96 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_probe
+short_description: Look at a host once, and plan what its components need
+version_added: 0.1.0
+description:
+  - Observes driver, container toolkit, container runtime, xpu runtime and images of one host in one
+    execution and returns what to do about each.
+  - Nothing is changed. What is wanted comes from the variables of the roles, put together on the
+    controller, unless O(desired) says otherwise.
+options:
+  desired:
+    description: The desired state as plain data; made from the roles' variables when not given.
+    type: dict
+extends_documentation_fragment:
+  - flexai.xpu._host
+  - flexai.xpu._host.attributes_info
+author:
+  - flexai.xpu contributors (@flexai-xpu)
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  flexai.xpu.node_probe:
+  register: preflight_probe
+"""
+
+RETURN = r"""
+facts:
+  description: What was found, per component.
+  returned: success
+  type: dict
+plan:
+  description: Per component what to do; the order is that of installation.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - component: nvidia_driver
+      action: install
+      wanted: 580.95.05
+      found: ""
+      reason: driver absent → 580.95.05
+wanted:
+  description: What M(flexai.xpu.node_verdict) shall ask for on this host.
+  returned: success
+  type: dict
+"""
+
+import typing as t
+from dataclasses import asdict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._errors import run_module
+from ..module_utils._host import Host
+from ..module_utils._plan import observe, plan, wanted
+
+# The texts of whole files are needed for the plan only.
+NOT_RETURNED = ("drop_in", "cdi", "config")
+
+
+def _facts(facts: t.Any) -> dict[str, t.Any]:
+    found = {name: value for name, value in asdict(facts).items() if value is not None}
+    for part in found.values():
+        for name in NOT_RETURNED:
+            part.pop(name, None)
+    return found
+
+
+def probe(host: Host, desired: dict[str, t.Any]) -> dict[str, t.Any]:
+    facts = observe(host, desired)
+    return {
+        "changed": False,
+        "facts": _facts(facts),
+        "plan": [decision.as_dict() for decision in plan(facts, desired)],
+        "wanted": wanted(facts, desired),
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "root": {"type": "path", "default": "/"},
+            "desired": {"type": "dict"},
+        },
+        supports_check_mode=True,
+    )
+    run_module(module, lambda m: probe(Host(m.params["root"]), m.params["desired"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""What action plugins read on the controller: the manifest, the roles' defaults and specs."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import typing as t
+from collections.abc import Mapping
+
+import yaml
+from ansible.module_utils.parsing.convert_bool import boolean
+
+from ..module_utils._artefacts import Artefact, candidates, parse
+from ..module_utils._errors import XpuError
+from ..module_utils._plan import ARTEFACT_OF
+from ..module_utils._xpu_runtime import release_name
+
+ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "roles"))
+# The roles whose variables say what a node shall be.
+NODE_ROLES = ("preflight", "nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
+
+Variables = t.Mapping[str, t.Any]
+Template = t.Callable[[t.Any, Variables], t.Any]
+
+
+def load_manifest(path: str) -> tuple[str, list[Artefact]]:
+    """(directory of the manifest, its entries)"""
+    where = os.path.abspath(os.path.expanduser(str(path)))
+    try:
+        with open(where, encoding="utf-8") as stream:
+            data = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise XpuError(
+            f"The artefact manifest {where} (flexai_manifest) does not exist.",
+            "make it with `make artefacts`, or write it as docs/interfaces.md §2 shows.",
+        ) from None
+    except yaml.YAMLError as error:
+        raise XpuError(f"{where} is no YAML: {error}.", "mend it.") from error
+    return os.path.dirname(where), parse(data, where)
+
+
+def source_path(directory: str, artefact: Artefact) -> str:
+    """Where the controller has an artefact whose source is a file."""
+    return os.path.join(directory, os.path.expanduser(artefact.source))
+
+
+def role_specs(roles: str = ROLES) -> dict[str, dict[str, t.Any]]:
+    """Variable → its option, of the main entry point of every role."""
+    options: dict[str, dict[str, t.Any]] = {}
+    for role in sorted(os.listdir(roles)):
+        path = os.path.join(roles, role, "meta", "argument_specs.yml")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as stream:
+                points = yaml.safe_load(stream)["argument_specs"]
+            for point in points.values():
+                options.update(point.get("options", {}))
+    return options
+
+
+def role_names(roles: str = ROLES) -> list[str]:
+    return sorted(name for name in os.listdir(roles) if not name.startswith((".", "_")))
+
+
+def node_defaults(loader: t.Any) -> dict[str, t.Any]:
+    """The defaults of the node roles, as templates."""
+    trusted: dict[str, t.Any] = {}
+    if "trusted_as_template" in inspect.signature(loader.load_from_file).parameters:
+        trusted["trusted_as_template"] = True  # ansible-core 2.19 and newer
+    defaults: dict[str, t.Any] = {}
+    for role in NODE_ROLES:
+        path = os.path.join(ROLES, role, "defaults", "main.yml")
+        defaults.update(loader.load_from_file(path, **trusted) or {})
+    return defaults
+
+
+def node_values(defaults: Variables, host: Variables, template: Template) -> dict[str, t.Any]:
+    """Every node variable of one host: what the site wrote, else the role's default, templated."""
+    scope = {**defaults, **host}
+    return {name: template(scope[name], scope) for name in defaults}
+
+
+def _releases(found: t.Iterable[Artefact]) -> dict[str, str]:
+    return {entry.arch: release_name(entry.version, entry.sha256) for entry in found}
+
+
+def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[str, t.Any]:
+    """What `node_probe` plans towards, as plain data."""
+    versions = {component: str(values[f"{component}_version"] or "") for component in ARTEFACT_OF}
+    found = {
+        component: candidates(artefacts, name, versions[component])
+        for component, name in ARTEFACT_OF.items()
+    }
+    return {
+        "min_free_mib": int(values["preflight_min_free_mib"]),
+        "architectures": {
+            component: [entry.arch for entry in entries] for component, entries in found.items()
+        },
+        "nvidia_driver": {
+            "version": versions["nvidia_driver"],
+            "kernel_module_type": str(values["nvidia_driver_kernel_module_type"]),
+            "persistenced": boolean(values["nvidia_driver_persistenced"]),
+            "allow_downgrade": boolean(values["nvidia_driver_allow_downgrade"]),
+        },
+        "container_toolkit": {
+            "version": versions["container_toolkit"],
+            "accept_envvar_unprivileged": boolean(
+                values["container_toolkit_accept_envvar_unprivileged"]
+            ),
+            "accept_volume_mounts": boolean(values["container_toolkit_accept_volume_mounts"]),
+            "mode": str(values["container_toolkit_mode"]),
+        },
+        "container_runtime": {"engine": str(values["container_runtime_engine"])},
+        "xpu_runtime": {"releases": _releases(found["xpu_runtime"])},
+        "images": {entry.image: entry.image_digest for entry in artefacts if entry.kind == "image"},
+    }
+
+
+def plain(value: t.Any) -> t.Any:
+    """*value* without Ansible's own string and container types."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, str) else value
