@@ -32,7 +32,8 @@ console = Console(stderr=True, highlight=False)
 
 def _say_from(started: float) -> Callable[[str], None]:
     def say(message: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {escape(message)}")
+        elapsed = f"{time.monotonic() - started:6.1f} s"
+        console.print(f"[dim]{elapsed}[/dim]  {escape(message)}", soft_wrap=True)
 
     return say
 

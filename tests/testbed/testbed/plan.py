@@ -142,6 +142,7 @@ def create_flags(testbed: Testbed, host: Host, image: str, manager: str) -> list
         f"--env=FLEXAI_TESTBED_HOST={host.container}",
         f"--pidfile={host.directory / 'pid'}",
         "--stop-timeout=20",
+        "--restart=always",
     ]
     flags += [f"--add-host={other.name}:{other.address}" for other in testbed.hosts]
     flags += [f"--volume={item.source}:{item.target}:{item.options}" for item in volumes(host)]
@@ -189,6 +190,12 @@ set -eu
 mkdir -p /run/flexai-testbed
 cat /proc/sys/kernel/random/uuid > /run/flexai-testbed/boot_id
 mount --bind /run/flexai-testbed/boot_id /proc/sys/kernel/random/boot_id
+# On cgroup v1 podman binds the machine's whole name=systemd hierarchy over the one that runc mounted
+# for our cgroup namespace: every host's systemd would make its slices at the machine's root, shared
+# with all others, and a host that reboots would take their services along. Take that cover off.
+if [ "$(grep -c ' /sys/fs/cgroup/systemd cgroup ' /proc/mounts)" -gt 1 ]; then
+    umount --recursive /sys/fs/cgroup/systemd
+fi
 # Stand-in for an installed kernel with headers: enough to be found, nothing to compile against.
 release=$(uname -r)
 if [ ! -e "/usr/lib/modules/$release" ]; then

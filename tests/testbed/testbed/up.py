@@ -34,6 +34,7 @@ Say = Callable[[str], None]
 # systemd says one of these once it has nothing left to start.
 SETTLED = ("running", "degraded")
 BOOT_SECONDS = 120
+CRASHES = 3
 
 
 def _routes() -> list[tuple[str, str]]:
@@ -191,17 +192,30 @@ def system_state(host: Host) -> str:
     return host.exec(["systemctl", "is-system-running"], check=False, timeout=10).stdout.strip()
 
 
+def _crashes(host: Host) -> int:
+    """How often podman has started the host again after its first process ended."""
+    return int(podman("inspect", "--format", "{{.RestartCount}}", host.container).strip())
+
+
+def _last_words(host: Host) -> str:
+    return "\n".join(podman("logs", "--tail=5", host.container, check=False).splitlines())
+
+
 def wait_until_booted(host: Host, deadline: float) -> None:
     """Wait for the host's systemd to have started everything."""
+    crashes = _crashes(host)
+    argv = ["systemctl", "is-system-running", "--wait"]
     while True:
-        argv = ["systemctl", "is-system-running", "--wait"]
         left = max(1.0, deadline - time.monotonic())
         state = host.exec(argv, check=False, timeout=left).stdout.strip()
         if state in SETTLED:
             return
-        if time.monotonic() >= deadline:
+        # A reboot asked for inside counts as one; its own first process ending again and again
+        # would be waited for in vain.
+        if _crashes(host) - crashes >= CRASHES or time.monotonic() >= deadline:
             raise TestbedError(
-                f"host {host.name} did not boot: systemd says {state or 'nothing'!r}",
+                f"host {host.name} did not boot: systemd says {state or 'nothing'!r}; "
+                f"its first process said:\n{_last_words(host)}",
                 f"python -m testbed logs {host.name}",
             )
         time.sleep(0.3)
