@@ -12,6 +12,7 @@ from xpubuild.toolchain import REPOSITORY, run, zig, zig_version
 # A registry that can't exist: nothing may ever try to fetch it.
 IMAGE = "testbed.invalid/pause:v1"
 ARCHIVE = "pause.tar"
+DIGEST = "pause.digest"
 SOURCE = REPOSITORY / "tests/testbed/pause/pause.c"
 # Any number but root's; upstream's pause image has the same habit.
 USER = "65535"
@@ -22,11 +23,12 @@ def _build(out: Path) -> None:
     compiler = [*zig(), "cc", "-target", "x86_64-linux-musl", "-static", "-Os", "-s"]
     run([*compiler, "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE])
     config = oci.Config(entrypoint=["/pause"], user=f"{USER}:{USER}")
-    oci.write_archive(out / ARCHIVE, IMAGE, [{"/pause": program}], config)
+    digest = oci.write_archive(out / ARCHIVE, IMAGE, [{"/pause": program}], config)
+    (out / DIGEST).write_text(digest + "\n", encoding="utf-8")
 
 
 def build(cache: Cache) -> Path:
-    """``pause`` (static) and ``pause.tar``, the image IMAGE as an OCI archive."""
+    """``pause`` (static), ``pause.tar`` (the image IMAGE), ``pause.digest`` (of its manifest)."""
     inputs = {
         "source": digest_file(SOURCE),
         "recipe": digest_file(Path(__file__)),
