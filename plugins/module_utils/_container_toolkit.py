@@ -197,10 +197,12 @@ def observe(host: Host, dpkg_status: str) -> Facts:
 
 
 def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> list[str]:
+    lacking: dict[str, int] = {}
+    for name in PACKAGES:
+        found = facts.packages.get(name, "absent")
+        lacking[found] = lacking.get(found, 0) + (found != wanted.version)
     differences = [
-        f"{name} {facts.packages.get(name, 'absent')} → {wanted.version}"
-        for name in PACKAGES
-        if facts.packages.get(name) != wanted.version
+        f"{count} packages {found} → {wanted.version}" for found, count in lacking.items() if count
     ]
     current = read_settings(facts.config or "")
     differences += [
