@@ -186,6 +186,8 @@ INIT_SCRIPT = f"""\
 #!/bin/sh
 # First process of a testbed host, before systemd: what a machine gets from firmware and kernel.
 set -eu
+# Podman starts a host again whenever this ends; a mistake here must not become a busy loop.
+trap 'echo "flexai-testbed-init failed" >&2; sleep 2' EXIT
 # Containers share the machine's boot id; a host that reboots needs one of its own.
 mkdir -p /run/flexai-testbed
 cat /proc/sys/kernel/random/uuid > /run/flexai-testbed/boot_id
