@@ -1,0 +1,404 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package agent binds a starting container to its cards: from the ids the kubelet dealt out to the
+// container that holds them, from its requests to a share of a card, and from there to files.
+// reference/device-binding.md tells the kubelet's behaviour this rests on.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"flexai.io/xpu/cluster/checkpoint"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+// Resources names the three resources of a slice.
+type Resources struct {
+	Number, Cores, Memory string
+}
+
+// Holding is what PodResources shows: one container with its ids of resource Number.
+type Holding struct {
+	Namespace, Pod, Container string
+	IDs                       []string
+}
+
+// Kubelet answers who holds which ids.
+type Kubelet interface {
+	Checkpoint() ([]checkpoint.Entry, error)
+	Holdings(ctx context.Context) ([]Holding, error)
+}
+
+// Pod is what the API server says of one pod.
+type Pod struct {
+	UID        string
+	Finished   bool
+	Preference string   // annotation huawei.com/vgpu-ids-new
+	Containers []string // init containers are not among them
+}
+
+// ErrNoPod says that the API server has no such pod.
+var ErrNoPod = errors.New("no such pod")
+
+// Pods reads one pod; it returns ErrNoPod when there is none.
+type Pods interface {
+	Pod(ctx context.Context, namespace, name string) (Pod, error)
+}
+
+// Store is the node's disk; see package store.
+type Store interface {
+	Load() (xpu.Ledger, error)
+	Save(xpu.Ledger) error
+	WriteSlice(xpu.Slice) error
+	RemoveSlice(xpu.Slice) error
+	WriteCDI(xpu.Ledger, []xpu.Card) error
+	Sweep(xpu.Ledger) error
+}
+
+// Deps is the world around an agent.
+type Deps struct {
+	Resources Resources
+	Cards     []xpu.Card
+	Kubelet   Kubelet
+	Pods      Pods
+	Store     Store
+	Log       *slog.Logger
+}
+
+// Agent owns the node's ledger.
+type Agent struct {
+	Deps
+	mutex   sync.Mutex
+	ledger  xpu.Ledger
+	absence xpu.Absence
+}
+
+// New loads the ledger and removes what a killed predecessor left half done.
+func New(deps Deps) (*Agent, error) {
+	ledger, err := deps.Store.Load()
+	if err != nil {
+		return nil, fmt.Errorf("node ledger: %w", err)
+	}
+	if err := deps.Store.Sweep(ledger); err != nil {
+		return nil, fmt.Errorf("remove leftovers: %w", err)
+	}
+	if err := deps.Store.WriteCDI(ledger, deps.Cards); err != nil {
+		return nil, err
+	}
+	return &Agent{Deps: deps, ledger: ledger}, nil
+}
+
+// Ledger is the node ledger as it stands.
+func (a *Agent) Ledger() xpu.Ledger {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return a.ledger
+}
+
+// Prepare settles the slice of the container that holds these ids and writes its files. It runs
+// before each start of the container; the same container gets the same slice each time.
+func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
+	holders, err := a.holders(tokens)
+	if err != nil {
+		return err
+	}
+	claim, known := a.restarted(holders, tokens)
+	if !known {
+		if claim, err = a.claim(ctx, holders, tokens); err != nil {
+			return err
+		}
+	}
+	return a.commit(claim)
+}
+
+func (a *Agent) holders(tokens []string) ([]checkpoint.Container, error) {
+	entries, err := a.Kubelet.Checkpoint()
+	if err != nil {
+		return nil, err
+	}
+	holders := checkpoint.Holders(entries, a.Resources.Number, tokens)
+	if len(holders) == 0 {
+		return nil, fmt.Errorf("kubelet's checkpoint names no container that holds exactly these %d ids of %s "+
+			"(%v); the kubelet tries again", len(tokens), a.Resources.Number, tokens)
+	}
+	for _, holder := range holders[1:] {
+		if holder.PodUID != holders[0].PodUID {
+			return nil, fmt.Errorf("kubelet's checkpoint gives ids %v to pods %s and %s; restart the kubelet if this stays",
+				tokens, holders[0].PodUID, holder.PodUID)
+		}
+	}
+	return holders, nil
+}
+
+// restarted finds the claim of a container that has its slice already, without asking anyone: a
+// container must be able to restart while the API server is away.
+func (a *Agent) restarted(holders []checkpoint.Container, tokens []string) (xpu.Claim, bool) {
+	if len(holders) != 1 {
+		return xpu.Claim{}, false
+	}
+	owner := xpu.Owner{PodUID: holders[0].PodUID, Container: holders[0].Name}
+	held, ok := a.Ledger().Of(owner)
+	if !ok || held.Key != xpu.Key(tokens) {
+		return xpu.Claim{}, false
+	}
+	return xpu.Claim{Owner: owner, Namespace: held.Namespace, Pod: held.Pod, Tokens: tokens}, true
+}
+
+func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, tokens []string) (xpu.Claim, error) {
+	place, err := a.locate(ctx, tokens)
+	if err != nil {
+		return xpu.Claim{}, err
+	}
+	uid := holders[0].PodUID
+	if place.pod != nil && place.pod.UID != uid {
+		return xpu.Claim{}, fmt.Errorf("ids %v: kubelet's checkpoint says pod %s, its PodResources %s/%s (%s); "+
+			"the kubelet tries again", tokens, uid, place.namespace, place.name, place.pod.UID)
+	}
+	holder, err := a.choose(holders, place)
+	if err != nil {
+		return xpu.Claim{}, err
+	}
+	ask, err := xpu.Settle(a.counts(holder))
+	if err != nil {
+		return xpu.Claim{}, fmt.Errorf("container %s: %w", holder.Name, err)
+	}
+	return xpu.Claim{Owner: xpu.Owner{PodUID: uid, Container: holder.Name}, Namespace: place.namespace,
+		Pod: place.name, Tokens: tokens, Ask: ask, Preferred: place.preferred(holder.Name)}, nil
+}
+
+func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
+	return xpu.Counts{
+		Number:    len(holder.IDs[a.Resources.Number]),
+		Cores:     len(holder.IDs[a.Resources.Cores]),
+		MemoryGiB: len(holder.IDs[a.Resources.Memory]),
+	}
+}
+
+// location is where PodResources sees the ids. All of it may be unknown: ids of an init container
+// are not shown, and the API server may be away. Then there is no preference, and nothing else lost.
+type location struct {
+	namespace, name, container string
+	pod                        *Pod
+}
+
+func (l location) preferred(container string) []string {
+	if l.pod == nil {
+		return nil
+	}
+	for i, name := range l.pod.Containers {
+		if name == container {
+			return xpu.Preferred(l.pod.Preference, i)
+		}
+	}
+	return nil
+}
+
+func (a *Agent) locate(ctx context.Context, tokens []string) (location, error) {
+	holdings, err := a.Kubelet.Holdings(ctx)
+	if err != nil {
+		a.Log.Warn("PodResources did not answer; binding by the kubelet's checkpoint alone", "error", err)
+		return location{}, nil
+	}
+	holding, found := holderOf(holdings, tokens)
+	if !found {
+		return location{}, nil
+	}
+	where := location{namespace: holding.Namespace, name: holding.Pod, container: holding.Container}
+	pod, err := a.Pods.Pod(ctx, where.namespace, where.name)
+	switch {
+	case errors.Is(err, ErrNoPod):
+		return location{}, fmt.Errorf("pod %s/%s was deleted while its container started", where.namespace, where.name)
+	case err != nil:
+		a.Log.Warn("API server did not answer; binding without the scheduler's preference", "error", err)
+	default:
+		where.pod = &pod
+	}
+	return where, nil
+}
+
+// holderOf prefers the container that holds exactly the ids over one that was handed them with more.
+func holderOf(holdings []Holding, tokens []string) (Holding, bool) {
+	key, wanted := xpu.Key(tokens), map[string]bool{}
+	for _, token := range tokens {
+		wanted[token] = true
+	}
+	var partial *Holding
+	for i, holding := range holdings {
+		if xpu.Key(holding.IDs) == key {
+			return holding, true
+		}
+		for _, id := range holding.IDs {
+			if wanted[id] {
+				partial = &holdings[i]
+			}
+		}
+	}
+	if partial == nil {
+		return Holding{}, false
+	}
+	return *partial, true
+}
+
+// choose picks among containers of one pod that hold the same ids: an init container and the one
+// that got its ids afterwards. They run one after the other, so one slice serves both, if they ask
+// for the same.
+func (a *Agent) choose(holders []checkpoint.Container, place location) (checkpoint.Container, error) {
+	chosen := holders[0]
+	for _, holder := range holders {
+		if a.counts(holder) != a.counts(chosen) {
+			return chosen, fmt.Errorf("containers %s and %s of one pod were given the same ids but ask for different "+
+				"slices; give the init container the same requests", chosen.Name, holder.Name)
+		}
+		if holder.Name == place.container {
+			chosen = holder
+		}
+	}
+	return chosen, nil
+}
+
+// commit is the only writer. The ledger is durable before anything that depends on it exists; a
+// kill after any step leaves a state in which the same call succeeds.
+func (a *Agent) commit(claim xpu.Claim) error {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	next, slice, ended, err := a.ledger.Reserve(a.Cards, claim)
+	if err != nil {
+		return err
+	}
+	if err := a.present(slice); err != nil {
+		return err
+	}
+	if _, held := a.ledger.Of(claim.Owner); !held || len(ended) > 0 {
+		if err := a.Store.Save(next); err != nil {
+			return err
+		}
+		a.ledger = next
+		a.Log.Info("slice settled", "pod", slice.Namespace+"/"+slice.Pod, "owner", slice.Owner.String(),
+			"key", slice.Key, "shares", slice.Shares)
+	}
+	// Before the new slice is written: it may have the key or the directory of one that ended.
+	for _, old := range ended {
+		if err := a.Store.RemoveSlice(old); err != nil {
+			return err
+		}
+	}
+	if err := a.Store.WriteSlice(slice); err != nil {
+		return err
+	}
+	return a.Store.WriteCDI(a.ledger, a.Cards)
+}
+
+// present refuses to start a container on a card that has left the node: its slice stays what it
+// was, and only its end makes room for another.
+func (a *Agent) present(slice xpu.Slice) error {
+	here := map[string]bool{}
+	for _, card := range a.Cards {
+		here[card.UUID] = true
+	}
+	for _, share := range slice.Shares {
+		if !here[share.UUID] {
+			return fmt.Errorf("card %s of this container's slice is not on the node any more; "+
+				"bring it back or delete the pod", share.UUID)
+		}
+	}
+	return nil
+}
+
+// Reap ends the slices whose containers are gone, every interval, until ctx ends.
+func (a *Agent) Reap(ctx context.Context, interval time.Duration) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := a.ReapOnce(ctx); err != nil {
+				a.Log.Warn("looking for ended containers failed; trying again", "error", err)
+			}
+		}
+	}
+}
+
+// ReapOnce is one look; an owner missed by two looks in a row loses its slice.
+func (a *Agent) ReapOnce(ctx context.Context) error {
+	slices := a.Ledger().Slices()
+	alive, err := a.alive(ctx, slices)
+	if err != nil {
+		return err
+	}
+	owners := make([]xpu.Owner, 0, len(slices))
+	for _, slice := range slices {
+		owners = append(owners, slice.Owner)
+	}
+	for _, owner := range a.absence.Look(owners, func(o xpu.Owner) bool { return alive[o] }) {
+		if err := a.release(owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// alive asks the kubelet first. Its checkpoint lists a finished pod until the next admission, so a
+// pod that PodResources shows without devices is looked up at the API server.
+func (a *Agent) alive(ctx context.Context, slices []xpu.Slice) (map[xpu.Owner]bool, error) {
+	entries, err := a.Kubelet.Checkpoint()
+	if err != nil {
+		return nil, err
+	}
+	listed := map[xpu.Owner]bool{}
+	for _, entry := range entries {
+		listed[xpu.Owner{PodUID: entry.PodUID, Container: entry.Container}] = true
+	}
+	holdings, err := a.Kubelet.Holdings(ctx)
+	if err != nil {
+		return nil, err
+	}
+	shown := map[string]bool{}
+	for _, holding := range holdings {
+		shown[holding.Namespace+"/"+holding.Pod] = true
+	}
+	alive := map[xpu.Owner]bool{}
+	for _, slice := range slices {
+		if listed[slice.Owner] {
+			alive[slice.Owner] = shown[slice.Namespace+"/"+slice.Pod] || !a.finished(ctx, slice)
+		}
+	}
+	return alive, nil
+}
+
+func (a *Agent) finished(ctx context.Context, slice xpu.Slice) bool {
+	if slice.Pod == "" {
+		return false
+	}
+	pod, err := a.Pods.Pod(ctx, slice.Namespace, slice.Pod)
+	if err != nil {
+		return errors.Is(err, ErrNoPod)
+	}
+	return pod.Finished || pod.UID != slice.Owner.PodUID
+}
+
+// release takes the way back: entry, ledger, files. Killed in between, the next start sweeps.
+func (a *Agent) release(owner xpu.Owner) error {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	slice, held := a.ledger.Of(owner)
+	if !held {
+		return nil
+	}
+	next := a.ledger.Release(owner)
+	if err := a.Store.WriteCDI(next, a.Cards); err != nil {
+		return err
+	}
+	if err := a.Store.Save(next); err != nil {
+		return err
+	}
+	a.ledger = next
+	a.Log.Info("slice ended", "pod", slice.Namespace+"/"+slice.Pod, "owner", owner.String(), "key", slice.Key)
+	return a.Store.RemoveSlice(slice)
+}

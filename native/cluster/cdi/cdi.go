@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package cdi derives the CDI entries of slices from the base spec that NVIDIA's own
+// "nvidia-ctk cdi generate" wrote on the host. What a driver needs in a container is the vendor's
+// knowledge; this package only swaps the library and adds the slice's files.
+package cdi
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+	specs "tags.cncf.io/container-device-interface/specs-go"
+)
+
+// Kind of the devices; a slice's full name is Kind=key.
+const Kind = "huawei.com/vgpu"
+
+// specVersion is the lowest that has all fields used here; older runtimes refuse newer ones.
+const specVersion = "0.5.0"
+
+// Fixed places inside a container, docs/interfaces.md section 6.
+const (
+	originalLibrary = "/opt/xpu/lib/libcuda-original.so"
+	toolsDirectory  = "/opt/xpu/bin"
+	sliceDirectory  = "/etc/xpu"
+	ledgerPage      = "/run/xpu/ledger.page"
+)
+
+// compatHook would put an image's own libcuda before ours.
+const compatHook = "enable-cuda-compat"
+
+var (
+	driverLibrary = regexp.MustCompile(`^libcuda\.so\.\d+(\.\d+)+$`)
+	cardNode      = regexp.MustCompile(`^/dev/nvidia\d+$`)
+)
+
+// Runtime says where our library and tools are on the host.
+type Runtime struct {
+	Library string
+	Tools   string
+}
+
+// Slice is what one entry needs to know.
+type Slice struct {
+	Key    string
+	Minors []int
+	// Directory and LedgerPage are host paths.
+	Directory  string
+	LedgerPage string
+}
+
+// ParseBase reads the vendor's spec.
+func ParseBase(text []byte) (*specs.Spec, error) {
+	var spec specs.Spec
+	if err := yaml.Unmarshal(text, &spec); err != nil {
+		return nil, fmt.Errorf("not a CDI spec: %w", err)
+	}
+	if spec.Kind == "" || len(spec.Devices) == 0 {
+		return nil, fmt.Errorf("CDI spec of kind %q has %d devices", spec.Kind, len(spec.Devices))
+	}
+	return &spec, nil
+}
+
+// Compose makes the spec of all slices of a node: what they share once, then one device each.
+func Compose(base *specs.Spec, runtime Runtime, slices []Slice) (*specs.Spec, error) {
+	common, err := commonEdits(base.ContainerEdits, runtime)
+	if err != nil {
+		return nil, err
+	}
+	spec := &specs.Spec{Version: specVersion, Kind: Kind, ContainerEdits: common, Devices: []specs.Device{}}
+	for _, slice := range slices {
+		edits, err := sliceEdits(base, slice)
+		if err != nil {
+			return nil, fmt.Errorf("slice %s: %w", slice.Key, err)
+		}
+		spec.Devices = append(spec.Devices, specs.Device{Name: slice.Key, ContainerEdits: edits})
+	}
+	return spec, nil
+}
+
+func commonEdits(base specs.ContainerEdits, runtime Runtime) (specs.ContainerEdits, error) {
+	edits := base
+	edits.Hooks = withoutCompat(base.Hooks)
+	edits.Mounts = nil
+	swapped := 0
+	for _, mount := range base.Mounts {
+		if !driverLibrary.MatchString(path.Base(mount.ContainerPath)) {
+			edits.Mounts = append(edits.Mounts, mount)
+			continue
+		}
+		swapped++
+		edits.Mounts = append(edits.Mounts, bind(runtime.Library, mount.ContainerPath, "ro"),
+			bind(mount.HostPath, originalLibrary, "ro"))
+	}
+	if swapped != 1 {
+		return edits, fmt.Errorf("base CDI spec mounts libcuda.so.<version> %d times, wanted once; "+
+			"is the driver installed? run `nvidia-ctk cdi generate` again", swapped)
+	}
+	edits.Mounts = append(edits.Mounts, bind(runtime.Tools, toolsDirectory, "ro"))
+	return edits, nil
+}
+
+func withoutCompat(hooks []*specs.Hook) []*specs.Hook {
+	var kept []*specs.Hook
+	for _, hook := range hooks {
+		if !strings.Contains(strings.Join(hook.Args, " "), compatHook) {
+			kept = append(kept, hook)
+		}
+	}
+	return kept
+}
+
+func sliceEdits(base *specs.Spec, slice Slice) (specs.ContainerEdits, error) {
+	edits := specs.ContainerEdits{Mounts: []*specs.Mount{
+		bind(slice.Directory, sliceDirectory, "ro"),
+		bind(slice.LedgerPage, ledgerPage, "rw"),
+	}}
+	for _, minor := range slice.Minors {
+		card, err := cardEdits(base, minor)
+		if err != nil {
+			return edits, err
+		}
+		edits.DeviceNodes = append(edits.DeviceNodes, card.DeviceNodes...)
+		edits.Mounts = append(edits.Mounts, card.Mounts...)
+		edits.Hooks = append(edits.Hooks, withoutCompat(card.Hooks)...)
+		edits.Env = append(edits.Env, card.Env...)
+	}
+	return edits, nil
+}
+
+// cardEdits finds the base entry of exactly one card by its device node: names are indexes in one
+// release of the toolkit and UUIDs in another.
+func cardEdits(base *specs.Spec, minor int) (specs.ContainerEdits, error) {
+	wanted := fmt.Sprintf("/dev/nvidia%d", minor)
+	for _, device := range base.Devices {
+		cards := cardNodes(device.ContainerEdits)
+		if len(cards) == 1 && cards[0] == wanted {
+			return device.ContainerEdits, nil
+		}
+	}
+	return specs.ContainerEdits{}, fmt.Errorf("base CDI spec has no entry for %s alone; "+
+		"run `nvidia-ctk cdi generate` again", wanted)
+}
+
+func cardNodes(edits specs.ContainerEdits) []string {
+	var nodes []string
+	for _, node := range edits.DeviceNodes {
+		if cardNode.MatchString(node.Path) {
+			nodes = append(nodes, node.Path)
+		}
+	}
+	return nodes
+}
+
+func bind(host, container, access string) *specs.Mount {
+	return &specs.Mount{HostPath: host, ContainerPath: container,
+		Options: []string{access, "nosuid", "nodev", "rbind", "rprivate"}}
+}
+
+// Marshal is the file's text.
+func Marshal(spec *specs.Spec) ([]byte, error) {
+	text, err := yaml.Marshal(spec)
+	if err != nil {
+		return nil, fmt.Errorf("CDI spec: %w", err)
+	}
+	header := "# Written by gpu-device-plugin, one device per slice; changes are lost.\n"
+	return append([]byte(header), text...), nil
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cdi
+
+import (
+	"strings"
+	"testing"
+
+	specs "tags.cncf.io/container-device-interface/specs-go"
+)
+
+const base = `cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+- name: "0"
+  containerEdits:
+    deviceNodes: [{path: /dev/nvidia0}]
+- name: "1"
+  containerEdits:
+    deviceNodes: [{path: /dev/nvidia1}, {path: /dev/dri/card1}]
+- name: all
+  containerEdits:
+    deviceNodes: [{path: /dev/nvidia0}, {path: /dev/nvidia1}]
+containerEdits:
+  env: [NVIDIA_VISIBLE_DEVICES=void]
+  deviceNodes: [{path: /dev/nvidiactl}]
+  hooks:
+  - {hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, enable-cuda-compat, "--host-driver-version=580.95.05"]}
+  - {hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, update-ldcache]}
+  mounts:
+  - {hostPath: /usr/lib/libcuda.so.580.95.05, containerPath: /usr/lib/libcuda.so.580.95.05, options: [ro]}
+  - {hostPath: /usr/lib/libcudadebugger.so.580.95.05, containerPath: /usr/lib/libcudadebugger.so.580.95.05}
+  - {hostPath: /run/nvidia-persistenced/socket, containerPath: /run/nvidia-persistenced/socket}
+`
+
+var (
+	runtime = Runtime{Library: "/opt/xpu/versions/v/lib/libcuda_direct.so", Tools: "/opt/xpu/versions/v/bin"}
+	second  = Slice{Key: "s1", Minors: []int{1}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
+)
+
+func compose(t *testing.T, slices ...Slice) *specs.Spec {
+	t.Helper()
+	parsed, err := ParseBase([]byte(base))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := Compose(parsed, runtime, slices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func mounts(edits specs.ContainerEdits) map[string]string {
+	all := map[string]string{}
+	for _, mount := range edits.Mounts {
+		all[mount.ContainerPath] = mount.HostPath + " " + mount.Options[0]
+	}
+	return all
+}
+
+func TestOurLibraryTakesTheDriversPlace(t *testing.T) {
+	common := compose(t).ContainerEdits
+	found := mounts(specs.ContainerEdits{Mounts: common.Mounts[:2]})
+	if got := found["/usr/lib/libcuda.so.580.95.05"]; got != runtime.Library+" ro" {
+		t.Errorf("the driver's place holds %q", got)
+	}
+	if got := found["/opt/xpu/lib/libcuda-original.so"]; got != "/usr/lib/libcuda.so.580.95.05 ro" {
+		t.Errorf("the original is %q", got)
+	}
+	if len(common.Mounts) != 5 || len(common.DeviceNodes) != 1 || len(common.Env) != 1 {
+		t.Errorf("the rest was not copied: %+v", common)
+	}
+	if len(common.Hooks) != 1 || common.Hooks[0].Args[1] != "update-ldcache" {
+		t.Errorf("hooks: %+v, wanted update-ldcache alone", common.Hooks)
+	}
+}
+
+func TestASliceSeesItsOwnCardOnly(t *testing.T) {
+	spec := compose(t, second)
+	edits := spec.Devices[0].ContainerEdits
+	if got := cardNodes(edits); len(got) != 1 || got[0] != "/dev/nvidia1" || len(edits.DeviceNodes) != 2 {
+		t.Errorf("device nodes %+v", edits.DeviceNodes)
+	}
+	found := mounts(edits)
+	if found["/etc/xpu"] != "/etc/xpu/u/c ro" || found["/run/xpu/ledger.page"] != second.LedgerPage+" rw" {
+		t.Errorf("slice files: %v", found)
+	}
+}
+
+func TestMarshalledSpecReadsBack(t *testing.T) {
+	text, err := Marshal(compose(t, second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := ParseBase(text)
+	if err != nil || again.Kind != Kind || again.Devices[0].Name != "s1" {
+		t.Errorf("%v %+v", err, again)
+	}
+}
+
+func TestComposeRefusesWhatTheBaseLacks(t *testing.T) {
+	parsed, _ := ParseBase([]byte(base))
+	lost := second
+	lost.Minors = []int{7}
+	if _, err := Compose(parsed, runtime, []Slice{lost}); err == nil || !strings.Contains(err.Error(), "/dev/nvidia7") {
+		t.Errorf("missing card: %v", err)
+	}
+	parsed.ContainerEdits.Mounts = nil
+	if _, err := Compose(parsed, runtime, nil); err == nil || !strings.Contains(err.Error(), "0 times") {
+		t.Errorf("no driver library: %v", err)
+	}
+	for _, text := range []string{"", "a: [", "kind: nvidia.com/gpu"} {
+		if _, err := ParseBase([]byte(text)); err == nil {
+			t.Errorf("%q was taken for a spec", text)
+		}
+	}
+}

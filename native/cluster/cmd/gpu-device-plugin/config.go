@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"flexai.io/xpu/cluster/agent"
+	"flexai.io/xpu/cluster/plugin"
+	"flexai.io/xpu/cluster/store"
+)
+
+// maxSplit keeps a full node's list of ids far below the kubelet's limit for one message.
+const maxSplit = 256
+
+// config is everything that flags and environment decide, read once.
+type config struct {
+	node          string
+	split         int
+	resources     agent.Resources
+	strategy      plugin.Strategy
+	nvml          string
+	kubeconfig    string
+	devicePlugins string
+	podResources  string
+	paths         store.Paths
+	logLevel      slog.Level
+}
+
+func parse(args []string, env func(string) string) (config, error) {
+	var cfg config
+	var strategy, level string
+	flags := flag.NewFlagSet("gpu-device-plugin", flag.ContinueOnError)
+	flags.IntVar(&cfg.split, "device-split-count", 2, "most slices a card holds at a time")
+	flags.StringVar(&cfg.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
+	flags.StringVar(&cfg.resources.Number, "resource-name", "huawei.com/vgpu-number", "resource that counts slices")
+	flags.StringVar(&cfg.resources.Cores, "cores-resource-name", "huawei.com/vgpu-cores", "resource of compute, in percent of a card")
+	flags.StringVar(&cfg.resources.Memory, "memory-resource-name", "huawei.com/vgpu-memory-1Gi", "resource of memory, in GiB")
+	flags.StringVar(&strategy, "cdi-strategy", string(plugin.Mount),
+		"how a container's slice is named to the runtime: mount (NVIDIA's runtime in CDI mode) or field (runtimes that speak CDI to the kubelet)")
+	flags.StringVar(&cfg.nvml, "nvml-library", envOr(env, "NVML_LIBRARY", "libnvidia-ml.so.1"),
+		"the driver's NVML library (environment NVML_LIBRARY)")
+	flags.StringVar(&cfg.kubeconfig, "kubeconfig", "", "API server to use outside a pod")
+	flags.StringVar(&cfg.devicePlugins, "device-plugin-dir", "/var/lib/kubelet/device-plugins", "kubelet's device-plugin directory")
+	flags.StringVar(&cfg.podResources, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock", "kubelet's PodResources socket")
+	flags.StringVar(&cfg.paths.Etc, "slice-dir", "/etc/xpu", "directory of the slices' configuration")
+	flags.StringVar(&cfg.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the slices' ledger pages")
+	flags.StringVar(&cfg.paths.Runtime, "runtime-dir", "/opt/xpu", "directory of our library and tools")
+	flags.StringVar(&cfg.paths.BaseCDI, "cdi-base", "/etc/cdi/nvidia.yaml", "vendor's CDI spec")
+	flags.StringVar(&cfg.paths.CDI, "cdi-file", "/etc/cdi/huawei.com-vgpu.yaml", "CDI spec of the slices")
+	flags.StringVar(&level, "log-level", "info", "debug, info, warning or error")
+	if err := flags.Parse(args); err != nil {
+		return config{}, err
+	}
+	if flags.NArg() > 0 {
+		return config{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	var problems []error
+	keep := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	var err error
+	cfg.strategy, err = plugin.ParseStrategy(strategy)
+	keep(err)
+	cfg.logLevel, err = parseLevel(level)
+	keep(err)
+	keep(cfg.check())
+	return cfg, errors.Join(problems...)
+}
+
+func (c config) check() error {
+	var problems []error
+	if c.node == "" {
+		problems = append(problems, errors.New("no node name; pass --node-name or set NODE_NAME"))
+	}
+	if c.split < 1 || c.split > maxSplit {
+		problems = append(problems, fmt.Errorf("--device-split-count %d is not 1 to %d", c.split, maxSplit))
+	}
+	for _, name := range []string{c.resources.Number, c.resources.Cores, c.resources.Memory} {
+		if domain, rest, found := strings.Cut(name, "/"); !found || domain == "" || rest == "" {
+			problems = append(problems, fmt.Errorf("resource name %q is not <domain>/<name>", name))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// parseLevel takes upstream's names; there "fatal" logs nothing but the end, which error shows too.
+func parseLevel(text string) (slog.Level, error) {
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo,
+		"warning": slog.LevelWarn, "error": slog.LevelError, "fatal": slog.LevelError}
+	level, known := levels[text]
+	if !known {
+		return 0, fmt.Errorf("--log-level %q is none of debug, info, warning, error, fatal", text)
+	}
+	return level, nil
+}
+
+func envOr(env func(string) string, name, fallback string) string {
+	if value := env(name); value != "" {
+		return value
+	}
+	return fallback
+}

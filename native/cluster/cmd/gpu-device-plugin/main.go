@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// gpu-device-plugin gives out slices of this node's cards to containers.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"flexai.io/xpu/cluster/cards"
+	"flexai.io/xpu/cluster/kube"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+func main() {
+	cfg, err := parse(os.Args[1:], os.Getenv)
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gpu-device-plugin:", err)
+		os.Exit(2)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.logLevel}))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := start(ctx, cfg, log); err != nil {
+		log.Error("stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+func start(ctx context.Context, cfg config, log *slog.Logger) error {
+	api, err := connect(cfg.kubeconfig)
+	if err != nil {
+		return err
+	}
+	kubelet, err := kube.NewKubelet(cfg.devicePlugins, cfg.podResources, cfg.resources.Number)
+	if err != nil {
+		return err
+	}
+	return run(ctx, cfg, deps{
+		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.split) },
+		kubelet:  kubelet, pods: api, report: api.Report, now: time.Now, log: log,
+	})
+}
+
+func connect(kubeconfig string) (*kube.API, error) {
+	var settings *rest.Config
+	var err error
+	if kubeconfig == "" {
+		settings, err = rest.InClusterConfig()
+	} else {
+		settings, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w; outside a pod pass --kubeconfig", err)
+	}
+	return kube.NewAPI(settings)
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package plugin speaks the kubelet's device plugin protocol for resources whose ids are opaque
+// tokens: what a set of tokens stands for is settled when the container starts.
+package plugin
+
+import (
+	"context"
+	"fmt"
+
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"flexai.io/xpu/cluster/cdi"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+// Strategy is how an Allocate answer names the slice's CDI entry.
+type Strategy string
+
+const (
+	// Mount names it by a volume mount that NVIDIA's runtime in CDI mode reads; an environment
+	// variable would be overridden by the pod or its image.
+	Mount Strategy = "mount"
+	// Field names it in the kubelet's own field, for runtimes that take CDI names from it.
+	Field Strategy = "field"
+)
+
+// mountRoot is where NVIDIA's runtime looks for devices requested by mounts.
+const mountRoot = "/var/run/nvidia-container-devices/cdi"
+
+// ParseStrategy reads a flag's value.
+func ParseStrategy(text string) (Strategy, error) {
+	switch s := Strategy(text); s {
+	case Mount, Field:
+		return s, nil
+	}
+	return "", fmt.Errorf("CDI strategy %q is neither %s nor %s", text, Mount, Field)
+}
+
+// Resource is one resource of the node.
+type Resource struct {
+	Name   string
+	Socket string
+	IDs    []string
+	// Allocate answers for one container's ids; it must not depend on anything else.
+	Allocate func(ids []string) *pluginapi.ContainerAllocateResponse
+	// Prepare runs before each start of a container; nil when the resource needs none.
+	Prepare func(ctx context.Context, ids []string) error
+}
+
+// Tokens are a resource's ids: count for each card. They carry the card's UUID only because ids
+// must be unique and stable; a token of one card may be settled on another.
+func Tokens(cards []xpu.Card, kind string, count func(xpu.Card) int) []string {
+	var ids []string
+	for _, card := range cards {
+		for i := range count(card) {
+			ids = append(ids, fmt.Sprintf("%s-%s%d", card.UUID, kind, i))
+		}
+	}
+	return ids
+}
+
+// Indirection answers with the name of the CDI entry that Prepare will have written.
+func Indirection(strategy Strategy) func([]string) *pluginapi.ContainerAllocateResponse {
+	return func(ids []string) *pluginapi.ContainerAllocateResponse {
+		key := xpu.Key(ids)
+		if strategy == Field {
+			return &pluginapi.ContainerAllocateResponse{
+				CDIDevices: []*pluginapi.CDIDevice{{Name: cdi.Kind + "=" + key}},
+			}
+		}
+		return &pluginapi.ContainerAllocateResponse{Mounts: []*pluginapi.Mount{{
+			HostPath: "/dev/null", ContainerPath: mountRoot + "/" + cdi.Kind + "/" + key, ReadOnly: true,
+		}}}
+	}
+}
+
+// Empty answers for a resource that only counts.
+func Empty([]string) *pluginapi.ContainerAllocateResponse {
+	return &pluginapi.ContainerAllocateResponse{}
+}
+
+// service is the gRPC side of one resource.
+type service struct {
+	pluginapi.UnimplementedDevicePluginServer
+	resource Resource
+	done     <-chan struct{}
+}
+
+func (s *service) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pluginapi.DevicePluginOptions, error) {
+	return s.options(), nil
+}
+
+func (s *service) options() *pluginapi.DevicePluginOptions {
+	return &pluginapi.DevicePluginOptions{PreStartRequired: s.resource.Prepare != nil}
+}
+
+func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
+	devices := make([]*pluginapi.Device, 0, len(s.resource.IDs))
+	for _, id := range s.resource.IDs {
+		devices = append(devices, &pluginapi.Device{ID: id, Health: pluginapi.Healthy})
+	}
+	if err := stream.Send(&pluginapi.ListAndWatchResponse{Devices: devices}); err != nil {
+		return err
+	}
+	select {
+	case <-stream.Context().Done():
+	case <-s.done:
+	}
+	return nil
+}
+
+func (s *service) Allocate(_ context.Context, request *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
+	response := &pluginapi.AllocateResponse{}
+	for _, container := range request.ContainerRequests {
+		response.ContainerResponses = append(response.ContainerResponses, s.resource.Allocate(container.DevicesIDs))
+	}
+	return response, nil
+}
+
+func (s *service) PreStartContainer(ctx context.Context, request *pluginapi.PreStartContainerRequest) (*pluginapi.PreStartContainerResponse, error) {
+	if err := s.resource.Prepare(ctx, request.DevicesIDs); err != nil {
+		return nil, err
+	}
+	return &pluginapi.PreStartContainerResponse{}, nil
+}

@@ -1,0 +1,318 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"flexai.io/xpu/cluster/cdi"
+	"flexai.io/xpu/cluster/pages"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+// burstNs is how far a slice may run ahead of its share: half of the one second over which the
+// share is promised, so that a short request under the quota isn't delayed.
+const burstNs = 500_000_000
+
+const mib = 1 << 20
+
+// Paths are host paths. The plugin must see each of them at the same path, for what it writes into
+// a CDI entry is read by the container runtime of the host.
+type Paths struct {
+	Etc     string // slices' directories, /etc/xpu
+	State   string // ledger and ledger pages, /var/lib/xpu
+	BaseCDI string // vendor's spec, /etc/cdi/nvidia.yaml
+	CDI     string // our spec, /etc/cdi/huawei.com-vgpu.yaml
+	Runtime string // our library and tools, /opt/xpu
+}
+
+// Store is the disk of one node. One process at a time uses it.
+type Store struct {
+	paths Paths
+}
+
+// Open makes the directories.
+func Open(paths Paths) (*Store, error) {
+	s := &Store{paths: paths}
+	if err := os.MkdirAll(paths.Etc, 0o755); err != nil {
+		return nil, err
+	}
+	// 0700: the pages in it are writable for everyone, so that any user of a container can charge its
+	// slice; nobody else on the host may reach them.
+	if err := os.MkdirAll(s.slicesDirectory(), 0o700); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) ledgerFile() string      { return filepath.Join(s.paths.State, "ledger.json") }
+func (s *Store) slicesDirectory() string { return filepath.Join(s.paths.State, "slices") }
+
+func (s *Store) pageDirectory(key string) string { return filepath.Join(s.slicesDirectory(), key) }
+
+func (s *Store) directory(owner xpu.Owner) string {
+	return filepath.Join(s.paths.Etc, owner.PodUID, owner.Container)
+}
+
+// stored is the ledger's file.
+type stored struct {
+	Version int         `json:"version"`
+	Slices  []xpu.Slice `json:"slices"`
+}
+
+// Load reads the ledger. Where its file is missing or damaged it is rebuilt from the record that
+// lies beside each slice's ledger page.
+func (s *Store) Load() (xpu.Ledger, error) {
+	text, err := os.ReadFile(s.ledgerFile())
+	if err == nil {
+		var file stored
+		if err = json.Unmarshal(text, &file); err == nil && file.Version == 1 {
+			return xpu.NewLedger(file.Slices)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return xpu.Ledger{}, err
+	}
+	slices, err := s.records()
+	if err != nil {
+		return xpu.Ledger{}, fmt.Errorf("rebuild %s: %w", s.ledgerFile(), err)
+	}
+	return xpu.NewLedger(slices)
+}
+
+func (s *Store) records() ([]xpu.Slice, error) {
+	paths, err := filepath.Glob(filepath.Join(s.slicesDirectory(), "*", "slice.json"))
+	if err != nil {
+		return nil, err
+	}
+	var slices []xpu.Slice
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		var slice xpu.Slice
+		if err := json.Unmarshal(text, &slice); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		slices = append(slices, slice)
+	}
+	return slices, nil
+}
+
+// Save makes the ledger durable.
+func (s *Store) Save(ledger xpu.Ledger) error {
+	text, err := json.MarshalIndent(stored{Version: 1, Slices: ledger.Slices()}, "", " ")
+	if err != nil {
+		return err
+	}
+	return writeDurably(s.ledgerFile(), append(text, '\n'), 0o600)
+}
+
+// WriteSlice writes a slice's files anew. Its container isn't running now: the kubelet asks before
+// each start, so a fresh ledger page forgets what dead processes had charged.
+func (s *Store) WriteSlice(slice xpu.Slice) error {
+	if err := checkOwner(slice.Owner); err != nil {
+		return err
+	}
+	config, err := configPage(slice.Shares)
+	if err != nil {
+		return err
+	}
+	record, err := json.Marshal(slice)
+	if err != nil {
+		return err
+	}
+	directory, pageDirectory := s.directory(slice.Owner), s.pageDirectory(slice.Key)
+	for _, path := range []string{directory, pageDirectory} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+	}
+	return writeAll([]content{
+		{filepath.Join(directory, "vgpu.config"), limits(slice.Shares), 0o444},
+		{filepath.Join(directory, "vgpu-ids.config"), identities(slice.Shares), 0o444},
+		{filepath.Join(directory, "pids.config"), nil, 0o444},
+		{filepath.Join(directory, "config.page"), config, 0o444},
+		{filepath.Join(pageDirectory, "ledger.page"), pages.NewLedger(), 0o666},
+		{filepath.Join(pageDirectory, "slice.json"), record, 0o600},
+	})
+}
+
+type content struct {
+	path  string
+	bytes []byte
+	mode  os.FileMode
+}
+
+func writeAll(files []content) error {
+	for _, file := range files {
+		if err := writeWhole(file.path, file.bytes, file.mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkOwner keeps a name that comes from outside from leaving its directory.
+func checkOwner(owner xpu.Owner) error {
+	for _, name := range []string{owner.PodUID, owner.Container} {
+		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
+			return fmt.Errorf("owner %q can't name a directory", owner)
+		}
+	}
+	return nil
+}
+
+// limits is upstream's vgpu.config: the shares of one container are equal.
+func limits(shares []xpu.Share) []byte {
+	return fmt.Appendf(nil, "UsedMem:%d\nUsedCores:%d\n", shares[0].MemoryMiB, shares[0].CoresPercent)
+}
+
+func identities(shares []xpu.Share) []byte {
+	var text []byte
+	for _, share := range shares {
+		text = fmt.Appendf(text, "%s-%d\n", share.UUID, share.VID)
+	}
+	return text
+}
+
+func configPage(shares []xpu.Share) ([]byte, error) {
+	if len(shares) == 0 {
+		return nil, errors.New("a slice without a card")
+	}
+	var config pages.Config
+	for _, share := range shares {
+		config.Cards = append(config.Cards, configEntry(share))
+	}
+	return config.Encode()
+}
+
+func configEntry(share xpu.Share) pages.Card {
+	entry := pages.Card{UUID: share.UUID, MemoryBytes: share.MemoryMiB * mib, TauNs: burstNs,
+		CoresPercent: uint32(share.CoresPercent), Mode: pages.ModeHard, TrimQ16: pages.TrimOne, VID: uint32(share.VID)}
+	// A whole card's compute and one without a limit need no admission at all.
+	if share.CoresPercent == 0 || share.CoresPercent == xpu.FullCores {
+		entry.Mode = pages.ModeNone
+	}
+	return entry
+}
+
+// RemoveSlice removes a slice's files. What other containers of the pod have stays.
+func (s *Store) RemoveSlice(slice xpu.Slice) error {
+	if err := checkOwner(slice.Owner); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.directory(slice.Owner)); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(s.pageDirectory(slice.Key)); err != nil {
+		return err
+	}
+	err := os.Remove(filepath.Join(s.paths.Etc, slice.Owner.PodUID))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotEmpty(err) {
+		return err
+	}
+	return nil
+}
+
+// WriteCDI writes the entries of all slices on these cards.
+func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
+	text, err := os.ReadFile(s.paths.BaseCDI)
+	if err != nil {
+		return fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
+	}
+	base, err := cdi.ParseBase(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.paths.BaseCDI, err)
+	}
+	runtime, err := s.runtime()
+	if err != nil {
+		return err
+	}
+	spec, err := cdi.Compose(base, runtime, s.entries(ledger, cards))
+	if err != nil {
+		return err
+	}
+	text, err = cdi.Marshal(spec)
+	if err != nil {
+		return err
+	}
+	return writeWhole(s.paths.CDI, text, 0o644)
+}
+
+// runtime finds the library behind /opt/xpu/lib, with every link resolved: an upgrade that switches
+// the link must not change what an entry names.
+func (s *Store) runtime() (cdi.Runtime, error) {
+	library, err := filepath.EvalSymlinks(filepath.Join(s.paths.Runtime, "lib", "libcuda_direct.so"))
+	if err != nil {
+		return cdi.Runtime{}, fmt.Errorf("interception library: %w; role xpu_runtime installs it", err)
+	}
+	tools, err := filepath.EvalSymlinks(filepath.Join(s.paths.Runtime, "bin"))
+	if err != nil {
+		return cdi.Runtime{}, fmt.Errorf("tools: %w; role xpu_runtime installs them", err)
+	}
+	return cdi.Runtime{Library: library, Tools: tools}, nil
+}
+
+// entries leaves out slices with a card that isn't there: one lost card must not keep the
+// containers of the others from starting.
+func (s *Store) entries(ledger xpu.Ledger, cards []xpu.Card) []cdi.Slice {
+	minors := map[string]int{}
+	for _, card := range cards {
+		minors[card.UUID] = card.Minor
+	}
+	var entries []cdi.Slice
+	for _, slice := range ledger.Slices() {
+		entry := cdi.Slice{Key: slice.Key, Directory: s.directory(slice.Owner),
+			LedgerPage: filepath.Join(s.pageDirectory(slice.Key), "ledger.page")}
+		for _, share := range slice.Shares {
+			if minor, present := minors[share.UUID]; present {
+				entry.Minors = append(entry.Minors, minor)
+			}
+		}
+		if len(entry.Minors) == len(slice.Shares) {
+			entries = append(entries, entry)
+		}
+	}
+	return entries
+}
+
+// Sweep removes files of slices that the ledger doesn't hold.
+func (s *Store) Sweep(ledger xpu.Ledger) error {
+	keep := map[string]bool{}
+	for _, slice := range ledger.Slices() {
+		keep[s.directory(slice.Owner)] = true
+		keep[s.pageDirectory(slice.Key)] = true
+	}
+	for _, pattern := range []string{filepath.Join(s.slicesDirectory(), "*"), filepath.Join(s.paths.Etc, "*", "*")} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if keep[path] || !isSlice(path) {
+				continue
+			}
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// isSlice tells our directories from whatever else somebody keeps under /etc/xpu.
+func isSlice(path string) bool {
+	for _, name := range []string{"config.page", "vgpu.config", "ledger.page", "slice.json"} {
+		if _, err := os.Lstat(filepath.Join(path, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}

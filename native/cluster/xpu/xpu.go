@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package xpu decides which card holds which slice. It knows cards, asks and owners, and nothing of
+// kubelets, files or clocks, so that the same rules serve the device plugin, the client of a host
+// without Kubernetes, and DRA.
+package xpu
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"sort"
+	"strings"
+)
+
+// FullCores is the compute of one card, in percent.
+const FullCores = 100
+
+// MiBPerGiB converts the unit of resource vgpu-memory-1Gi into the unit of a share.
+const MiBPerGiB = 1024
+
+// Card is one physical card. Its identity is the UUID; index and minor change with the boot.
+type Card struct {
+	UUID      string `json:"uuid"`
+	Index     int    `json:"index"`
+	Minor     int    `json:"minor"`
+	MemoryMiB uint64 `json:"memory_mib"`
+	Model     string `json:"model"`
+	NUMA      int    `json:"numa"`
+	Healthy   bool   `json:"healthy"`
+	// Split is the most slices this card may hold at once.
+	Split int `json:"split"`
+}
+
+// Owner is the container a slice belongs to.
+type Owner struct {
+	PodUID    string `json:"pod_uid"`
+	Container string `json:"container"`
+}
+
+func (o Owner) String() string { return o.PodUID + "/" + o.Container }
+
+// Share is what an owner holds of one card.
+type Share struct {
+	UUID         string `json:"uuid"`
+	VID          int    `json:"vid"`
+	CoresPercent int    `json:"cores_percent"`
+	MemoryMiB    uint64 `json:"memory_mib"`
+}
+
+// Slice is a settled claim: the owner, the tokens it was given, and the shares they stand for.
+type Slice struct {
+	Key       string   `json:"key"`
+	Owner     Owner    `json:"owner"`
+	Namespace string   `json:"namespace"`
+	Pod       string   `json:"pod"`
+	Tokens    []string `json:"tokens"`
+	Shares    []Share  `json:"shares"`
+}
+
+// Key names the indirection that a set of tokens stands for: the same set in any order gives the
+// same key, and no key says anything about a card.
+func Key(tokens []string) string {
+	sorted := append([]string(nil), tokens...)
+	sort.Strings(sorted)
+	sum := sha256.Sum256([]byte(strings.Join(sorted, "\n")))
+	return "s" + hex.EncodeToString(sum[:10])
+}
