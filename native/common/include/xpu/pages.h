@@ -60,13 +60,16 @@ struct xpu_card_ledger {
     int64_t tat_ns;         /* GCRA theoretical arrival time, CLOCK_MONOTONIC; shared */
     uint64_t charged_ns;    /* GPU time charged so far; shared */
     uint64_t throttled_ns;  /* time callers spent waiting; shared */
-    uint64_t memory_bytes;  /* charged memory of all processes; shared */
+    uint64_t memory_bytes;  /* sum over the slots, as last seen by a writer; the slots are the truth; shared */
     uint64_t denied;        /* allocations refused; shared */
     uint64_t launches;      /* work items admitted; shared */
     uint64_t reserved[10];
 };
 
-/* One process of the container. A slot is free when owner is 0. */
+/*
+ * One process of the container. A slot is free when owner is 0; its owner lives while it holds a
+ * POSIX record lock on the slot's first byte in the ledger file.
+ */
 struct xpu_process_slot {
     uint64_t owner;         /* (start time in ticks << 32) ^ pid in the container; shared, CAS */
     uint32_t pid;           /* pid in the container's namespace */
@@ -79,7 +82,8 @@ struct xpu_process_slot {
 struct xpu_ledger_page {
     uint32_t magic;
     uint32_t version;
-    uint32_t reserved0[14];
+    uint32_t slots_used; /* highest slot ever used + 1, so that readers need not visit all; shared */
+    uint32_t reserved0[13];
     struct xpu_card_ledger card[XPU_MAX_CARDS];
     struct xpu_process_slot process[XPU_MAX_PROCESSES];
 };

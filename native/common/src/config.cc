@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "xpu/slice.h"
+
+namespace xpu {
+namespace {
+
+constexpr int kReadAttempts = 64;
+
+// A copy by atomic words: the writer may be at work, and what is torn is thrown away by epoch.
+void copy_words(xpu_config_page& to, const xpu_config_page& from) noexcept {
+    static_assert(sizeof(xpu_config_page) % sizeof(std::uint32_t) == 0);
+    const auto* source = reinterpret_cast<const std::uint32_t*>(&from);
+    auto* target = reinterpret_cast<std::uint32_t*>(&to);
+    for (std::size_t word = 0; word < sizeof to / sizeof *target; ++word)
+        target[word] = shared(source[word]).load(std::memory_order_relaxed);
+}
+
+bool valid(const xpu_card_config& card) noexcept {
+    return std::memchr(card.uuid, '\0', sizeof card.uuid) != nullptr && card.uuid[0] != '\0' &&
+           card.cores_percent <= 100 && card.mode <= XPU_MODE_PRIORITY;
+}
+
+PageState state_of_open_error(int error) noexcept {
+    return error == ENOENT || error == ENOTDIR ? PageState::kAbsent : PageState::kUnreadable;
+}
+
+Mapping map_file(const char* path, int flags, int protection, std::size_t bytes) noexcept {
+    Mapping mapping;
+    mapping.fd = open(path, flags | O_CLOEXEC);
+    if (mapping.fd < 0) {
+        mapping.state = state_of_open_error(errno);
+        return mapping;
+    }
+    struct stat found = {};
+    if (fstat(mapping.fd, &found) != 0 || found.st_size < static_cast<off_t>(bytes)) {
+        mapping.state = PageState::kTooShort;
+    } else {
+        void* base = mmap(nullptr, bytes, protection, MAP_SHARED, mapping.fd, 0);
+        mapping.state = base == MAP_FAILED ? PageState::kUnreadable : PageState::kGood;
+        mapping.base = base == MAP_FAILED ? nullptr : base;
+    }
+    return mapping;
+}
+
+void drop_fd(Mapping& mapping) noexcept {
+    if (mapping.fd >= 0) close(mapping.fd);
+    mapping.fd = -1;
+}
+
+} // namespace
+
+const char* describe(PageState state) noexcept {
+    switch (state) {
+    case PageState::kGood: return "good";
+    case PageState::kAbsent: return "does not exist";
+    case PageState::kUnreadable: return "cannot be opened";
+    case PageState::kTooShort: return "is shorter than its layout";
+    case PageState::kWrongMagic: return "does not begin with the magic number";
+    case PageState::kWrongVersion: return "has another layout version";
+    case PageState::kInvalid: return "holds values out of range, or is being written without end";
+    }
+    return "unknown";
+}
+
+PageState check(const xpu_config_page& page) noexcept {
+    if (page.magic != XPU_CONFIG_MAGIC) return PageState::kWrongMagic;
+    if (page.version != XPU_PAGES_VERSION) return PageState::kWrongVersion;
+    if (page.cards > XPU_MAX_CARDS || !std::all_of(page.card, page.card + page.cards, valid))
+        return PageState::kInvalid;
+    return PageState::kGood;
+}
+
+PageState read_config(const xpu_config_page& page, Config& out) noexcept {
+    xpu_config_page copy;
+    for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+        const std::uint32_t before = shared(page.epoch).load(std::memory_order_acquire);
+        copy_words(copy, page);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (before % 2 != 0 || shared(page.epoch).load(std::memory_order_relaxed) != before)
+            continue;
+        const PageState state = check(copy);
+        if (state != PageState::kGood) return state;
+        out.epoch = before;
+        out.cards = copy.cards;
+        std::memcpy(out.card, copy.card, sizeof out.card);
+        return state;
+    }
+    return PageState::kInvalid;
+}
+
+Mapping map_config(const char* path) noexcept {
+    Mapping mapping = map_file(path, O_RDONLY, PROT_READ, sizeof(xpu_config_page));
+    drop_fd(mapping);
+    return mapping;
+}
+
+Mapping map_ledger(const char* path, bool writable) noexcept {
+    Mapping mapping = writable ? map_file(path, O_RDWR, PROT_READ | PROT_WRITE,
+                                          sizeof(xpu_ledger_page))
+                               : map_file(path, O_RDONLY, PROT_READ, sizeof(xpu_ledger_page));
+    if (mapping.state == PageState::kGood) {
+        const auto* page = static_cast<const xpu_ledger_page*>(mapping.base);
+        if (page->magic != XPU_LEDGER_MAGIC) mapping.state = PageState::kWrongMagic;
+        else if (page->version != XPU_PAGES_VERSION) mapping.state = PageState::kWrongVersion;
+    }
+    if (mapping.state != PageState::kGood) {
+        unmap(mapping, sizeof(xpu_ledger_page));
+        drop_fd(mapping);
+    }
+    return mapping;
+}
+
+void unmap(Mapping& mapping, std::size_t bytes) noexcept {
+    if (mapping.base != nullptr) munmap(mapping.base, bytes);
+    mapping.base = nullptr;
+}
+
+} // namespace xpu

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "xpu/log.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <unistd.h>
+
+namespace xpu {
+namespace {
+
+enum class Wanted { kUnknown, kNo, kYes };
+std::atomic<Wanted> wanted{Wanted::kUnknown};
+
+} // namespace
+
+bool log_wanted() noexcept {
+    Wanted now = wanted.load(std::memory_order_relaxed);
+    if (now == Wanted::kUnknown) {
+        const char* value = std::getenv("XPU_LOG");
+        now = value != nullptr && value[0] != '\0' ? Wanted::kYes : Wanted::kNo;
+        wanted.store(now, std::memory_order_relaxed);
+    }
+    return now == Wanted::kYes;
+}
+
+void log_line(const char* format, ...) noexcept {
+    const int saved = errno; // the application may be about to look at its own errno
+    char text[512];
+    int used = std::snprintf(text, sizeof text, "xpu[%d]: ", static_cast<int>(getpid()));
+    va_list arguments;
+    va_start(arguments, format);
+    used += std::max(0, std::vsnprintf(text + used, sizeof text - static_cast<size_t>(used) - 1,
+                                       format, arguments));
+    va_end(arguments);
+    size_t length = std::min(static_cast<size_t>(used), sizeof text - 2);
+    text[length++] = '\n';
+    if (write(STDERR_FILENO, text, length) < 0) errno = saved;
+    errno = saved;
+}
+
+} // namespace xpu

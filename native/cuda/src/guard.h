@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What this process knows of its slice: the grant as last read, the ledger, and which of the
+// process' devices is which card. One object, initialised at the first hooked call, never torn down.
+#ifndef XPU_CUDA_GUARD_H
+#define XPU_CUDA_GUARD_H
+
+#include <atomic>
+
+#include "lock.h"
+#include "real.h"
+#include "xpu/slice.h"
+
+namespace xpu {
+
+constexpr int kNoCard = -1;
+constexpr int kMaxDevices = 64;
+
+// One card's grant. Each field is read on its own; a launch between two stores of a resize uses a
+// mixture once, which the next settlement evens out.
+struct Grants {
+    std::atomic<std::uint64_t> scale_q32{0};
+    std::atomic<Nanos> tau{0};
+    std::atomic<std::uint64_t> memory_quota{0};
+    std::atomic<bool> present{false};
+
+    Rate rate() const noexcept {
+        return {scale_q32.load(std::memory_order_relaxed), tau.load(std::memory_order_relaxed)};
+    }
+};
+
+class Guard {
+  public:
+    // True when this process has a slice. The first call resolves the driver and maps the pages.
+    bool active() noexcept {
+        if (state_.load(std::memory_order_acquire) < State::kIdle) initialise();
+        return state_.load(std::memory_order_relaxed) == State::kActive;
+    }
+
+    // Take over a changed grant; a load and a compare when nothing changed.
+    void refresh() noexcept {
+        const std::uint32_t epoch = shared(page_->epoch).load(std::memory_order_relaxed);
+        if (epoch != seen_epoch_.load(std::memory_order_relaxed)) reread();
+    }
+
+    int card_of(CUdevice device) noexcept; // kNoCard: not part of the slice, so not limited
+    int current_card() noexcept;           // of the calling thread's current context
+    Grants& grants(int card) noexcept { return grants_[card]; }
+    Ledger& ledger() noexcept { return ledger_; }
+    void join() noexcept {
+        if (!joined_.load(std::memory_order_acquire)) join_now();
+    }
+
+    // Called in the child of a fork: nothing of the parent's accounting is ours.
+    void after_fork() noexcept;
+
+  private:
+    enum class State { kFresh, kBusy, kIdle, kActive };
+
+    void initialise() noexcept;
+    bool map_pages() noexcept;
+    void reread() noexcept;
+    void apply(const Config& config) noexcept;
+    int find_card(CUdevice device) noexcept;
+    void join_now() noexcept;
+
+    std::atomic<State> state_{State::kFresh};
+    const xpu_config_page* page_ = nullptr;
+    std::atomic<std::uint32_t> seen_epoch_{0};
+    SpinLock rereading_;
+    SpinLock joining_;
+    std::atomic<bool> joined_{false};
+    Config config_; // guarded by rereading_
+    Grants grants_[XPU_MAX_CARDS];
+    std::atomic<int> card_of_device_[kMaxDevices] = {}; // index + 2; 0: not looked up
+    Ledger ledger_;
+};
+
+extern Guard guard;
+
+Nanos monotonic_now() noexcept;
+
+} // namespace xpu
+#endif

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "stream_meter.h"
+
+#include <algorithm>
+
+#include "guard.h"
+#include "xpu/log.h"
+
+namespace xpu {
+
+void Segment::teach(Nanos actual) const noexcept {
+    if (predicted <= 0) return;
+    const double surprise = static_cast<double>(actual) / static_cast<double>(predicted);
+    for (unsigned index = 0; index < lessons; ++index) {
+        const double measured = static_cast<double>(lesson[index].predicted) * surprise;
+        lesson[index].cost->learn(static_cast<Nanos>(measured));
+    }
+}
+
+void StreamMeter::adopt(CUstream handle) noexcept {
+    handle_.store(handle, std::memory_order_relaxed);
+    owned_.store(true, std::memory_order_release);
+}
+
+bool StreamMeter::adopt_if_idle(CUstream handle) noexcept {
+    if (!lock.try_lock()) return false;
+    const bool idle = !open_ && !has_pending();
+    if (idle) {
+        handle_.store(handle, std::memory_order_relaxed);
+        mark_is_last_ = false; // it lies on another stream
+        busy_until_ = last_end_ = 0;
+    }
+    lock.unlock();
+    return idle;
+}
+
+void StreamMeter::forget() noexcept {
+    owned_.store(false);
+    handle_.store(nullptr);
+    pending_count_.store(0);
+    std::fill(std::begin(events_), std::end(events_), nullptr);
+    next_event_ = mark_ = oldest_ = faults_ = segments_ = 0;
+    mark_is_last_ = open_ = false;
+    alone_ = true;
+    busy_until_ = last_end_ = last_sample_ = unmeasured_ = 0;
+    lock.unlock();
+}
+
+// Measuring is never worth an error of the application's: what fails is left out, and a stream on
+// which it keeps failing is charged as predicted.
+void StreamMeter::give_up(const char* what, CUresult result) noexcept {
+    XPU_LOG_ONCE("%s failed with %d: a stretch of work is charged as predicted", what, result);
+    ++faults_;
+    for (unsigned count = pending_count_.load(); count > 0; --count) {
+        unmeasured_ += pending_[oldest_].predicted;
+        oldest_ = (oldest_ + 1) % kPending;
+    }
+    pending_count_.store(0);
+    if (open_) abandon_segment();
+    mark_is_last_ = false;
+}
+
+// The ring never overtakes the start of the oldest segment in use.
+bool StreamMeter::room_for_events() const noexcept {
+    std::uint32_t oldest = next_event_;
+    if (has_pending()) oldest = pending_[oldest_].start_event;
+    else if (open_) oldest = current_.start_event;
+    return next_event_ - oldest < kEvents - 2;
+}
+
+bool StreamMeter::record(std::uint32_t& sequence) noexcept {
+    CUevent& slot = events_[next_event_ % kEvents];
+    CUresult result = CUDA_SUCCESS;
+    if (slot == nullptr) result = real.cuEventCreate(&slot, CU_EVENT_BLOCKING_SYNC);
+    if (result == CUDA_SUCCESS)
+        result = real.cuEventRecord(slot, handle_.load(std::memory_order_relaxed));
+    if (result != CUDA_SUCCESS) {
+        give_up("recording a timing event", result);
+        return false;
+    }
+    sequence = mark_ = next_event_++;
+    mark_is_last_ = true;
+    return true;
+}
+
+bool StreamMeter::open(Nanos now, bool reuse_mark) noexcept {
+    current_ = {};
+    current_.opened = reuse_mark ? 0 : now;
+    current_.start_event = mark_;
+    if (!reuse_mark && !record(current_.start_event)) return false;
+    open_ = true;
+    last_sample_ = now;
+    alone_ = alone_ || ++segments_ % kAloneEvery == 0;
+    return true;
+}
+
+void StreamMeter::abandon_segment() noexcept {
+    unmeasured_ += current_.predicted;
+    open_ = false;
+    alone_ = true;
+}
+
+// Work that follows the last event at once continues from it for free; otherwise one sample per
+// interval, at once for work that was never measured.
+bool StreamMeter::wants_segment(const Launch& launch, bool known, bool& continues) noexcept {
+    continues = false;
+    if (faults_ >= kFaults || full() || !room_for_events()) return false;
+    if (mark_is_last_) {
+        const CUresult state = real.cuEventQuery(event(mark_));
+        continues = state == CUDA_ERROR_NOT_READY;
+        if (state == CUDA_SUCCESS) busy_until_ = std::min(busy_until_, launch.now);
+    }
+    return continues || !known || launch.predicted >= kSampleInterval ||
+           launch.now - last_sample_ >= kSampleInterval;
+}
+
+bool StreamMeter::launch_begins(const Launch& launch, Cost& cost) noexcept {
+    const bool known = cost.known();
+    // A gap in an open segment would be measured as work. An unknown cost is measured by itself.
+    if (open_ && launch.now > busy_until_) abandon_segment();
+    if (open_ && !known) close(launch.now);
+    if (!open_) {
+        bool continues = false;
+        if (wants_segment(launch, known, continues)) open(launch.now, continues);
+    }
+    mark_is_last_ = false;
+    busy_until_ = std::max(busy_until_, launch.now) + launch.predicted;
+    if (!open_) {
+        unmeasured_ += launch.predicted;
+        return false;
+    }
+    current_.predicted += launch.predicted;
+    current_.charged_tat += launch.charged_tat;
+    const auto taught = [&](const Segment::Lesson& lesson) { return lesson.cost == &cost; };
+    Segment::Lesson* end = current_.lesson + current_.lessons;
+    if (std::none_of(current_.lesson, end, taught) && current_.lessons < Segment::kLessons)
+        current_.lesson[current_.lessons++] = {&cost, launch.predicted};
+    return alone_ || !known || current_.predicted >= kSampleInterval ||
+           launch.now - last_sample_ >= kSampleInterval;
+}
+
+void StreamMeter::launch_failed(const Launch& launch) noexcept {
+    if (!open_) {
+        unmeasured_ -= std::min(unmeasured_, launch.predicted);
+        return;
+    }
+    current_.predicted -= launch.predicted;
+    current_.charged_tat -= launch.charged_tat;
+    open_ = false;
+}
+
+void StreamMeter::close(Nanos now) noexcept {
+    if (!open_) return;
+    if (full() || now > busy_until_ + kSampleInterval) {
+        abandon_segment(); // by now the stream may have been idle for long
+        return;
+    }
+    if (!record(current_.end_event)) return;
+    open_ = false;
+    alone_ = false;
+    last_sample_ = now;
+    pending_[(oldest_ + pending_count_.load()) % kPending] = current_;
+    pending_count_.fetch_add(1);
+}
+
+void StreamMeter::close_if_due(Nanos now) noexcept {
+    if (now - last_sample_ >= kSampleInterval) close(now);
+}
+
+void StreamMeter::wait_for_oldest() noexcept {
+    (void)real.cuEventSynchronize(event(pending_[oldest_].end_event));
+}
+
+bool StreamMeter::oldest_unsettled() const noexcept {
+    return has_pending() && real.cuEventQuery(event(pending_[oldest_].end_event)) != CUDA_SUCCESS;
+}
+
+// The GPU's clock gives the length, the host's the place: work starts when its first event was
+// recorded or when the work before it ended, whichever is later, and has ended by now.
+bool StreamMeter::take_finished(Segment& out, Nanos now) noexcept {
+    if (!has_pending()) return false;
+    Segment& front = pending_[oldest_];
+    const CUresult state = real.cuEventQuery(event(front.end_event));
+    if (state == CUDA_ERROR_NOT_READY) return false;
+    float milliseconds = 0;
+    const CUresult measured =
+        state != CUDA_SUCCESS ? state
+                              : real.cuEventElapsedTime(&milliseconds, event(front.start_event),
+                                                        event(front.end_event));
+    if (measured != CUDA_SUCCESS) {
+        give_up("reading a timing event", measured);
+        return false;
+    }
+    const auto length = std::max<Nanos>(0, static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6));
+    out = front;
+    out.end = std::min(std::max(front.opened, last_end_) + length, now);
+    out.start = out.end - length;
+    last_end_ = out.end;
+    oldest_ = (oldest_ + 1) % kPending;
+    pending_count_.fetch_sub(1);
+    return true;
+}
+
+Nanos StreamMeter::take_unmeasured() noexcept {
+    const Nanos taken = unmeasured_;
+    unmeasured_ = 0;
+    return taken;
+}
+
+} // namespace xpu

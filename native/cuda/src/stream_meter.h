@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The segments of one stream. Everything but is() and has_pending() needs the lock.
+#ifndef XPU_CUDA_STREAM_METER_H
+#define XPU_CUDA_STREAM_METER_H
+
+#include <atomic>
+#include <cstdint>
+
+#include "costs.h"
+#include "lock.h"
+#include "meter.h"
+
+namespace xpu {
+
+// A stretch of work on one stream between two events.
+struct Segment {
+    static constexpr unsigned kLessons = 4;
+    struct Lesson {
+        Cost* cost;
+        Nanos predicted; // of one launch, when it was admitted
+    };
+
+    std::uint32_t start_event = 0, end_event = 0; // sequence numbers of the stream's events
+    Nanos opened = 0;      // host time at which the start event was recorded
+    Nanos start = 0;       // when the work ran, on the host's clock; known once it finished
+    Nanos end = 0;
+    Nanos predicted = 0;   // sum over the launches
+    Nanos charged_tat = 0; // sum over the launches
+    unsigned lessons = 0;
+    Lesson lesson[kLessons] = {};
+
+    // Several kinds of work in one segment share the surprise in proportion to what was expected.
+    void teach(Nanos actual) const noexcept;
+};
+
+class StreamMeter {
+  public:
+    SpinLock lock;
+
+    bool is(CUstream handle) const noexcept {
+        return owned_.load(std::memory_order_acquire) &&
+               handle_.load(std::memory_order_relaxed) == handle;
+    }
+    bool has_pending() const noexcept { return pending_count_.load(std::memory_order_relaxed) > 0; }
+
+    void adopt(CUstream handle) noexcept;
+    bool adopt_if_idle(CUstream handle) noexcept; // takes and releases the lock itself
+    void forget() noexcept;                       // the events died with their context
+
+    // Decides whether this launch opens, continues or leaves a segment, and records what must come
+    // before it. True: call close() after it.
+    bool launch_begins(const Launch& launch, Cost& cost) noexcept;
+    void launch_failed(const Launch& launch) noexcept;
+    void close(Nanos now) noexcept;
+    void close_if_due(Nanos now) noexcept;
+
+    bool full() const noexcept { return pending_count_.load() == kPending; }
+    void wait_for_oldest() noexcept;
+    bool oldest_unsettled() const noexcept;
+    bool take_finished(Segment& out, Nanos now) noexcept;
+    Nanos take_unmeasured() noexcept; // predicted time of launches no segment measured
+
+  private:
+    static constexpr unsigned kPending = 4;
+    static constexpr unsigned kEvents = 16;
+    static constexpr unsigned kAloneEvery = 8;
+    static constexpr Nanos kSampleInterval = 1'000'000;
+    static constexpr unsigned kFaults = 16;
+
+    bool record(std::uint32_t& sequence) noexcept;
+    CUevent event(std::uint32_t sequence) const noexcept { return events_[sequence % kEvents]; }
+    bool room_for_events() const noexcept;
+    bool open(Nanos now, bool reuse_mark) noexcept;
+    bool wants_segment(const Launch& launch, bool known, bool& continues) noexcept;
+    void abandon_segment() noexcept;
+    void give_up(const char* what, CUresult result) noexcept;
+
+    std::atomic<bool> owned_{false};
+    std::atomic<CUstream> handle_{nullptr};
+    std::atomic<unsigned> pending_count_{0};
+
+    CUevent events_[kEvents] = {};
+    std::uint32_t next_event_ = 0;
+    std::uint32_t mark_ = 0;    // the last event recorded
+    bool mark_is_last_ = false; // nothing was launched after it
+    bool open_ = false;
+    Segment current_;
+    Segment pending_[kPending];
+    unsigned oldest_ = 0;
+
+    Nanos busy_until_ = 0;   // estimate, host clock
+    Nanos last_end_ = 0;     // end of the last measured segment, host clock
+    Nanos last_sample_ = 0;
+    Nanos unmeasured_ = 0;
+    std::uint32_t segments_ = 0;
+    bool alone_ = true; // the next segment ends after its first launch
+    unsigned faults_ = 0;
+};
+
+} // namespace xpu
+#endif

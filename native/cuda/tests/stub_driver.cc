@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A driver small enough to be seen through, for tests of the interposer alone: one device, streams
+// that are queues on the monotonic clock (the device runs one kernel at a time), events, memory
+// with a fixed size. A kernel runs as many nanoseconds as its first parameter says. Contention
+// between processes and everything else is the business of tests/simulators.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <map>
+#include <mutex>
+#include <string>
+
+#define STUB extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using Ptr = unsigned long long;
+constexpr std::uint64_t kTotal = 8ull << 30;
+constexpr int kNotReady = 600, kOutOfMemory = 2, kInvalid = 1, kNotFound = 500;
+
+std::mutex mutex;
+std::map<Ptr, std::uint64_t> memory;
+Ptr next_pointer = 0x7f0000000000;
+std::uint64_t used = 0;
+std::map<void*, long long> stream_end; // when the stream's last work ends
+long long device_end = 0;
+long long busy_ns = 0;
+bool capturing = false;
+unsigned events_while_capturing = 0;
+char context_object;
+
+long long now_ns() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1'000'000'000ll + now.tv_nsec;
+}
+
+void wait_until(long long when) {
+    const timespec at = {when / 1'000'000'000, when % 1'000'000'000};
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr);
+}
+
+int allocate(Ptr* pointer, std::uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (bytes == 0) return kInvalid;
+    if (used + bytes > kTotal) return kOutOfMemory;
+    *pointer = next_pointer;
+    next_pointer += (bytes + (2 << 20)) & ~((2ull << 20) - 1);
+    memory[*pointer] = bytes;
+    used += bytes;
+    return 0;
+}
+
+int release(Ptr pointer) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const auto found = memory.find(pointer);
+    if (found == memory.end()) return kInvalid;
+    used -= found->second;
+    memory.erase(found);
+    return 0;
+}
+
+int run(void* stream, void** parameters) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (capturing) return 0;
+    std::uint64_t length = 0;
+    std::memcpy(&length, parameters[0], sizeof length);
+    const long long start = std::max({now_ns(), stream_end[stream], device_end});
+    stream_end[stream] = device_end = start + static_cast<long long>(length);
+    busy_ns += static_cast<long long>(length);
+    return 0;
+}
+
+struct Event {
+    long long at = 0;
+};
+
+} // namespace
+
+STUB int cuInit(unsigned) { return 0; }
+STUB int cuDriverGetVersion(int* version) { return *version = 12080, 0; }
+STUB int cuDeviceGetCount(int* count) { return *count = 1, 0; }
+STUB int cuDeviceGet(int* device, int) { return *device = 0, 0; }
+STUB int cuDeviceGetUuid(char* uuid, int) {
+    for (int index = 0; index < 16; ++index) uuid[index] = static_cast<char>(index + 0xa0);
+    return 0;
+}
+STUB int cuDeviceTotalMem_v2(std::size_t* bytes, int) { return *bytes = kTotal, 0; }
+STUB int cuCtxCreate_v2(void** context, unsigned, int) { return *context = &context_object, 0; }
+STUB int cuCtxDestroy_v2(void*) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    memory.clear();
+    used = 0;
+    return 0;
+}
+STUB int cuCtxGetCurrent(void** context) { return *context = &context_object, 0; }
+STUB int cuCtxGetDevice(int* device) { return *device = 0, 0; }
+STUB int cuMemAlloc_v2(Ptr* pointer, std::size_t bytes) { return allocate(pointer, bytes); }
+STUB int cuMemAllocManaged(Ptr* p, std::size_t bytes, unsigned) { return allocate(p, bytes); }
+STUB int cuMemAllocAsync(Ptr* p, std::size_t bytes, void*) { return allocate(p, bytes); }
+STUB int cuMemAllocAsync_ptsz(Ptr* p, std::size_t bytes, void*) { return allocate(p, bytes); }
+STUB int cuMemAllocPitch_v2(Ptr* pointer, std::size_t* pitch, std::size_t width,
+                            std::size_t height, unsigned) {
+    *pitch = (width + 511) / 512 * 512;
+    return allocate(pointer, *pitch * height);
+}
+STUB int cuMemFree_v2(Ptr pointer) { return release(pointer); }
+STUB int cuMemFreeAsync(Ptr pointer, void*) { return release(pointer); }
+STUB int cuMemFreeAsync_ptsz(Ptr pointer, void*) { return release(pointer); }
+STUB int cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
+    *free = kTotal - used;
+    return *total = kTotal, 0;
+}
+STUB int cuLaunchKernel(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                        void* stream, void** parameters, void**) {
+    return run(stream, parameters);
+}
+STUB int cuLaunchKernel_ptsz(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                             unsigned, void* stream, void** parameters, void**) {
+    return run(stream, parameters);
+}
+STUB int cuStreamSynchronize(void* stream) {
+    mutex.lock();
+    const long long end = stream_end[stream];
+    mutex.unlock();
+    wait_until(end);
+    return 0;
+}
+STUB int cuCtxSynchronize() {
+    wait_until(device_end);
+    return 0;
+}
+STUB int cuStreamIsCapturing(void*, int* status) { return *status = capturing ? 1 : 0, 0; }
+STUB int cuStreamBeginCapture_v2(void*, int) { return capturing = true, 0; }
+STUB int cuStreamEndCapture(void*, void** graph) {
+    *graph = &context_object;
+    return capturing = false, 0;
+}
+STUB int cuEventCreate(Event** event, unsigned) { return *event = new Event, 0; }
+STUB int cuEventRecord(Event* event, void* stream) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (capturing) ++events_while_capturing;
+    event->at = std::max(now_ns(), stream_end[stream]);
+    return 0;
+}
+STUB int cuEventQuery(Event* event) {
+    if (capturing) ++events_while_capturing;
+    return event->at <= now_ns() ? 0 : kNotReady;
+}
+STUB int cuEventSynchronize(Event* event) {
+    wait_until(event->at);
+    return 0;
+}
+STUB int cuEventElapsedTime(float* milliseconds, Event* start, Event* end) {
+    *milliseconds = static_cast<float>(static_cast<double>(end->at - start->at) / 1e6);
+    return 0;
+}
+STUB int cuSomethingOfTheFuture(int value) { return value + 1; }
+STUB long long stubBusyNs() { return busy_ns; }
+STUB unsigned stubEventsWhileCapturing() { return events_while_capturing; }
+
+// Chooses as the driver does: the newest version of a name, the per-thread form by flag 2.
+STUB int cuGetProcAddress_v2(const char* symbol, void** function, int version, std::uint64_t flags,
+                             int* status);
+
+namespace {
+struct Named {
+    const char* name;
+    void* plain;
+    void* per_thread;
+};
+#define NAMED(base, symbol) {base, reinterpret_cast<void*>(symbol), nullptr}
+const Named table[] = {
+    NAMED("cuInit", cuInit),
+    NAMED("cuMemAlloc", cuMemAlloc_v2),
+    NAMED("cuMemFree", cuMemFree_v2),
+    NAMED("cuMemGetInfo", cuMemGetInfo_v2),
+    {"cuLaunchKernel", reinterpret_cast<void*>(cuLaunchKernel),
+     reinterpret_cast<void*>(cuLaunchKernel_ptsz)},
+    {"cuMemAllocAsync", reinterpret_cast<void*>(cuMemAllocAsync),
+     reinterpret_cast<void*>(cuMemAllocAsync_ptsz)},
+    NAMED("cuGetProcAddress", cuGetProcAddress_v2),
+    NAMED("cuSomethingOfTheFuture", cuSomethingOfTheFuture),
+};
+} // namespace
+
+STUB int cuGetProcAddress_v2(const char* symbol, void** function, int, std::uint64_t flags,
+                             int* status) {
+    for (const Named& named : table) {
+        if (std::strcmp(named.name, symbol) != 0) continue;
+        *function = flags == 2 && named.per_thread != nullptr ? named.per_thread : named.plain;
+        if (status != nullptr) *status = 0;
+        return 0;
+    }
+    *function = nullptr;
+    if (status != nullptr) *status = 1;
+    return kNotFound;
+}
+STUB int cuGetProcAddress(const char* symbol, void** function, int version, std::uint64_t flags) {
+    return cuGetProcAddress_v2(symbol, function, version, flags, nullptr);
+}
