@@ -118,7 +118,8 @@ def table(data: Mapping[str, object]) -> str:
     assert isinstance(baselines, Mapping)
     lines = [
         f"{data['name']} ({data['device']}), {data['date']}, commit {data['commit']}",
-        f"  machine: {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB, {host['kernel']}",
+        f"  machine: {host['cpu']}, {host['cores']} cores, {host['memory_gib']} GiB, "
+        f"kernel {host['kernel']}",
         f"  method:  {data['method']}",
     ]
     rows = [("", name, figure) for name, figure in figures.items()]
