@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Throw-away machines for tests: systemd hosts in containers, simulated cards, a real Kubernetes."""
+"""Throw-away machines for tests: systemd hosts in containers, simulated cards, Kubernetes."""

@@ -203,7 +203,7 @@ def logs_command(host: str, follow: bool, unit: str | None, name: str) -> None:
 @cli.command("kubeconfig")
 @_name_option
 def kubeconfig_command(name: str) -> None:
-    """Print where the cluster's kubeconfig is: export KUBECONFIG=$(python -m testbed kubeconfig)."""
+    """Print the kubeconfig's path, for export KUBECONFIG=$(python -m testbed kubeconfig)."""
     path = load(name).kubeconfig
     if path is None:
         raise TestbedError(

@@ -73,7 +73,7 @@ def decide(found: Finding) -> tuple[str, ...]:
     """Packages to install now; an error where we may not, or can't."""
     if not found.root:
         raise TestbedError(
-            "the testbed needs root: its hosts are privileged containers with a network of their own",
+            "the testbed needs root: its hosts are privileged containers with their own network",
             "run the same command with sudo",
         )
     if found.missing and not found.apt:

@@ -192,8 +192,8 @@ trap 'echo "flexai-testbed-init failed" >&2; sleep 2' EXIT
 mkdir -p /run/flexai-testbed
 cat /proc/sys/kernel/random/uuid > /run/flexai-testbed/boot_id
 mount --bind /run/flexai-testbed/boot_id /proc/sys/kernel/random/boot_id
-# On cgroup v1 podman binds the machine's whole name=systemd hierarchy over the one that runc mounted
-# for our cgroup namespace: every host's systemd would make its slices at the machine's root, shared
+# On cgroup v1 podman binds the machine's whole name=systemd hierarchy over the one that runc made
+# for our cgroup namespace: every host's systemd would put its slices at the machine's root, shared
 # with all others, and a host that reboots would take their services along. Take that cover off.
 if [ "$(grep -c ' /sys/fs/cgroup/systemd cgroup ' /proc/mounts)" -gt 1 ]; then
     umount --recursive /sys/fs/cgroup/systemd
@@ -225,7 +225,7 @@ exec /sbin/init
 def first_files(testbed: Testbed, host: Host, keys: dict[str, bytes]) -> bytes:
     """A tar archive laid over a host's image before its first boot.
 
-    *keys*: ``authorized`` (public key of the testbed), ``host`` and ``host.pub`` (the SSH server's).
+    *keys*: ``authorized`` (the testbed's public key), ``host`` and ``host.pub`` (the SSH server's).
     """
     machine_id = uuid.uuid5(NAMESPACE, f"{testbed.name}/{host.name}").hex
     members: list[tuple[str, bytes, int]] = [

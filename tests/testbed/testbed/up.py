@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``up``: from a topology to running hosts. Every step looks first and does only what is missing."""
+"""``up``: from a topology to running hosts. Every step looks first, then does what is missing."""
 
 from __future__ import annotations
 
