@@ -181,6 +181,12 @@ def units(roles: Iterable[str]) -> tuple[str, ...]:
     wanted = {unit for role in roles for unit in UNITS_BY_ROLE[role]}
     return tuple(unit for unit in SWITCHED_UNITS if unit in wanted)
 
+# A container's first process ignores SIGTERM unless it asked for it, so with systemd's 90 s a host
+# that runs any would not reboot before podman loses patience and kills it.
+SYSTEMD_CONFIGURATION = """\
+[Manager]
+DefaultTimeoutStopSec=3s
+"""
 
 INIT_SCRIPT = f"""\
 #!/bin/sh
@@ -233,6 +239,7 @@ def first_files(testbed: Testbed, host: Host, keys: dict[str, bytes]) -> bytes:
         (UNITS_FILE, "".join(f"{unit}\n" for unit in units(host.roles)).encode(), 0o644),
         ("/etc/machine-id", f"{machine_id}\n".encode(), 0o444),
         ("/etc/hostname", f"{host.name}\n".encode(), 0o644),
+        ("/etc/systemd/system.conf.d/testbed.conf", SYSTEMD_CONFIGURATION.encode(), 0o644),
         ("/root/.ssh/authorized_keys", keys["authorized"], 0o600),
         ("/etc/ssh/ssh_host_ed25519_key", keys["host"], 0o600),
         ("/etc/ssh/ssh_host_ed25519_key.pub", keys["host.pub"], 0o644),
