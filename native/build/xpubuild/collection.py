@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sysconfig
@@ -40,10 +39,17 @@ def tarball(out: Path) -> Path:
                 out,
                 stage,
             ],
-            env={"ANSIBLE_CONFIG": os.devnull},
+            env=_no_configuration(Path(scratch)),
         )
     meta = yaml.safe_load((REPOSITORY / "galaxy.yml").read_text(encoding="utf-8"))
     return out / f"{meta['namespace']}-{meta['name']}-{meta['version']}.tar.gz"
+
+
+def _no_configuration(scratch: Path) -> dict[str, str]:
+    """An empty configuration, so that neither this checkout's nor the user's has a say."""
+    empty = scratch / "empty.cfg"  # Ansible takes no /dev/null: it goes by the suffix
+    empty.touch()
+    return {"ANSIBLE_CONFIG": str(empty)}
 
 
 def _copy_checkout(stage: Path) -> None:
@@ -67,7 +73,7 @@ def install(into: Path) -> Path:
                 SCRIPTS / "ansible-galaxy", "collection", "install", "--force", "--no-deps",
                 "--collections-path", into, built,
             ],
-            env={"ANSIBLE_CONFIG": os.devnull},
+            env=_no_configuration(Path(scratch)),
         )  # fmt: skip
     return into / "ansible_collections" / "flexai" / "xpu"
 

@@ -42,7 +42,7 @@ def _section(name: bytes, kind: int, offset: int, size: int) -> bytes:
 
 
 def nvidia_modules(version: str, flavour: str) -> dict[str, bytes]:
-    """File name → content of the driver's modules, ``flavour`` being ``open`` or ``proprietary``."""
+    """File name → content of the driver's modules; ``flavour`` is ``open`` or ``proprietary``."""
     licence = {"open": "Dual MIT/GPL", "proprietary": "NVIDIA"}[flavour]
     depends = {"nvidia": "", "nvidia-uvm": "nvidia", "nvidia-modeset": "nvidia"}
     return {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The toolkit's release tarball: upstream's shape, installable packages, the same bytes each time."""
+"""The toolkit's release tarball: upstream's shape, real packages, the same bytes each time."""
 
 from __future__ import annotations
 

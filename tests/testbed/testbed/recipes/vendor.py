@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a site downloads from NVIDIA, made here: the driver's installer and the toolkit's release."""
+"""What a site downloads from NVIDIA, made here: driver installer and toolkit release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _sources() -> str:
 
 
 def build(cache: Cache) -> Path:
-    """``NVIDIA-Linux-x86_64-<version>.run`` and ``nvidia-container-toolkit_<version>_deb_amd64.tar.gz``."""
+    """``NVIDIA-Linux-x86_64-<v>.run`` and ``nvidia-container-toolkit_<v>_deb_amd64.tar.gz``."""
     driver = simulators.build(cache)
     programs = toolkit.build(cache)
 
