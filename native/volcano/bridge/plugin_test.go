@@ -12,6 +12,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	schedulingv1 "volcano.sh/apis/pkg/apis/scheduling/v1beta1"
+	"volcano.sh/volcano/cmd/scheduler/app/options"
 	"volcano.sh/volcano/pkg/scheduler/actions/allocate"
 	"volcano.sh/volcano/pkg/scheduler/api"
 	"volcano.sh/volcano/pkg/scheduler/conf"
@@ -63,6 +64,9 @@ func annotated(pod *v1.Pod, grants string) *v1.Pod {
 	pod.Annotations[grantsAnnotation] = grants
 	return pod
 }
+
+// The allocate action reads the scheduler's options from a global.
+func init() { options.Default() }
 
 // schedule runs one allocate cycle of Volcano with gang, predicates and our plugin.
 func schedule(t *testing.T, minMember int32, policy string, nodes []*v1.Node, pods []*v1.Pod) {
