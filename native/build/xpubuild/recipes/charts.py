@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Helm charts of native/charts, packed: the same files give the same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from .. import artefacts
+from ..cache import Cache, Recipe, digest_file, digest_tree
+from ..toolchain import REPOSITORY
+
+CHARTS = REPOSITORY / "native/charts"
+NAME = "gpupool"
+
+
+def version() -> str:
+    """The chart's own version, from its Chart.yaml."""
+    text = (CHARTS / NAME / "Chart.yaml").read_text(encoding="utf-8")
+    return str(yaml.safe_load(text)["version"])
+
+
+def _build(out: Path) -> None:
+    members = [
+        str(path.relative_to(CHARTS))
+        for path in (CHARTS / NAME).rglob("*")
+        if path.is_file() and path.name != ".helmignore"
+    ]
+    artefacts.write_tarball(out / f"{NAME}-{version()}.tgz", CHARTS, members)
+
+
+def build(cache: Cache) -> Path:
+    """``gpupool-<version>.tgz``, as ``helm package`` lays it out."""
+    inputs = {
+        "files": digest_tree([CHARTS / NAME], CHARTS),
+        "recipe": digest_file(Path(__file__)),
+        "packer": digest_file(Path(artefacts.__file__)),
+    }
+    return cache.get(Recipe("charts", inputs, _build))

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of native/cluster that run on Kubernetes nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import latebound
+from ..cache import Cache, Recipe, digest_file, digest_tree
+from ..toolchain import REPOSITORY, go_build, go_inputs, zig_version
+
+MODULE = REPOSITORY / "native/cluster"
+NVML_HEADER = ("github.com/NVIDIA/go-nvml", "pkg/nvml/nvml.h")
+
+
+def sources() -> list[Path]:
+    """What decides the program, tests aside."""
+    return [path for path in MODULE.rglob("*.go") if not path.name.endswith("_test.go")]
+
+
+def _build(out: Path) -> None:
+    # At a fixed place: the compiler's path is an input of Go's own build cache, and with a new one
+    # each time every package that uses C would be compiled again.
+    scratch = out.parent / ".latebound"
+    scratch.mkdir(exist_ok=True)
+    header = latebound.module_file(MODULE, *NVML_HEADER).read_text(encoding="utf-8")
+    go_build(
+        MODULE,
+        {out / "gpu-device-plugin": "./cmd/gpu-device-plugin"},
+        cgo=True,
+        ldflags=f"-s -w {latebound.LDFLAGS}",
+        extra=["-tags", "netgo,osusergo"],
+        env=latebound.compiler(scratch, [header]),
+    )
+
+
+def build(cache: Cache) -> Path:
+    """``gpu-device-plugin``, for every glibc since 2.17; loads the driver's NVML at run time."""
+    inputs = go_inputs(
+        MODULE,
+        Path(__file__),
+        sources=digest_tree(sources(), MODULE),
+        linking=digest_file(Path(latebound.__file__)),
+        zig=zig_version(),
+    )
+    return cache.get(Recipe("cluster", inputs, _build))

@@ -1,0 +1,14 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+{{- define "gpupool.labels" -}}
+app.kubernetes.io/name: {{ .Values.gpuDevicePlugin.name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Values.gpuDevicePlugin.image.version | quote }}
+app.kubernetes.io/part-of: gpupool
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "gpupool.selector" -}}
+app.kubernetes.io/name: {{ .Values.gpuDevicePlugin.name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
