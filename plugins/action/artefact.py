@@ -14,7 +14,7 @@ from ..plugin_utils._controller import load_manifest, source_path
 
 
 class ActionModule(ActionBase):
-    """Finds the manifest's entries on the controller and sends the file only where it is missing."""
+    """Finds the manifest's entries here and sends the file only where it is missing."""
 
     TRANSFERS_FILES = True
 

@@ -8,8 +8,8 @@ class ModuleDocFragment:
 options:
   root:
     description:
-      - Root directory of the host. Anything else than V(/) is for tests and benchmarks; services are
-        then left alone, and only programs below it run.
+      - Root directory of the host. Anything else than V(/) is for tests and benchmarks;
+        services are then left alone, and only programs below it run.
     type: path
     default: /
 """

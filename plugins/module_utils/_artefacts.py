@@ -103,7 +103,8 @@ def require(artefacts: t.Sequence[Artefact], name: str, version: str, where: str
     if not found:
         others = sorted({artefact.version for artefact in artefacts if artefact.name == name})
         raise XpuError(
-            f"{where} has no artefact {name} {version}; it has {', '.join(others) or 'none of it'}.",
+            f"{where} has no artefact {name} {version}; "
+            f"it has {', '.join(others) or 'none of it'}.",
             f"add it to {where}, or ask for a version that is there.",
         )
     return found
@@ -131,5 +132,5 @@ def check_digest(what: str, found: str, wanted: str) -> None:
     if found != wanted:
         raise XpuError(
             f"{what} has SHA-256 {found}, the manifest says {wanted}.",
-            "fetch the file again from its vendor; correct the manifest only if you trust the file.",
+            "fetch it from its vendor again; correct the manifest only if you trust the file.",
         )

@@ -83,7 +83,7 @@ def _toml(value: bool | str) -> str:
 
 
 def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> dict[str, str]:
-    """Installed packages among *names* with their upstream versions (``1.17.8-1`` is ``1.17.8``)."""
+    """Installed packages among *names*: upstream versions (``1.17.8-1`` is ``1.17.8``)."""
     pattern = re.compile(
         r"^Package: ({})\nStatus: install ok installed\n(?:[^\n]+\n)*?Version: ([^\n]+)$".format(
             "|".join(re.escape(name) for name in names)
@@ -136,7 +136,7 @@ def read_settings(text: str) -> dict[Key, str]:
 def write_settings(text: str, settings: t.Mapping[Key, str]) -> str:
     """*text* with *settings* in force; every other line, comments too, stays as it is.
 
-    A commented-out default of the same key is replaced where it stands, as upstream's file has them.
+    A commented-out default of the same key is replaced where it stands; upstream's file has some.
     """
     current = read_settings(text)
     missing = dict(settings)

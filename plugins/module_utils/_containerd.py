@@ -38,7 +38,7 @@ CRI_PLUGINS = {"2": "io.containerd.grpc.v1.cri", "3": "io.containerd.cri.v1.runt
 WANTED = "+".join(RUNTIMES)
 
 _HEADER = re.compile(r"""^\s*\[([^\[\]"']*(?:(?:"[^"]*"|'[^']*')[^\[\]"']*)*)\]\s*$""")
-_VERSION = re.compile(r"^version\s*=\s*(\d+)\s*$", re.MULTILINE)
+_VERSION = re.compile(r"^version[ \t]*=[ \t]*(\d+)[ \t]*$", re.MULTILINE)
 _IMPORTS = re.compile(r"^imports\s*=\s*\[([^\]]*)\]", re.MULTILINE)
 _DISABLED = re.compile(r"^\s*disabled_plugins\s*=\s*\[([^\]]*)\]", re.MULTILINE)
 _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")

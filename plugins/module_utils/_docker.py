@@ -65,7 +65,7 @@ def without(text: str | None, original: str | None) -> str | None:
     if runtimes or "runtimes" in parse(original):
         rest["runtimes"] = runtimes
     if original is not None and parse(original) == rest:
-        return original
+        return original or None  # kept empty where there was no file
     return _print(rest) if rest else None
 
 

@@ -148,7 +148,7 @@ def _differences(facts: Facts, wanted: Wanted) -> list[str]:
 
 
 def plan(facts: Facts, wanted: Wanted) -> Decision:
-    """What to do about the driver. A running module of another version needs a reboot, no change."""
+    """What to do about the driver. A module of another version needs a reboot, no change."""
     obstacle = _obstacle(facts, wanted)
     if obstacle:
         return Decision(COMPONENT, BLOCKED, wanted.version, facts.library, obstacle)

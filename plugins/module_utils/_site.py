@@ -21,6 +21,8 @@ SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
         "default": "supported",
         "choices": ["supported", "documents"],
     },
+    # Set by the inventory plugin of the testbed.
+    "flexai_testbed_address": {"type": "str", "default": ""},
 }
 SITE_PREFIX = "flexai_"
 # Registered by our own plays, so they may be seen among a host's variables.
@@ -43,7 +45,7 @@ def unknown_variables(
     for name in sorted(names):
         ours = name.startswith(tuple(prefixes))
         if ours and name not in known and name not in OWN_RESULTS:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
             unknown[name] = near[0] if near else ""
     return unknown
 

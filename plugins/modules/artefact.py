@@ -7,8 +7,9 @@ module: artefact
 short_description: Bring an artefact of the manifest to a host, checked by its digest
 version_added: 0.1.0
 description:
-  - Finds the artefact in the manifest on the controller, chooses the one for the host's architecture
-    and puts it under C(/var/cache/flexai-xpu/<sha256>/<file>), unless it lies there already.
+  - Finds the artefact in the manifest on the controller, chooses the one for the host's
+    architecture and puts it under C(/var/cache/flexai-xpu/<sha256>/<file>),
+    unless it lies there already.
   - A file source is sent by the controller, a URL is fetched by the host itself.
   - The SHA-256 is checked on the host, each time, before the path is returned.
 options:

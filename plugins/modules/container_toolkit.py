@@ -4,13 +4,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: container_toolkit
-short_description: Install the NVIDIA container toolkit, configure it, and describe the cards for CDI
+short_description: Install and configure the NVIDIA container toolkit, describe cards for CDI
 version_added: 0.1.0
 description:
   - Installs exactly the toolkit's five deb packages out of a release tarball.
   - Sets a few keys of C(/etc/nvidia-container-runtime/config.toml); its other lines stay.
-  - Writes C(/etc/cdi/nvidia.yaml) from C(nvidia-ctk cdi generate) when driver, toolkit or set of cards
-    changed. Where no
+  - Writes C(/etc/cdi/nvidia.yaml) from C(nvidia-ctk cdi generate) when driver, toolkit or set of
+    cards changed. Where no
     driver runs yet, that waits for the reboot and is said in a warning.
 options:
   version:

@@ -9,13 +9,13 @@ version_added: 0.1.0
 description:
   - Writes one drop-in that holds the complete effective CRI table and the runtimes C(nvidia) and
     C(nvidia-cdi), since an imported file replaces the plugin's whole table.
-  - C(config.toml) gets an C(imports) entry only when it has none that covers the drop-in; its former
-    text is kept under C(/var/lib/flexai-xpu/originals).
-  - containerd is restarted only when something changed. When it does not come back, the former files
-    are put back, it is started with them, and the error says so.
+  - C(config.toml) gets an C(imports) entry only when it has none that covers the drop-in; its
+    former text is kept under C(/var/lib/flexai-xpu/originals).
+  - containerd is restarted only when something changed. When it does not come back, the former
+    files are put back, it is started with them, and the error says so.
 options:
   state:
-    description: V(absent) takes the drop-in away, and our C(imports) entry where nothing else uses it.
+    description: V(absent) takes the drop-in and our C(imports) entry away.
     type: str
     choices: [present, absent]
     default: present

@@ -7,10 +7,10 @@ module: docker_runtime
 short_description: Put the runtimes for cards and slices into Docker's daemon.json
 version_added: 0.1.0
 description:
-  - Sets the keys C(runtimes.nvidia) and C(runtimes.nvidia-cdi); every other key keeps its meaning, and
-    the former text is kept under C(/var/lib/flexai-xpu/originals).
-  - dockerd is told to reload, which leaves containers alone. It is restarted only when that does not
-    bring the runtimes and C(live-restore) keeps containers running.
+  - Sets the keys C(runtimes.nvidia) and C(runtimes.nvidia-cdi); every other key keeps its meaning,
+    and the former text is kept under C(/var/lib/flexai-xpu/originals).
+  - dockerd is told to reload, which leaves containers alone. It is restarted only when that does
+    not bring the runtimes and C(live-restore) keeps containers running.
 options:
   state:
     description: V(absent) takes our keys out again.

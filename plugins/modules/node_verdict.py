@@ -21,7 +21,7 @@ options:
     type: dict
     required: true
   planned:
-    description: Component to planned action; a component that is right after a change is C(changed).
+    description: Component to planned action; one that is right after a change is C(changed).
     type: dict
     default: {}
 extends_documentation_fragment:

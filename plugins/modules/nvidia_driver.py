@@ -7,8 +7,8 @@ module: nvidia_driver
 short_description: Install or remove the NVIDIA driver by its .run installer
 version_added: 0.1.0
 description:
-  - Runs the installer with document 000's flags when the wanted version isn't there, bars nouveau by
-    a file of its own in C(/etc/modprobe.d), and enables the persistence daemon.
+  - Runs the installer with document 000's flags when the wanted version isn't there, bars nouveau
+    by a file of its own in C(/etc/modprobe.d), and enables the persistence daemon.
   - The host isn't rebooted; RV(reboot_required) says when it should be.
 options:
   version:

@@ -7,7 +7,8 @@ module: site_input
 short_description: Check what a site wrote, before any host is contacted
 version_added: 0.1.0
 description:
-  - Runs on the controller. Finds unknown variables, wrong types, contradicting versions, hosts that stand in the inventory twice, missing artefacts and wrong digests.
+  - Runs on the controller. Finds unknown variables, wrong types, contradicting versions, hosts that
+    stand in the inventory twice, missing artefacts and wrong digests.
   - It is an action plugin; no module is executed and nothing is changed.
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info

@@ -7,7 +7,8 @@ module: site_plan
 short_description: Show the plan of all hosts, and stop where one can't go on
 version_added: 0.1.0
 description:
-  - Runs on the controller, after M(flexai.xpu.node_probe) on every host. Fails with one message that names every host which is unreachable, failed its probe, or is blocked, with the remedy.
+  - Runs on the controller, after M(flexai.xpu.node_probe) on every host. Fails with one message
+    that names every host which is unreachable, failed its probe, or is blocked, with the remedy.
   - It is an action plugin; no module is executed and nothing is changed.
 options:
   probe:

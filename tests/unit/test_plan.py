@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plan of a host: every observed fact that changes must be found, and only then is there work."""
+"""The plan of a host: every observed fact that changes must be found."""
 
 from __future__ import annotations
 
