@@ -181,6 +181,7 @@ def units(roles: Iterable[str]) -> tuple[str, ...]:
     wanted = {unit for role in roles for unit in UNITS_BY_ROLE[role]}
     return tuple(unit for unit in SWITCHED_UNITS if unit in wanted)
 
+
 # A container's first process ignores SIGTERM unless it asked for it, so with systemd's 90 s a host
 # that runs any would not reboot before podman loses patience and kills it.
 SYSTEMD_CONFIGURATION = """\
