@@ -52,9 +52,9 @@ NATIVE = Area(
         pytest("native/common/tests", "native/cuda/tests", "tests/simulators"),
     ),
 )
-INTEGRATION = Area("integration", (pytest("tests/testbed/tests/live", "tests/integration"),))
+INTEGRATION = Area("integration", (pytest("tests/testbed/tests", "tests/simulators/installers"),))
 E2E = Area("e2e", (pytest("tests/e2e"),))
-SOAK = Area("soak", (pytest("-m", "soak", "--override-ini=addopts=", "tests"),))
+SOAK = Area("soak", (pytest("-m", "soak", "tests"),))
 
 AREAS: dict[str, tuple[Area, ...]] = {
     "all": (PREPARE, SANITY, UNIT, NATIVE, INTEGRATION, E2E),
