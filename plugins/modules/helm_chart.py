@@ -1,0 +1,345 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: helm_chart
+short_description: Keep a Helm release equal to its chart, values and live objects
+version_added: 0.1.0
+description:
+  - Runs on the control-plane host with a Helm that lies there as an artefact, and with its
+    C(kubectl).
+  - Renders the chart, compares it with the release's manifest, and asks the API server whether the
+    live objects still are what was rendered. Helm installs or upgrades only when something differs.
+  - A release that an interrupted Helm left pending is taken back before it is made anew.
+options:
+  helm:
+    description: Path of the helm program on the host.
+    type: path
+    required: true
+  chart:
+    description: Path of the packaged chart on the host. Needed when O(state=present).
+    type: path
+  release:
+    description: Name of the release.
+    type: str
+    required: true
+  namespace:
+    description: Namespace of the release; made when it is not there.
+    type: str
+    default: default
+  values:
+    description: Values for the chart.
+    type: dict
+    default: {}
+  kubeconfig:
+    description: Content of a kubeconfig. It lies in a file for this run only.
+    type: str
+    required: true
+  exclusive:
+    description:
+      - Cluster-wide objects, as C(kind/name), that nobody else may own. When one of them exists and
+        belongs to another release or to none, nothing is changed and the module fails.
+    type: list
+    elements: str
+    default: []
+  timeout_s:
+    description: How long Helm waits until the objects are ready.
+    type: int
+    default: 300
+  state:
+    description: V(absent) uninstalls the release with everything it made.
+    type: str
+    choices: [present, absent]
+    default: present
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and predict what it would change, without changing it.
+    support: full
+  diff_mode:
+    description: Shows the release's manifest beside the new one, and the live objects that differ.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+author:
+  - flexai.xpu contributors (@flexai-xpu)
+"""
+
+EXAMPLES = r"""
+- name: Have the device plugin running
+  flexai.xpu.helm_chart:
+    helm: "{{ helm.path }}"
+    chart: "{{ chart.path }}"
+    release: gpupool
+    values:
+      runtimeType: containerd
+      osType: debian
+    kubeconfig: "{{ lookup('ansible.builtin.file', flexai_kubeconfig) }}"
+"""
+
+RETURN = r"""
+reason:
+  description: Why the release was, or would be, changed; empty when it wasn't.
+  returned: success
+  type: str
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import typing as t
+from dataclasses import dataclass
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._errors import XpuError, run_module
+from ..module_utils._host import Completed, Host
+
+ASK_LIMIT_S = 120
+OWNER = "meta.helm.sh/release-name"
+OWNER_NAMESPACE = "meta.helm.sh/release-namespace"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What Helm knows of the release; ``status`` is empty where there is none."""
+
+    status: str = ""
+    manifest: str = ""
+
+    @property
+    def pending(self) -> bool:
+        return self.status.startswith("pending-")
+
+
+def difference(found: Release, rendered: str, drift: str) -> str:
+    """Why Helm has to act; empty when it has not (pure)."""
+    if not found.status:
+        return "not installed"
+    if found.status != "deployed":
+        return f"the release is {found.status}"
+    if found.manifest.strip() != rendered.strip():
+        return "chart or values changed"
+    return "live objects were changed" if drift else ""
+
+
+def foreign(objects: t.Iterable[t.Mapping[str, t.Any]], release: str, namespace: str) -> list[str]:
+    """Objects that belong to another release, or to none (pure)."""
+    others = []
+    for thing in objects:
+        notes = thing["metadata"].get("annotations") or {}
+        owner = (notes.get(OWNER, ""), notes.get(OWNER_NAMESPACE, ""))
+        if owner != (release, namespace):
+            whose = f"release {owner[0]} in {owner[1]}" if owner[0] else "no Helm release"
+            others.append(f"{thing['kind']} {thing['metadata']['name']} ({whose})")
+    return others
+
+
+class Cluster:
+    """Helm and kubectl on the host. All files they need lie in one directory, made for one run."""
+
+    def __init__(self, host: Host, params: t.Mapping[str, t.Any], scratch: str) -> None:
+        self._host, self._params = host, params
+        self._rendered = f"{scratch}/rendered.yaml"
+        self._values = f"{scratch}/values.json"
+        self._kubeconfig = f"{scratch}/kubeconfig"
+        self._write(self._values, json.dumps(params["values"]))
+        self._write(self._kubeconfig, params["kubeconfig"])
+        for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"):
+            os.environ[name] = scratch
+        if not os.access(params["helm"], os.X_OK):
+            os.chmod(params["helm"], 0o755)
+
+    @staticmethod
+    def _write(path: str, text: str) -> None:
+        with open(path, "w", encoding="utf-8", opener=_private) as stream:
+            stream.write(text)
+
+    def _helm(self, *arguments: str, limit_s: float = ASK_LIMIT_S) -> Completed:
+        where = ["--namespace", self._params["namespace"], "--kubeconfig", self._kubeconfig]
+        return self._host.run([self._params["helm"], *arguments, *where], timeout_s=limit_s)
+
+    def _kubectl(self, *arguments: str) -> Completed:
+        argv = ["kubectl", "--kubeconfig", self._kubeconfig, *arguments]
+        return self._host.run(argv, timeout_s=ASK_LIMIT_S)
+
+    def _must(self, what: str, done: Completed, remedy: str) -> str:
+        if done.rc != 0:
+            said = (done.err or done.out).strip()
+            raise XpuError(
+                f"{what} of release {self._params['release']} gave rc {done.rc}: {said}.", remedy
+            )
+        return done.out
+
+    def release(self) -> Release:
+        done = self._helm("status", self._params["release"], "--output", "json")
+        if done.rc != 0 and "not found" in done.err:
+            return Release()
+        text = self._must("helm status", done, "check the kubeconfig and that the API answers.")
+        answer = json.loads(text)
+        return Release(answer["info"]["status"], answer.get("manifest") or "")
+
+    def render(self, found: Release) -> str:
+        """What the chart says now, with what this cluster can do."""
+        options = ["--no-hooks", "--validate", *(["--is-upgrade"] if found.status else [])]
+        done = self._helm(
+            "template",
+            self._params["release"],
+            self._params["chart"],
+            "--values",
+            self._values,
+            *options,
+        )
+        text = self._must("helm template", done, "correct the chart's values.")
+        self._write(self._rendered, text)
+        return text
+
+    def drift(self) -> str:
+        """How the live objects differ from what was rendered, as the API server sees it."""
+        namespace = self._params["namespace"]
+        done = self._kubectl("diff", "--namespace", namespace, "--filename", self._rendered)
+        if done.rc == 1:
+            return done.out
+        self._must("kubectl diff", done, "have kubectl and diff on the control-plane host.")
+        return ""
+
+    def exclusive(self) -> list[dict[str, t.Any]]:
+        wanted = self._params["exclusive"]
+        if not wanted:
+            return []
+        done = self._kubectl("get", *wanted, "--ignore-not-found", "--output", "json")
+        text = self._must("kubectl get", done, "have kubectl on the control-plane host.")
+        answer = json.loads(text) if text.strip() else {"items": []}
+        items: list[dict[str, t.Any]] = answer.get("items", [answer])
+        return items
+
+    def clear_pending(self, found: Release) -> None:
+        """An interrupted first install has nothing to go back to, a later one has."""
+        verb = "uninstall" if found.status == "pending-install" else "rollback"
+        done = self._helm(verb, self._params["release"], "--wait")
+        self._must(f"helm {verb}", done, f"look at `helm history {self._params['release']}`.")
+
+    def upgrade(self) -> None:
+        limit_s = self._params["timeout_s"]
+        done = self._helm(
+            "upgrade",
+            "--install",
+            "--create-namespace",
+            self._params["release"],
+            self._params["chart"],
+            "--values",
+            self._values,
+            "--wait",
+            "--timeout",
+            f"{limit_s}s",
+            limit_s=limit_s + ASK_LIMIT_S,
+        )
+        if done.rc != 0:
+            raise XpuError(
+                f"helm upgrade of release {self._params['release']} gave rc {done.rc}: "
+                f"{(done.err or done.out).strip()}.\n{self._unready()}",
+                "look at the pods above with `kubectl describe pod`, mend the cause, run again.",
+            )
+
+    def _unready(self) -> str:
+        done = self._kubectl(
+            "get",
+            "pods",
+            "--all-namespaces",
+            "--field-selector=status.phase!=Running,status.phase!=Succeeded",
+        )
+        return done.out.strip() or "Every pod runs."
+
+    def uninstall(self) -> None:
+        done = self._helm("uninstall", self._params["release"], "--wait")
+        self._must("helm uninstall", done, "look at `helm status` on the control-plane host.")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _refuse_foreign(cluster: Cluster, release: str, namespace: str) -> None:
+    others = foreign(cluster.exclusive(), release, namespace)
+    if others:
+        raise XpuError(
+            f"Release {release} would replace what is not its own: {', '.join(others)}. "
+            "Nothing was changed.",
+            "uninstall the other installation first, or leave this role out and run its own.",
+        )
+
+
+def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    found = cluster.release()
+    _refuse_foreign(cluster, params["release"], params["namespace"])
+    rendered = cluster.render(found)
+    drift = cluster.drift() if found.status == "deployed" else ""
+    reason = difference(found, rendered, drift)
+    if reason and not check:
+        if found.pending:
+            cluster.clear_pending(found)
+        cluster.upgrade()
+    return {
+        "changed": bool(reason),
+        "reason": reason,
+        "diff": [{"before": found.manifest, "after": rendered}, {"prepared": drift}],
+    }
+
+
+def absent(cluster: Cluster, check: bool) -> dict[str, t.Any]:
+    found = cluster.release()
+    if found.status and not check:
+        cluster.uninstall()
+    return {
+        "changed": bool(found.status),
+        "reason": "installed" if found.status else "",
+        "diff": {"before": found.manifest, "after": ""},
+    }
+
+
+def _body(module: AnsibleModule) -> dict[str, t.Any]:
+    params = module.params
+    missing = [
+        path for path in (params["helm"], params["chart"]) if path and not os.path.exists(path)
+    ]
+    if missing and module.check_mode:
+        # The artefacts come to the host in the same run, which check mode only predicts.
+        return {"changed": True, "reason": f"{missing[0]} is not on the host yet"}
+    if missing:
+        raise XpuError(
+            f"{missing[0]} is not on the host.", "bring it there with flexai.xpu.artefact first."
+        )
+    scratch = tempfile.mkdtemp(prefix="flexai-helm-")
+    try:
+        cluster = Cluster(Host(), params, scratch)
+        if params["state"] == "absent":
+            return absent(cluster, module.check_mode)
+        return present(cluster, params, module.check_mode)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "helm": {"type": "path", "required": True},
+            "chart": {"type": "path"},
+            "release": {"type": "str", "required": True},
+            "namespace": {"type": "str", "default": "default"},
+            "values": {"type": "dict", "default": {}},
+            "kubeconfig": {"type": "str", "required": True, "no_log": True},
+            "exclusive": {"type": "list", "elements": "str", "default": []},
+            "timeout_s": {"type": "int", "default": 300},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        required_if=[("state", "present", ("chart",))],
+        supports_check_mode=True,
+    )
+    run_module(module, _body)
+
+
+if __name__ == "__main__":
+    main()
