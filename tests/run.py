@@ -52,7 +52,9 @@ NATIVE = Area(
         pytest("native/common/tests", "native/cuda/tests", "tests/simulators"),
     ),
 )
-INTEGRATION = Area("integration", (pytest("tests/testbed/tests", "tests/simulators/installers"),))
+INTEGRATION = Area(
+    "integration", (pytest("tests/testbed/tests/live", "tests/simulators/installers"),)
+)
 E2E = Area("e2e", (pytest("tests/e2e"),))
 SOAK = Area("soak", (pytest("-m", "soak", "tests"),))
 
