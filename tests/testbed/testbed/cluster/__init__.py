@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A real Kubernetes on the testbed's hosts: ``up`` makes or mends it, ``status`` looks.
 
-layout, config, units, state decide and are pure; order turns them into one order per host, which
+layout, config, units, state decide and are pure; orders turns them into one order per host, which
 ``on_host`` carries out there; this file is the sequence. Nothing needs taking down: a cluster ends
 with its hosts.
 """
@@ -27,7 +27,7 @@ from . import on_host, state
 from .api import Api, Unreachable
 from .config import CONTROL_PLANE_ROLE, kubeconfig
 from .layout import Layout, plan
-from .order import Delivered, admin, order
+from .orders import Delivered, admin, make_order
 from .pki import Store
 
 Say = Callable[[str], None]
@@ -80,7 +80,8 @@ def _carry_out(host: Host, document: dict[str, Any]) -> list[str]:
 def _configure(testbed: Testbed, cluster: Layout, store: Store, delivered: Delivered) -> list[str]:
     # Orders are made one after another: two threads must not issue the same certificate.
     orders = [
-        (testbed.host(node.name), order(cluster, node, store, delivered)) for node in cluster.nodes
+        (testbed.host(node.name), make_order(cluster, node, store, delivered))
+        for node in cluster.nodes
     ]
     with ThreadPoolExecutor(max_workers=4) as pool:
         changes = list(pool.map(lambda pair: _carry_out(*pair), orders))

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 from testbed import plan as hosts_plan
-from testbed.cluster import config, layout, order, state, units
+from testbed.cluster import config, layout, orders, state, units
 from testbed.cluster.pki import Store
 from testbed.errors import TestbedError
 from testbed.hosts import Testbed
 from testbed.topology import parse_topology
 
 BINARIES = "/var/lib/testbed/kubernetes-0123"
-DELIVERED = order.Delivered(BINARIES, "testbed.invalid/pause:v1", "sha256:00", "/var/lib/p.tar")
+DELIVERED = orders.Delivered(BINARIES, "testbed.invalid/pause:v1", "sha256:00", "/var/lib/p.tar")
 
 
 def make(tmp_path: Path, pod_cidr: str = "10.244.0.0/16", master_os: str = "debian12") -> Testbed:
@@ -102,7 +102,7 @@ def test_each_node_routes_to_its_peers_and_not_to_itself(cluster: layout.Layout)
 
 def order_of(cluster: layout.Layout, name: str, tmp_path: Path) -> dict[str, Any]:
     node = next(node for node in cluster.nodes if node.name == name)
-    return order.order(cluster, node, Store(tmp_path / "pki", "unit"), DELIVERED)
+    return orders.make_order(cluster, node, Store(tmp_path / "pki", "unit"), DELIVERED)
 
 
 def test_a_unit_restarts_for_every_file_it_names(cluster: layout.Layout, tmp_path: Path) -> None:

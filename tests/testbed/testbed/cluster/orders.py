@@ -111,7 +111,7 @@ def _file_document(file: File) -> dict[str, Any]:
     }
 
 
-def order(layout: Layout, node: Node, store: Store, delivered: Delivered) -> dict[str, Any]:
+def make_order(layout: Layout, node: Node, store: Store, delivered: Delivered) -> dict[str, Any]:
     """The order for *node*'s host. Issues the certificates it needs; changes nothing else."""
     first = units.first_units(node)
     later = units.units(layout, node, delivered.binaries)
