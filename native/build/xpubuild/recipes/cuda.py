@@ -73,7 +73,7 @@ def link_interposer(objects: Sequence[Path], library: Path, scratch: Path, arch:
     """Link ``libcuda_direct.so`` so that it can lie where the driver's own file was."""
     exports = scratch / "exports.map"
     exports.write_text(export_map((CUDA / "symbols.def").read_text()))
-    options = [
+    options: list[str | Path] = [
         "-Wl,-soname,libcuda.so.1",
         "-Wl,-rpath,/opt/xpu/lib",
         f"-Wl,--version-script={exports}",
