@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Streams and events.
+#include "driver.h"
+
+using namespace simcuda;
+
+namespace {
+
+constexpr unsigned kEventFlags =
+    CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
+
+CUresult create_stream(CUstream* handle, unsigned flags, int priority) {
+  Context* context = nullptr;
+  if (handle == nullptr || (flags & ~static_cast<unsigned>(CU_STREAM_NON_BLOCKING)) != 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (const CUresult error = current(context)) return error;
+  auto* stream = new Stream;
+  stream->context = context;
+  stream->flags = flags;
+  stream->priority = std::min(0, std::max(-5, priority));
+  const std::lock_guard<std::mutex> held(context->lock);
+  stream->number = context->next_stream++;
+  *handle = reinterpret_cast<CUstream>(stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult synchronize(CUstream handle, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(handle, null, stream)) return error;
+  stream->context->device->wait(bound_of(*stream));
+  return CUDA_SUCCESS;
+}
+
+CUresult query(CUstream handle, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(handle, null, stream)) return error;
+  return stream->context->device->completed(bound_of(*stream)) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+
+// An event can only have been recorded before, and a process' items run in the order of their
+// submission, so whatever the stream gets from now on waits for it anyway. The mark makes the stream's
+// own completion wait too.
+CUresult wait_event(CUstream handle, CUevent on, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(handle, null, stream)) return error;
+  const Event* event = alive<Event>(on);
+  if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (!event->recorded) return CUDA_SUCCESS;
+  if (event->context->device != stream->context->device) {
+    event->context->device->wait(event->item + 1);
+    return CUDA_SUCCESS;
+  }
+  stream->context->device->submit(sim::ItemKind::kMark, 0, *stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult record(CUevent handle, CUstream on, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(on, null, stream)) return error;
+  Event* event = alive<Event>(handle);
+  if (event == nullptr || event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
+  event->context->device->record(*event, *stream);
+  return CUDA_SUCCESS;
+}
+
+CUresult elapsed(float* milliseconds, CUevent from, CUevent to) {
+  const Event* first = alive<Event>(from);
+  const Event* last = alive<Event>(to);
+  if (milliseconds == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = Driver::get().usable()) return error;
+  if (first == nullptr || last == nullptr || !first->recorded || !last->recorded ||
+      first->context->device != last->context->device ||
+      ((first->flags | last->flags) & CU_EVENT_DISABLE_TIMING) != 0) {
+    return CUDA_ERROR_INVALID_HANDLE;
+  }
+  Device& device = *first->context->device;
+  if (!device.completed(std::max(first->item, last->item) + 1)) return CUDA_ERROR_NOT_READY;
+  const sim::Nanos span = device.end_of(*last) - device.end_of(*first);
+  *milliseconds = static_cast<float>(static_cast<double>(span) / 1e6);
+  return CUDA_SUCCESS;
+}
+
+CUresult stream_property(CUstream handle, NullStream null, void* out, Stream*& stream) {
+  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  return stream_of(handle, null, stream);
+}
+
+}  // namespace
+
+SIM_EXPORT CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
+  return create_stream(stream, flags, 0);
+}
+
+SIM_EXPORT CUresult cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int priority) {
+  return create_stream(stream, flags, priority);
+}
+
+SIM_EXPORT CUresult cuStreamDestroy_v2(CUstream handle) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  Stream* stream = alive<Stream>(handle);
+  if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  stream->magic = 0;
+  delete stream;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuStreamSynchronize(CUstream stream) {
+  return synchronize(stream, NullStream::kLegacy);
+}
+
+SIM_EXPORT CUresult cuStreamSynchronize_ptsz(CUstream stream) {
+  return synchronize(stream, NullStream::kPerThread);
+}
+
+SIM_EXPORT CUresult cuStreamQuery(CUstream stream) { return query(stream, NullStream::kLegacy); }
+
+SIM_EXPORT CUresult cuStreamQuery_ptsz(CUstream stream) {
+  return query(stream, NullStream::kPerThread);
+}
+
+SIM_EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
+  return wait_event(stream, event, NullStream::kLegacy);
+}
+
+SIM_EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned) {
+  return wait_event(stream, event, NullStream::kPerThread);
+}
+
+// What a stream is, for both readings of the null stream.
+#define STREAM_PROPERTIES(suffix, null)                                                              \
+  SIM_EXPORT CUresult cuStreamGetPriority##suffix(CUstream handle, int* priority) {                  \
+    Stream* stream = nullptr;                                                                        \
+    if (const CUresult error = stream_property(handle, null, priority, stream)) return error;        \
+    *priority = stream->priority;                                                                    \
+    return CUDA_SUCCESS;                                                                             \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamGetFlags##suffix(CUstream handle, unsigned* flags) {                   \
+    Stream* stream = nullptr;                                                                        \
+    if (const CUresult error = stream_property(handle, null, flags, stream)) return error;           \
+    *flags = stream->flags;                                                                          \
+    return CUDA_SUCCESS;                                                                             \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamGetCtx##suffix(CUstream handle, CUcontext* context) {                  \
+    Stream* stream = nullptr;                                                                        \
+    if (const CUresult error = stream_property(handle, null, context, stream)) return error;         \
+    *context = reinterpret_cast<CUcontext>(stream->context);                                         \
+    return CUDA_SUCCESS;                                                                             \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamIsCapturing##suffix(CUstream handle, CUstreamCaptureStatus* status) {  \
+    Stream* stream = nullptr;                                                                        \
+    if (const CUresult error = stream_property(handle, null, status, stream)) return error;          \
+    *status = CU_STREAM_CAPTURE_STATUS_NONE;                                                         \
+    return CUDA_SUCCESS;                                                                             \
+  }
+STREAM_PROPERTIES(, NullStream::kLegacy)
+STREAM_PROPERTIES(_ptsz, NullStream::kPerThread)
+
+SIM_EXPORT CUresult cuEventCreate(CUevent* handle, unsigned flags) {
+  Context* context = nullptr;
+  if (handle == nullptr || (flags & ~kEventFlags) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = current(context)) return error;
+  auto* event = new Event;
+  event->context = context;
+  event->flags = flags;
+  *handle = reinterpret_cast<CUevent>(event);
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuEventDestroy_v2(CUevent handle) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  Event* event = alive<Event>(handle);
+  if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  event->context->device->forget(*event);
+  event->magic = 0;
+  delete event;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
+  return record(event, stream, NullStream::kLegacy);
+}
+
+SIM_EXPORT CUresult cuEventRecord_ptsz(CUevent event, CUstream stream) {
+  return record(event, stream, NullStream::kPerThread);
+}
+
+SIM_EXPORT CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) {
+  return record(event, stream, NullStream::kLegacy);
+}
+
+SIM_EXPORT CUresult cuEventRecordWithFlags_ptsz(CUevent event, CUstream stream, unsigned) {
+  return record(event, stream, NullStream::kPerThread);
+}
+
+SIM_EXPORT CUresult cuEventQuery(CUevent handle) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  const Event* event = alive<Event>(handle);
+  if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (!event->recorded || event->context->device->completed(event->item + 1)) return CUDA_SUCCESS;
+  return CUDA_ERROR_NOT_READY;
+}
+
+SIM_EXPORT CUresult cuEventSynchronize(CUevent handle) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  const Event* event = alive<Event>(handle);
+  if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (event->recorded) event->context->device->wait(event->item + 1);
+  return CUDA_SUCCESS;
+}
+
+#undef cuEventElapsedTime
+SIM_EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent from, CUevent to) {
+  return elapsed(milliseconds, from, to);
+}
+
+SIM_EXPORT CUresult cuEventElapsedTime_v2(float* milliseconds, CUevent from, CUevent to) {
+  return elapsed(milliseconds, from, to);
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// simgpu: what the simulated cards really did; the referee of every figure.
+//   simgpu ledger [--json] [--dead]   busy time and memory per process and card
+#include <cstdio>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "card.h"
+#include "session.h"
+#include "vendor.h"
+#include "wire.h"
+
+namespace {
+
+struct Line {
+  std::int32_t host_pid, pid;
+  std::string uuid, command;
+  sim::Nanos busy_ns;
+  std::uint64_t memory_bytes, peak_bytes;
+  bool alive;
+};
+
+std::vector<Line> living(sim::Fleet& fleet) {
+  std::vector<Line> lines;
+  for (std::size_t i = 0; i < fleet.cards; ++i) {
+    const sim::CardView card(fleet, i);
+    card.settle();
+    for (const auto& usage : card.usages()) {
+      lines.push_back({usage.host_pid, usage.pid, card.info().uuid, usage.command, usage.busy_ns,
+                       usage.memory_bytes,
+                       fleet.seat[i][usage.seat].memory_peak_bytes.load(), true});
+    }
+  }
+  return lines;
+}
+
+std::vector<Line> dead(sim::Fleet& fleet) {
+  std::vector<Line> lines;
+  const std::uint64_t dug = fleet.graves.load(std::memory_order_acquire);
+  for (std::uint64_t i = dug > sim::kGraves ? dug - sim::kGraves : 0; i < dug; ++i) {
+    const sim::Grave& grave = fleet.grave[i % sim::kGraves];
+    lines.push_back({grave.host_pid, grave.pid, fleet.card[grave.card].info.uuid, "", grave.busy_ns, 0,
+                     grave.memory_peak_bytes, false});
+  }
+  return lines;
+}
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    char escape[8];
+    if (static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\') {
+      std::snprintf(escape, sizeof(escape), "\\u%04x", static_cast<unsigned char>(c));
+      out += escape;
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+void print_json(const std::vector<Line>& lines, sim::Nanos now) {
+  std::printf("{\"simulated\": true, \"monotonic_ns\": %lld, \"processes\": [", static_cast<long long>(now));
+  const char* between = "\n";
+  for (const Line& line : lines) {
+    std::printf("%s  {\"host_pid\": %d, \"pid\": %d, \"command\": %s, \"uuid\": %s, \"busy_ns\": %lld, "
+                "\"memory_bytes\": %llu, \"memory_peak_bytes\": %llu, \"alive\": %s}",
+                between, line.host_pid, line.pid, quoted(line.command).c_str(), quoted(line.uuid).c_str(),
+                static_cast<long long>(line.busy_ns), static_cast<unsigned long long>(line.memory_bytes),
+                static_cast<unsigned long long>(line.peak_bytes), line.alive ? "true" : "false");
+    between = ",\n";
+  }
+  std::printf("\n]}\n");
+}
+
+void print_table(const std::vector<Line>& lines) {
+  std::printf("simulated cards\n%9s %9s %-16s %-40s %12s %12s\n", "HOST PID", "PID", "COMMAND", "CARD",
+              "BUSY MS", "MEMORY MIB");
+  for (const Line& line : lines) {
+    std::printf("%9d %9d %-16s %-40s %12.1f %12llu\n", line.host_pid, line.pid,
+                line.alive ? line.command.c_str() : "(ended)", line.uuid.c_str(),
+                static_cast<double>(line.busy_ns) / 1e6,
+                static_cast<unsigned long long>(line.memory_bytes >> 20));
+  }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+  bool json = false;
+  bool with_dead = false;
+  bool sound = count >= 2 && std::strcmp(words[1], "ledger") == 0;
+  for (int i = 2; i < count; ++i) {
+    const std::string word = words[i];
+    if (word == "--json") json = true;
+    else if (word == "--dead") with_dead = true;
+    else sound = false;
+  }
+  if (!sound) {
+    std::fprintf(stderr, "usage: simgpu ledger [--json] [--dead]\n");
+    return 2;
+  }
+  const sim::Session session = sim::Session::open(sim::socket_path(simnvidia::kSocket), sim::kObserver);
+  if (!session.ok()) {
+    std::fprintf(stderr, "simgpu: %s\n", session.error().c_str());
+    return 1;
+  }
+  std::vector<Line> lines = living(session.fleet());
+  if (with_dead) {
+    for (Line& line : dead(session.fleet())) lines.push_back(std::move(line));
+  }
+  json ? print_json(lines, sim::monotonic_now()) : print_table(lines);
+  return 0;
+}
