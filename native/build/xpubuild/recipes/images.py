@@ -69,7 +69,7 @@ def controller_manager(built: Path) -> Image:
         "vc-controller-manager",
         {
             "/vc-controller-manager": built / "vc-controller-manager",
-            "/tmp": oci.Directory(0o1777),  # noqa: S108 - a path in the image
+            "/tmp": oci.Directory(0o1777),
         },
         oci.Config(entrypoint=["/vc-controller-manager"]),
         on_debian=False,

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"flexai.io/xpu/cluster/cdi"
+	"flexai.io/xpu/cluster/pages"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+const base = `cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+- {name: "0", containerEdits: {deviceNodes: [{path: /dev/nvidia0}]}}
+containerEdits:
+  mounts: [{hostPath: /lib/libcuda.so.580.95.05, containerPath: /lib/libcuda.so.580.95.05}]
+`
+
+var (
+	owner = xpu.Owner{PodUID: "u1", Container: "app"}
+	slice = xpu.Slice{Key: "s1", Owner: owner, Namespace: "n", Pod: "p", Tokens: []string{"t"},
+		Shares: []xpu.Share{{UUID: "GPU-0", VID: 3, CoresPercent: 20, MemoryMiB: 3072}}}
+	cards = []xpu.Card{{UUID: "GPU-0", Minor: 0, MemoryMiB: 40960, Split: 20, Healthy: true}}
+)
+
+func open(t *testing.T) (*Store, Paths) {
+	t.Helper()
+	root := t.TempDir()
+	paths := Paths{Etc: root + "/etc/xpu", State: root + "/var/xpu", BaseCDI: root + "/nvidia.yaml",
+		CDI: root + "/vgpu.yaml", Runtime: root + "/opt/xpu"}
+	write(t, paths.BaseCDI, base)
+	write(t, root+"/opt/xpu/versions/1/lib/libcuda_direct.so", "")
+	write(t, root+"/opt/xpu/versions/1/bin/gpu-monitor", "")
+	for link, target := range map[string]string{"current": "versions/1", "lib": "current/lib", "bin": "current/bin"} {
+		if err := os.Symlink(target, filepath.Join(paths.Runtime, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := Open(paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, paths
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func ledger(t *testing.T, slices ...xpu.Slice) xpu.Ledger {
+	t.Helper()
+	l, err := xpu.NewLedger(slices)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestSliceFilesFollowTheContract(t *testing.T) {
+	s, paths := open(t)
+	if err := s.WriteSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	directory := paths.Etc + "/u1/app"
+	for name, want := range map[string]string{"vgpu.config": "UsedMem:3072\nUsedCores:20\n",
+		"vgpu-ids.config": "GPU-0-3\n", "pids.config": ""} {
+		if got := read(t, directory+"/"+name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	want, _ := pages.Config{Cards: []pages.Card{{UUID: "GPU-0", MemoryBytes: 3 << 30, TauNs: burstNs,
+		CoresPercent: 20, Mode: pages.ModeHard, TrimQ16: pages.TrimOne, VID: 3}}}.Encode()
+	if read(t, directory+"/config.page") != string(want) {
+		t.Error("config.page is not what the slice says")
+	}
+	page := paths.State + "/slices/s1/ledger.page"
+	info, err := os.Stat(page)
+	if err != nil || info.Size() != pages.LedgerBytes || info.Mode().Perm() != 0o666 {
+		t.Errorf("ledger page: %v, %v", info, err)
+	}
+	if info, _ := os.Stat(paths.State + "/slices"); info.Mode().Perm() != 0o700 {
+		t.Errorf("pages that everyone may write lie in a directory of mode %v", info.Mode())
+	}
+}
+
+func TestARestartedContainerGetsAFreshLedgerPage(t *testing.T) {
+	s, paths := open(t)
+	page := paths.State + "/slices/s1/ledger.page"
+	for range 2 {
+		if err := s.WriteSlice(slice); err != nil {
+			t.Fatal(err)
+		}
+		if read(t, page) != string(pages.NewLedger()) {
+			t.Fatal("the ledger page holds what dead processes charged")
+		}
+		write(t, page, "charged")
+	}
+}
+
+func TestLimitModes(t *testing.T) {
+	for cores, want := range map[int]pages.Mode{0: pages.ModeNone, 1: pages.ModeHard, 99: pages.ModeHard, 100: pages.ModeNone} {
+		if got := configEntry(xpu.Share{CoresPercent: cores}).Mode; got != want {
+			t.Errorf("%d %% is mode %d, want %d", cores, got, want)
+		}
+	}
+}
+
+func TestLedgerReadsBackAndIsRebuilt(t *testing.T) {
+	s, paths := open(t)
+	if empty, err := s.Load(); err != nil || len(empty.Slices()) != 0 {
+		t.Fatalf("a new node has %v, %v", empty, err)
+	}
+	want := ledger(t, slice)
+	if err := s.WriteSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Save(want); err != nil {
+		t.Fatal(err)
+	}
+	for name, damage := range map[string]func(){
+		"whole":     func() {},
+		"lost":      func() { os.Remove(paths.State + "/ledger.json") },
+		"torn":      func() { write(t, paths.State+"/ledger.json", `{"version": 1, "sl`) },
+		"from Mars": func() { write(t, paths.State+"/ledger.json", `{"version": 7}`) },
+	} {
+		damage()
+		got, err := s.Load()
+		if err != nil || !reflect.DeepEqual(got.Slices(), want.Slices()) {
+			t.Errorf("%s: got %+v, %v", name, got.Slices(), err)
+		}
+	}
+}
+
+func TestRemoveSliceLeavesOtherContainersOfThePod(t *testing.T) {
+	s, paths := open(t)
+	other := slice
+	other.Owner.Container, other.Key = "side", "s2"
+	for _, one := range []xpu.Slice{slice, other} {
+		if err := s.WriteSlice(one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.RemoveSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	read(t, paths.Etc+"/u1/side/vgpu.config")
+	for range 2 {
+		if err := s.RemoveSlice(other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left, _ := filepath.Glob(paths.Etc + "/*"); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
+func TestSweepKeepsTheLedgersSlicesAndForeignFiles(t *testing.T) {
+	s, paths := open(t)
+	orphan := slice
+	orphan.Owner.PodUID, orphan.Key = "u2", "s2"
+	for _, one := range []xpu.Slice{slice, orphan} {
+		if err := s.WriteSlice(one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, paths.Etc+"/site/notes/readme", "kept")
+	if err := s.Sweep(ledger(t, slice)); err != nil {
+		t.Fatal(err)
+	}
+	read(t, paths.Etc+"/u1/app/config.page")
+	read(t, paths.State+"/slices/s1/ledger.page")
+	read(t, paths.Etc+"/site/notes/readme")
+	for _, path := range []string{paths.Etc + "/u2/app", paths.State + "/slices/s2"} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s was left", path)
+		}
+	}
+}
+
+func TestCDIFileNamesResolvedPaths(t *testing.T) {
+	s, paths := open(t)
+	lost := slice
+	lost.Key, lost.Owner.PodUID, lost.Tokens = "s9", "u9", []string{"t9"}
+	lost.Shares = []xpu.Share{{UUID: "GPU-9"}}
+	if err := s.WriteCDI(ledger(t, slice, lost), cards); err != nil {
+		t.Fatal(err)
+	}
+	text := read(t, paths.CDI)
+	spec, err := cdi.ParseBase([]byte(text))
+	if err != nil || len(spec.Devices) != 1 || spec.Devices[0].Name != "s1" {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if !strings.Contains(text, "/opt/xpu/versions/1/lib/libcuda_direct.so") {
+		t.Errorf("the library is named through a link:\n%s", text)
+	}
+}
+
+func TestErrorsNameTheRemedy(t *testing.T) {
+	s, paths := open(t)
+	os.Remove(paths.BaseCDI)
+	if err := s.WriteCDI(ledger(t), cards); err == nil || !strings.Contains(err.Error(), "nvidia-ctk cdi generate") {
+		t.Errorf("no base spec: %v", err)
+	}
+	write(t, paths.BaseCDI, base)
+	os.RemoveAll(paths.Runtime)
+	if err := s.WriteCDI(ledger(t), cards); err == nil || !strings.Contains(err.Error(), "xpu_runtime") {
+		t.Errorf("no library: %v", err)
+	}
+}
+
+func TestOwnersCannotLeaveTheirDirectory(t *testing.T) {
+	s, _ := open(t)
+	for _, bad := range []xpu.Owner{{PodUID: "..", Container: "x"}, {PodUID: "u", Container: "../../x"}, {PodUID: "", Container: "x"}} {
+		evil := slice
+		evil.Owner = bad
+		if s.WriteSlice(evil) == nil || s.RemoveSlice(evil) == nil {
+			t.Errorf("owner %q was accepted", bad)
+		}
+	}
+}
