@@ -69,7 +69,10 @@ def _members(archive: tarfile.TarFile, tarball: str) -> list[tarfile.TarInfo]:
         name = os.path.normpath(member.name)
         if name == ".":
             continue
-        if name.split("/")[0] not in TOP or not (member.isfile() or member.isdir()):
+        # xpu-monitor is a link to gpu-monitor beside it; no other kind of link has a use here.
+        neighbour = member.issym() and "/" not in member.linkname and member.linkname != ".."
+        plain = member.isfile() or member.isdir() or neighbour
+        if name.split("/")[0] not in TOP or not plain:
             raise XpuError(
                 f"{os.path.basename(tarball)} holds {member.name}, which is no file or directory "
                 f"under {', '.join(TOP)}.",
@@ -82,21 +85,29 @@ def _members(archive: tarfile.TarFile, tarball: str) -> list[tarfile.TarInfo]:
 
 def _unpack(host: Host, tarball: str, directory: str) -> dict[str, str]:
     """Unpack into *directory*; file → digest."""
-    digests = {}
+    digests: dict[str, str] = {}
+    links: list[str] = []
     with tarfile.open(host.path(tarball)) as archive:
         for member in _members(archive, tarball):
             target = f"{directory}/{member.name}"
-            source = archive.extractfile(member)
-            if source is None:
+            if member.isdir():
                 os.makedirs(host.path(target), mode=0o755, exist_ok=True)
                 continue
             os.makedirs(os.path.dirname(host.path(target)), mode=0o755, exist_ok=True)
+            if member.issym():
+                os.symlink(member.linkname, host.path(target))
+                links.append(target)
+                continue
+            source = archive.extractfile(member)
+            assert source is not None  # _members() lets only files, directories and links pass
             with open(host.path(target), "wb") as out:
                 shutil.copyfileobj(source, out)
                 out.flush()
                 os.fsync(out.fileno())
             os.chmod(host.path(target), 0o755 if member.mode & 0o100 else 0o644)
             digests[member.name] = host.digest(target)
+    # What a link leads to may come after it in the archive.
+    digests.update({link[len(directory) + 1 :]: host.digest(link) for link in links})
     return digests
 
 
