@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""native/common: the C++ cases, and the page layout against its vectors in C++ and Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import xpu_pages
+from xpubuild.cache import Cache, Recipe, digest_tree
+from xpubuild.recipes.cuda import COMMON
+from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
+
+HERE = Path(__file__).parent
+VECTORS = COMMON / "vectors" / "pages.json"
+PROGRAMS = ["test_limiter", "test_slice", "test_vectors"]
+FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
+
+
+def build_programs(target: Path) -> None:
+    for program in PROGRAMS:
+        sources = [HERE / f"{program}.cc", *sorted((COMMON / "src").glob("*.cc"))]
+        include = f"-I{COMMON / 'include'}"
+        run([*zig_cxx(), *FLAGS, include, *sources, "-o", target / program, "-ldl", "-lpthread"])
+
+
+def programs() -> Path:
+    inputs = {
+        "sources": digest_tree([COMMON / "include", COMMON / "src", *HERE.glob("*.*")], REPOSITORY),
+        "zig": zig_version(),
+    }
+    return Cache().get(Recipe("common-tests", inputs, build_programs))
+
+
+def cases(program: str) -> list[str]:
+    return run([programs() / program]).split()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "cpp_case" in metafunc.fixturenames:
+        found = [(program, case) for program in PROGRAMS[:2] for case in cases(program)]
+        metafunc.parametrize("cpp_case", found, ids=[case for _, case in found])
+
+
+def test_cpp(cpp_case: tuple[str, str], tmp_path: Path) -> None:
+    program, case = cpp_case
+    done = subprocess.run(
+        [programs() / program, case],
+        env={**os.environ, "XPU_TEST_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def vectors() -> list[dict[str, Any]]:
+    pages: list[dict[str, Any]] = json.loads(VECTORS.read_text())["config"]
+    return pages
+
+
+def page_bytes(page: dict[str, Any]) -> bytes:
+    return bytes.fromhex(page["bytes_hex"]).ljust(xpu_pages.CONFIG_BYTES, b"\0")
+
+
+def test_vector_file_is_what_its_generator_writes() -> None:
+    written = run([sys.executable, COMMON / "vectors" / "make.py"])
+    assert VECTORS.read_text() == written, f"run {COMMON}/vectors/make.py {VECTORS}"
+
+
+@pytest.mark.parametrize("page", vectors(), ids=lambda page: page["name"])
+def test_python_writes_the_vector(page: dict[str, Any]) -> None:
+    modes = {number: name for name, number in xpu_pages.MODES.items()}
+    cards = [xpu_pages.CardConfig(**{**c, "mode": modes[c["mode"]]}) for c in page["cards"]]
+    assert xpu_pages.pack_config(cards, page["epoch"]) == page_bytes(page)
+
+
+@pytest.mark.parametrize("page", vectors(), ids=lambda page: page["name"])
+def test_cpp_reads_the_vector(page: dict[str, Any]) -> None:
+    done = subprocess.run(
+        [programs() / "test_vectors"], input=page_bytes(page), capture_output=True, check=True
+    )
+    found = dict(line.split(" ", 1) for line in done.stdout.decode().splitlines())
+    wanted = {"state": "0", "epoch": str(page["epoch"]), "cards": str(len(page["cards"]))}
+    for index, card in enumerate(page["cards"]):
+        wanted |= {f"{index}.{name}": str(value) for name, value in card.items()}
+    assert found == wanted
+
+
+def test_ledger_size_is_pinned() -> None:
+    assert json.loads(VECTORS.read_text())["ledger_bytes"] == xpu_pages.LEDGER_BYTES
