@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from .cache import Cache, Recipe, digest_file, digest_tree
+from .recipes import charts, cuda, helm, images, volcano
 from .toolchain import REPOSITORY
 
 OWN_LICENCE = "Apache-2.0; built from native/ of flexai.xpu"
@@ -26,7 +27,7 @@ OWN_LICENCE = "Apache-2.0; built from native/ of flexai.xpu"
 
 @dataclass(frozen=True)
 class Artefact:
-    """One manifest entry. ``path`` is where the built file is; it is not written to the manifest."""
+    """One manifest entry; ``path`` is where the built file is, which the manifest does not say."""
 
     name: str
     version: str
@@ -77,8 +78,6 @@ def write_tarball(out: Path, root: Path, members: Sequence[str]) -> None:
 
 def _xpu_runtime(cache: Cache) -> Artefact:
     """Interception library and tools as one tarball: ``lib/``, ``bin/``, ``VERSION``."""
-    from .recipes import cuda
-
     slice_parts = cuda.build(cache)
     version = collection_version()
 
@@ -103,8 +102,6 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def _charts(cache: Cache) -> list[Artefact]:
-    from .recipes import charts, volcano
-
     gpupool = next(charts.build(cache).glob("gpupool-*.tgz"))
     upstream = next((volcano.build(cache) / "chart").glob("volcano-*.tgz"))
     return [
@@ -117,8 +114,6 @@ def _charts(cache: Cache) -> list[Artefact]:
 
 
 def _helm(cache: Cache) -> Artefact:
-    from .recipes import helm
-
     path = helm.build(cache) / "helm"
     return Artefact(
         "helm", helm.VERSION, "x86_64", "binary", path, "Apache-2.0; built from its module"
@@ -126,8 +121,6 @@ def _helm(cache: Cache) -> Artefact:
 
 
 def _images(cache: Cache) -> list[Artefact]:
-    from .recipes import images
-
     built = images.build(cache)
     listed = json.loads((built / "images.json").read_text(encoding="utf-8"))
     return [
@@ -151,7 +144,7 @@ def native(cache: Cache) -> list[Artefact]:
 
 
 def _place(source: Path, target: Path) -> None:
-    """Hard link where the file system allows it (images are large), else copy; replace atomically."""
+    """Hard link where the file system allows it (images are large), else copy; by one rename."""
     scratch = target.with_name(f".{target.name}.new")
     scratch.unlink(missing_ok=True)
     try:

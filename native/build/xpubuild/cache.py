@@ -26,7 +26,7 @@ Builder = Callable[[Path], None]
 
 
 def default_root() -> Path:
-    """Where results are kept: ``$FLEXAI_CACHE``, else ``flexai-xpu`` in the user's cache directory."""
+    """Where results are kept: ``$FLEXAI_CACHE``, else ``flexai-xpu`` in the user's cache."""
     configured = os.environ.get("FLEXAI_CACHE")
     if configured:
         return Path(configured)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Ansible collection as a user gets it: built from this checkout, installed from its tarball."""
+"""The Ansible collection as a user gets it: built from this checkout, installed as a tarball."""
 
 from __future__ import annotations
 

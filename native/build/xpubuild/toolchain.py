@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Go and a C++ cross compiler: the machine's own where it is new enough, else the ones from PyPI."""
+"""Go and a C++ cross compiler: the machine's own where new enough, else the ones from PyPI."""
 
 from __future__ import annotations
 

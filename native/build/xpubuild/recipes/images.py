@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container images of the project: OCI archives made from Debian packages and our programs.
 
-They share one Debian layer, which an engine keeps once. Python is in it for the workload's sake: a
-second layer without it would weigh more than it saves.
+They share one Debian layer, which an engine keeps once. Python (all of it: the workload uses
+ctypes) is in it for the workload's sake: a second layer without it would weigh more than it saves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import cluster, volcano
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
 BASE_SUITE = "bookworm"
-BASE_PACKAGES = ("python3-minimal",)
+BASE_PACKAGES = ("python3",)
 WORKLOAD = REPOSITORY / "tests/e2e/workload"
 
 
