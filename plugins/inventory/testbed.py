@@ -48,6 +48,7 @@ testbed: molecule
 
 import json
 import os
+from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
@@ -56,7 +57,7 @@ GROUPS = ("flexai_nodes", "flexai_kubernetes", "flexai_docker", "flexai_control_
 FILE_NAMES = ("testbed.yml", "testbed.yaml")
 
 
-def groups_of(host):
+def groups_of(host: dict[str, Any]) -> list[str]:
     """Groups of one host of the state file (docs/interfaces.md §9)."""
     roles = set(host["roles"])
     groups = []
@@ -71,7 +72,7 @@ def groups_of(host):
     return groups
 
 
-def variables_of(host):
+def variables_of(host: dict[str, Any]) -> dict[str, str]:
     """Variables that let Ansible reach one host of the state file."""
     return {
         "ansible_connection": "containers.podman.podman",
@@ -81,7 +82,7 @@ def variables_of(host):
     }
 
 
-def site_variables(state):
+def site_variables(state: dict[str, Any]) -> dict[str, str]:
     """Variables all hosts of a testbed share."""
     return {
         "flexai_site": state["name"],
@@ -89,11 +90,11 @@ def site_variables(state):
     }
 
 
-def read_state(path, name):
+def read_state(path: str, name: str) -> dict[str, Any]:
     """Content of the state file; errors name what is missing and the remedy."""
     try:
         with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+            return dict(json.load(stream))
     except FileNotFoundError as error:
         raise AnsibleParserError(
             f"there is no testbed {name!r} ({path} does not exist); bring it up with `make demo` or "
@@ -110,17 +111,17 @@ class InventoryModule(BaseInventoryPlugin):
 
     NAME = "flexai.xpu.testbed"
 
-    def verify_file(self, path):
-        return super().verify_file(path) and path.endswith(FILE_NAMES)
+    def verify_file(self, path: str) -> bool:
+        return bool(super().verify_file(path)) and path.endswith(FILE_NAMES)
 
-    def parse(self, inventory, loader, path, cache=True):
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         name = self.get_option("testbed")
         state = read_state(os.path.join(self.get_option("state_root"), name, "state.json"), name)
         self._populate(state)
 
-    def _populate(self, state):
+    def _populate(self, state: dict[str, Any]) -> None:
         # Also the empty ones: plays name them all.
         for group in GROUPS:
             self.inventory.add_group(group)

@@ -110,3 +110,26 @@ def test_the_order_of_packages_is_no_other_root_file_system(
     assert debian.rootfs(cache, "bookworm", ["a", "b", "a"]) == first
     assert made == [["a", "b"]]
     assert first.is_file() and not (first.parent / "root").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("I: Retrieving InRelease ", "reading the archive's index"),
+        ("I: Validating adduser 3.134", "downloading packages"),
+        ("I: Configuring the base system...", "configuring them"),
+        ("I: Configuring libc6:amd64...", None),
+        ("W: Validating is not tried", None),
+    ],
+)
+def test_progress_is_told_by_debootstraps_own_words(line: str, wanted: str | None) -> None:
+    assert debian.phase(line) == wanted
+
+
+def test_a_failed_debootstrap_shows_the_end_of_its_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    script = "echo 'I: Validating a'; echo 'I: Validating b'; echo 'E: no space left'; exit 1"
+    with pytest.raises(ToolchainError, match=r"exited 1:\n(?s:.*)E: no space left"):
+        debian._run_telling(["sh", "-c", script])
+    assert capsys.readouterr().err == "    downloading packages …\n"

@@ -9,10 +9,13 @@ matter to the result, so it is no input of the cache key. Needs root, debootstra
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
+import subprocess
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +115,18 @@ REMOVED = (
     "var/log/*.log",
     "var/log/apt/*",
 )
+
+
+# debootstrap's own messages, in the order they come.
+PHASES = {
+    "Retrieving InRelease": "reading the archive's index",
+    "Validating ": "downloading packages",
+    "Extracting ": "unpacking the base",
+    "Unpacking required": "installing the base",
+    "Unpacking the base": "unpacking the named packages",
+    "Configuring the base": "configuring them",
+}
+TAIL_LINES = 40
 
 
 def _deb822_uris(text: str) -> list[str]:
@@ -216,24 +231,42 @@ def _debootstrap(target: Path, suite: str, include: Sequence[str], keys: Path) -
     configuration.write_text(DPKG_CONFIGURATION)
     source = mirror(distribution)
     say(f"  debootstrap {suite} from {source} ({len(include)} packages named) …")
-    # In mounts of its own: what a killed debootstrap had mounted goes with it.
-    run(
-        [
-            "unshare",
-            "--mount",
-            "debootstrap",
-            "--variant=minbase",
-            f"--components={spec.components}",
-            f"--keyring={keys}",
-            f"--include={','.join(include)}",
-            suite,
-            target,
-            source,
-            _script(suite, spec),
-        ],
-        env={"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+    _run_telling(
+        # In mounts of its own: what a killed debootstrap had mounted goes with it.
+        ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        + [f"--components={spec.components}", f"--keyring={keys}"]
+        + [f"--include={','.join(include)}", suite, str(target), source]
+        + [str(_script(suite, spec))]
     )
     configuration.unlink()
+
+
+def phase(line: str) -> str | None:
+    """The work a line of debootstrap's output belongs to, when it tells."""
+    for pattern, name in PHASES.items():
+        if line.startswith(f"I: {pattern}"):
+            return name
+    return None
+
+
+def _run_telling(argv: Sequence[str]) -> None:
+    """Run debootstrap and say which part it has come to; on failure show the end of its output."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    last: deque[str] = deque(maxlen=TAIL_LINES)
+    told = None
+    with subprocess.Popen(
+        argv, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            last.append(line)
+            now = phase(line)
+            if now and now != told:
+                say(f"    {now} …")
+                told = now
+    if process.returncode != 0:
+        command = " ".join(argv)
+        raise ToolchainError(f"{command}\nexited {process.returncode}:\n{''.join(last)}")
 
 
 def _clean(target: Path) -> None:

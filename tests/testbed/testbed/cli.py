@@ -90,8 +90,8 @@ def down_command(name: str) -> None:
     machine.prepare()
     say = _say_from(time.monotonic())
     with machine.locked(name, remove=True):
-        count = removal.remove(name)
-    say(f"testbed {name}: {count} things removed" if count else f"nothing of testbed {name} here")
+        removed = removal.remove(name)
+    say(f"testbed {name} is removed" if removed else f"nothing of testbed {name} here")
 
 
 @cli.command("reboot")
@@ -117,12 +117,9 @@ def _host_status(host: Host) -> dict[str, Any]:
         "system": "stopped",
         "boot_id": None,
     }
-    try:
-        host.pid()
-    except TestbedError:
-        return status
-    status["system"] = up.system_state(host)
-    status["boot_id"] = up.boot_id(host)
+    if up.is_running(host):
+        status["system"] = up.system_state(host)
+        status["boot_id"] = up.boot_id(host)
     return status
 
 
@@ -194,9 +191,13 @@ def exec_command(host: str, command: tuple[str, ...], name: str) -> None:
 def logs_command(host: str, follow: bool, unit: str | None, name: str) -> None:
     """Show HOST's journal since its boot."""
     machine.prepare()
-    container = load(name).host(host).container
+    target = load(name).host(host)
+    if not up.is_running(target):
+        click.echo(f"host {host} is not running; its first process said:", err=True)
+        click.echo(up.last_words(target))
+        return
     extra = (["--follow"] if follow else []) + ([f"--unit={unit}"] if unit else [])
-    argv = ["podman", "exec", "-i", container, "journalctl", "--boot", "--no-pager", *extra]
+    argv = ["podman", "exec", "-i", target.container, "journalctl", "--boot", "--no-pager", *extra]
     raise SystemExit(subprocess.run(argv, check=False).returncode)
 
 

@@ -243,10 +243,10 @@ def _remove(found: Traces) -> None:
         machine.run(["umount", "--lazy", target], check=False)
 
 
-def remove(name: str) -> int:
-    """Remove testbed *name*; returns how many things there were. The caller holds the lock."""
+def remove(name: str) -> bool:
+    """Remove testbed *name*; tells whether there was any of it. The caller holds the lock."""
     found = look(name)
-    count = len(found.lines())
+    any_of_it = bool(found.lines())
     for attempt in range(ATTEMPTS):
         _remove(found)
         _remove_cgroups(_cgroup_directories(name))
@@ -255,7 +255,7 @@ def remove(name: str) -> int:
         if found.lines() == [f"state: {path}" for path in found.state]:
             for path in found.state:
                 shutil.rmtree(path)
-            return count
+            return any_of_it
         time.sleep(0.2 * (attempt + 1))
     raise TestbedError(
         f"testbed {name} could not be removed completely; left:\n  " + "\n  ".join(found.lines()),

@@ -197,8 +197,19 @@ def _crashes(host: Host) -> int:
     return int(podman("inspect", "--format", "{{.RestartCount}}", host.container).strip())
 
 
-def _last_words(host: Host) -> str:
-    return "\n".join(podman("logs", "--tail=5", host.container, check=False).splitlines())
+def last_words(host: Host) -> str:
+    """The end of what the host's first process printed, before or without a journal."""
+    argv = ["podman", "logs", "--tail=5", host.container]
+    done = machine.run(argv, check=False)
+    return (done.stdout + done.stderr).decode(errors="replace").strip()
+
+
+def is_running(host: Host) -> bool:
+    """Whether the host has a first process."""
+    try:
+        return host.pid() > 0
+    except TestbedError:
+        return False
 
 
 def wait_until_booted(host: Host, deadline: float) -> None:
@@ -215,7 +226,7 @@ def wait_until_booted(host: Host, deadline: float) -> None:
         if _crashes(host) - crashes >= CRASHES or time.monotonic() >= deadline:
             raise TestbedError(
                 f"host {host.name} did not boot: systemd says {state or 'nothing'!r}; "
-                f"its first process said:\n{_last_words(host)}",
+                f"its first process said:\n{last_words(host)}",
                 f"python -m testbed logs {host.name}",
             )
         time.sleep(0.3)
