@@ -116,7 +116,7 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "unreachable host": (
         set_host("gpu2", ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=9),
-        "gpu2 is unreachable (Failed to connect to the host via ssh",
+        "gpu2 is unreachable (Task failed: Data could not be sent to remote host",
     ),
     "blocked host": (
         set_host("gpu2", container_runtime_engine="docker"),
