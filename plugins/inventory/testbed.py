@@ -11,10 +11,13 @@ version_added: 0.1.0
 author:
   - flexai.xpu contributors (@flexai-xpu)
 description:
-  - Reads the state file of a testbed that C(python -m testbed up) made and gives its hosts and their groups.
-  - Every host with cards is in the group C(flexai_nodes). Hosts with cards and the role C(worker) are in C(flexai_kubernetes),
-    those with cards and the role C(docker) in C(flexai_docker), the host with the role C(control-plane) in C(flexai_control_plane).
-  - Hosts are reached through Podman (connection P(containers.podman.podman#connection)) on the machine the testbed runs on.
+  - Reads the state file of a testbed that C(python -m testbed up) made and gives its hosts and
+    their groups.
+  - Every host with cards is in the group C(flexai_nodes). Hosts with cards and the role C(worker)
+    are in C(flexai_kubernetes), those with cards and the role C(docker) in C(flexai_docker), the
+    host with the role C(control-plane) in C(flexai_control_plane).
+  - Hosts are reached through Podman (connection P(containers.podman.podman#connection)) on the
+    machine the testbed runs on.
   - Only for tests. Real sites write an inventory of their own.
 options:
   plugin:
@@ -97,8 +100,8 @@ def read_state(path: str, name: str) -> dict[str, Any]:
             return dict(json.load(stream))
     except FileNotFoundError as error:
         raise AnsibleParserError(
-            f"there is no testbed {name!r} ({path} does not exist); bring it up with `make demo` or "
-            f"`python -m testbed up TOPOLOGY --name {name}`, or name another with FLEXAI_TESTBED"
+            f"there is no testbed {name!r} ({path} does not exist); bring it up with `make demo` "
+            f"or `python -m testbed up TOPOLOGY --name {name}`, or name another with FLEXAI_TESTBED"
         ) from error
     except (OSError, ValueError) as error:
         raise AnsibleParserError(
