@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A slice for tests: the library in the driver's place, its pages in a scratch directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xpu_pages
+from xpu_pages import CardConfig, Ledger
+from xpubuild.cache import Cache, Recipe, digest_file
+from xpubuild.recipes import cuda
+from xpubuild.toolchain import run, zig_cxx, zig_version
+
+HERE = cuda.CUDA / "tests"
+STUB_UUID = "GPU-a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"  # as stub_driver.cc says
+GIB = 1 << 30
+
+
+def stub_driver() -> Path:
+    """The one-page driver of these tests, with the SONAME a real one has."""
+    source = HERE / "stub_driver.cc"
+    flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared"]
+
+    def build(target: Path) -> None:
+        library = target / "libcuda-original.so"
+        run([*zig_cxx(), *flags, "-Wl,-soname,libcuda.so.1", source, "-o", library, "-lpthread"])
+
+    inputs = {"source": digest_file(source), "flags": " ".join(flags), "zig": zig_version()}
+    return Cache().get(Recipe("cuda-stub", inputs, build)) / "libcuda-original.so"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A container's view: our library as libcuda.so.1, the driver as libcuda-original.so, pages."""
+
+    directory: Path
+    built: Path
+    uuid: str
+    outside: dict[str, str]  # what the driver itself needs
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.page"
+
+    @property
+    def ledger_file(self) -> Path:
+        return self.directory / "ledger.page"
+
+    @property
+    def libraries(self) -> Path:
+        return self.directory / "lib"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        paths = [str(self.libraries), *filter(None, [self.outside.get("LD_LIBRARY_PATH")])]
+        return {
+            **os.environ,
+            **self.outside,
+            "LD_LIBRARY_PATH": ":".join(paths),
+            "XPU_CONFIG_PAGE": str(self.config),
+            "XPU_LEDGER_PAGE": str(self.ledger_file),
+        }
+
+    def card(self, **grant: Any) -> CardConfig:
+        return CardConfig(self.uuid, **grant)
+
+    def grant(self, **grant: Any) -> None:
+        """Fresh pages with this grant."""
+        xpu_pages.write_slice(self.directory, [self.card(**grant)])
+
+    def regrant(self, **grant: Any) -> None:
+        """Change the grant of running processes."""
+        xpu_pages.change_config(self.config, [self.card(**grant)])
+
+    def ledger(self) -> Ledger:
+        return xpu_pages.read_ledger(self.ledger_file)
+
+    def start(self, argv: Sequence[str | Path], **more: str) -> subprocess.Popen[str]:
+        """Start a program in the slice, stdin and stdout as pipes."""
+        return subprocess.Popen(
+            [str(word) for word in argv],
+            env={**self.environment, **more},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def scenario(self, name: str, *arguments: object, **more: str) -> Any:
+        """Run a scenario of tenant.py to its end and return what it reports."""
+        words = [sys.executable, str(HERE / "tenant.py"), name, *map(str, arguments)]
+        done = subprocess.run(
+            words,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{name} exited {done.returncode}: {done.stderr}"
+        return json.loads(done.stdout) | {"stderr": done.stderr}
+
+    def monitor(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run gpu-monitor in the slice."""
+        program = self.built / "bin" / "gpu-monitor"
+        return subprocess.run(
+            [str(program), *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+
+def make_slice(directory: Path, driver: Path, uuid: str, outside: dict[str, str]) -> Slice:
+    built = cuda.build(Cache(), for_tests=True)
+    made = Slice(directory, built, uuid, outside)
+    made.libraries.mkdir(parents=True)
+    (made.libraries / "libcuda.so.1").symlink_to(built / "lib" / "libcuda_direct.so")
+    (made.libraries / "libcuda-original.so").symlink_to(driver)
+    return made

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices on the one-page driver and on a simulated node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from simulators import simnode
+from xpu_slice import STUB_UUID, Slice, make_slice, stub_driver
+
+
+@pytest.fixture
+def stub(tmp_path: Path) -> Slice:
+    """A slice on the one-page driver."""
+    return make_slice(tmp_path, stub_driver(), STUB_UUID, {})
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[simnode.Node]:
+    """A simulated node with one A100, for the whole session."""
+    directory = tmp_path_factory.mktemp("simnode") / "node"
+    node = simnode.up(directory, ["a100-40g"])
+    yield node
+    simnode.down(directory)
+
+
+@pytest.fixture
+def sim(tmp_path: Path, node: simnode.Node) -> Slice:
+    """A slice on the simulated card."""
+    driver = (node.driver / "lib" / "libcuda.so.1").resolve()
+    return make_slice(tmp_path, driver, node.uuids[0], node.environment)
