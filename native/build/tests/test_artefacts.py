@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import yaml
-from xpubuild.artefacts import Artefact, publish, write_tarball
+from xpubuild.archive import write_tarball
+from xpubuild.artefacts import Artefact, publish
 from xpubuild.cache import digest_file
 
 

@@ -7,17 +7,16 @@ every digest again on the host that uses the file.
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
-import tarfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
+from .archive import write_tarball
 from .cache import Cache, Recipe, digest_file, digest_tree
 from .recipes import charts, cuda, helm, images, volcano
 from .toolchain import REPOSITORY
@@ -54,26 +53,6 @@ def collection_version() -> str:
     """Version of the collection, which its own artefacts share."""
     text = (REPOSITORY / "galaxy.yml").read_text(encoding="utf-8")
     return str(yaml.safe_load(text)["version"])
-
-
-def write_tarball(out: Path, root: Path, members: Sequence[str]) -> None:
-    """A ``.tar.gz`` of *members* under *root*: same content, same bytes (order, owner, times)."""
-    with (
-        out.open("wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0, compresslevel=6) as packed,
-        tarfile.open(fileobj=packed, mode="w") as archive,
-    ):
-        for member in sorted(members):
-            info = archive.gettarinfo(root / member, arcname=member)
-            info.uid = info.gid = 0
-            info.uname = info.gname = "root"
-            info.mtime = 0
-            if info.isfile():
-                info.mode = 0o755 if os.access(root / member, os.X_OK) else 0o644
-                with (root / member).open("rb") as stream:
-                    archive.addfile(info, stream)
-            else:
-                archive.addfile(info)
 
 
 def _xpu_runtime(cache: Cache) -> Artefact:

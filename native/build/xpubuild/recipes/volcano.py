@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..artefacts import write_tarball
+from ..archive import write_tarball
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY, go, go_build, go_inputs, run, zig_cc, zig_version
 
