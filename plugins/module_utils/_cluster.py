@@ -1,0 +1,92 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""The Kubernetes API as plain data, for modules that run on the controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+
+from ._errors import XpuError
+
+MERGE_PATCH = "application/merge-patch+json"
+NOT_FOUND = 404
+Object = t.Dict[str, t.Any]
+
+
+class Cluster:
+    """Requests by path; what comes back is what the API server said, as dictionaries."""
+
+    def __init__(self, client: t.Any, where: str) -> None:
+        self._client, self._where = client, where
+
+    def _request(self, method: str, path: str, body: Object | None = None, **more: t.Any) -> Object:
+        answer = self._client.request(method, path, body=body, serialize=False, **more)
+        return dict(json.loads(answer.data))
+
+    def _failure(self, verb: str, path: str, error: Exception) -> XpuError:
+        said = getattr(error, "body", None) or str(error)
+        try:
+            said = json.loads(said)["message"]
+        except (ValueError, KeyError, TypeError):
+            pass
+        return XpuError(
+            f"{verb} {path} at the cluster of {self._where} failed: {said}.",
+            "check that the API server answers and that the kubeconfig's user may do this.",
+        )
+
+    def get(self, path: str) -> Object | None:
+        """An object; None where there is none."""
+        try:
+            return self._request("get", path)
+        except Exception as error:
+            if getattr(error, "status", None) == NOT_FOUND:
+                return None
+            raise self._failure("get", path, error) from error
+
+    def list(self, path: str) -> list[Object]:
+        """The items of a collection; none where the cluster has no such kind."""
+        found = self.get(path)
+        return list(found["items"]) if found else []
+
+    def change(self, verb: str, path: str, body: Object | None = None) -> Object:
+        """``post``, ``patch`` (a merge patch) or ``delete``."""
+        more = {"content_type": MERGE_PATCH} if verb == "patch" else {}
+        try:
+            return self._request(verb, path, body, **more)
+        except Exception as error:
+            raise self._failure(verb, path, error) from error
+
+    def log(self, namespace: str, pod: str) -> str:
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        try:
+            answer = self._client.request("get", path, serialize=False)
+        except Exception as error:
+            raise self._failure("get", path, error) from error
+        return str(answer.data.decode(errors="replace"))
+
+
+def connect(kubeconfig: str) -> Cluster:
+    """A cluster by its kubeconfig on this machine."""
+    try:
+        from kubernetes import config
+        from kubernetes.dynamic import DynamicClient
+    except ImportError as error:
+        raise XpuError(
+            f"The Python library kubernetes is not there on the controller: {error}.",
+            "pip install -r requirements/collection.txt of this collection.",
+        ) from error
+    if not os.path.exists(kubeconfig):
+        raise XpuError(
+            f"The kubeconfig {kubeconfig!r} (flexai_kubeconfig) does not exist on the controller.",
+            "correct flexai_kubeconfig, or leave it empty for a site without a cluster.",
+        )
+    try:
+        return Cluster(DynamicClient(config.new_client_from_config(kubeconfig)), kubeconfig)
+    except Exception as error:
+        raise XpuError(
+            f"The cluster of kubeconfig {kubeconfig} does not answer: {error}.",
+            "check the server's address in it, and that the API server runs.",
+        ) from error

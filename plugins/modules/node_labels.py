@@ -1,0 +1,200 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: node_labels
+short_description: Label nodes with cards, and have the RuntimeClasses that slices need
+version_added: 0.1.0
+description:
+  - Runs on the controller, once for all nodes. Other labels of the nodes stay as they are.
+  - A RuntimeClass is made when it is absent and mended when it is ours; somebody else's is left as
+    it is when it names the same handler, and refused when it names another.
+options:
+  kubeconfig:
+    description: Kubeconfig on the controller.
+    type: path
+    required: true
+  nodes:
+    description: Names of the nodes.
+    type: list
+    elements: str
+    required: true
+  labels:
+    description: Labels that every one of the nodes bears.
+    type: dict
+    required: true
+attributes:
+  check_mode:
+    description: Can run in C(check_mode) and predict what it would change, without changing it.
+    support: full
+  diff_mode:
+    description: Shows labels and RuntimeClasses before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+author:
+  - flexai.xpu contributors (@flexai-xpu)
+"""
+
+EXAMPLES = r"""
+- name: Mark the nodes that have cards
+  flexai.xpu.node_labels:
+    kubeconfig: /etc/kubernetes/admin.conf
+    nodes: [gpu1, gpu2]
+    labels:
+      gpupool.com/gpu-ready: "true"
+  delegate_to: localhost
+  run_once: true
+"""
+
+RETURN = r"""
+steps:
+  description: What was, or would be, changed.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import json
+import typing as t
+from dataclasses import dataclass
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._cluster import Cluster, Object, connect
+from ..module_utils._errors import XpuError, run_module
+
+NODES = "/api/v1/nodes"
+RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
+OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
+# What document 000 patches onto `nvidia` by hand, with the value that Helm really looks for.
+ADOPTION = {
+    "labels": {"app.kubernetes.io/managed-by": "Helm"},
+    "annotations": {
+        "meta.helm.sh/release-name": "gpupool",
+        "meta.helm.sh/release-namespace": "default",
+    },
+}
+HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi"}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One request to the API server, with what it changes for people."""
+
+    what: str
+    verb: str
+    path: str
+    body: Object
+    before: str = ""
+
+
+def runtime_class(name: str) -> Object:
+    extra = ADOPTION if name == "nvidia" else {}
+    return {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {
+            "name": name,
+            "labels": {**OWNER, **extra.get("labels", {})},
+            "annotations": extra.get("annotations", {}),
+        },
+        "handler": HANDLERS[name],
+    }
+
+
+def plan_labels(
+    found: t.Mapping[str, Object], nodes: t.Iterable[str], labels: t.Mapping[str, str]
+) -> list[Step]:
+    unknown = sorted(set(nodes) - set(found))
+    if unknown:
+        raise XpuError(
+            f"The cluster has no node {', '.join(unknown)}; it has {', '.join(sorted(found))}.",
+            "set node_labels_node_name on hosts whose node is named otherwise.",
+        )
+    steps = []
+    for node in sorted(set(nodes)):
+        has = found[node]["metadata"].get("labels") or {}
+        lacking = {key: value for key, value in labels.items() if has.get(key) != value}
+        if lacking:
+            body = {"metadata": {"labels": lacking}}
+            before = json.dumps({key: has.get(key) for key in lacking}, sort_keys=True)
+            steps.append(Step(f"node {node}", "patch", f"{NODES}/{node}", body, before))
+    return steps
+
+
+def plan_runtime_classes(found: t.Mapping[str, Object]) -> list[Step]:
+    steps = []
+    for name, handler in HANDLERS.items():
+        wanted, there = runtime_class(name), found.get(name)
+        if there is None:
+            steps.append(Step(f"RuntimeClass {name}", "post", RUNTIME_CLASSES, wanted))
+        elif there["handler"] != handler:
+            raise XpuError(
+                f"RuntimeClass {name} exists with handler {there['handler']}, "
+                f"slices need {handler}. "
+                "Nothing was changed.",
+                "remove it with whatever made it, or give that another name.",
+            )
+        else:
+            steps += _mend(name, wanted["metadata"], there["metadata"])
+    return steps
+
+
+def _mend(name: str, wanted: Object, there: Object) -> list[Step]:
+    """Our own RuntimeClass gets back what it lost; another's is left alone."""
+    labels = there.get("labels") or {}
+    if any(labels.get(key) != value for key, value in OWNER.items()):
+        return []
+    lost = {
+        part: {
+            key: value
+            for key, value in wanted[part].items()
+            if (there.get(part) or {}).get(key) != value
+        }
+        for part in ("labels", "annotations")
+    }
+    if not any(lost.values()):
+        return []
+    path = f"{RUNTIME_CLASSES}/{name}"
+    return [Step(f"RuntimeClass {name}", "patch", path, {"metadata": lost})]
+
+
+def _by_name(items: t.Iterable[Object]) -> dict[str, Object]:
+    return {item["metadata"]["name"]: item for item in items}
+
+
+def converge(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    steps = [
+        *plan_labels(_by_name(cluster.list(NODES)), params["nodes"], params["labels"]),
+        *plan_runtime_classes(_by_name(cluster.list(RUNTIME_CLASSES))),
+    ]
+    for step in () if check else steps:
+        cluster.change(step.verb, step.path, step.body)
+    return {
+        "changed": bool(steps),
+        "steps": [step.what for step in steps],
+        "diff": {
+            "before": "".join(f"{step.what} {step.before}\n" for step in steps),
+            "after": "".join(f"{step.what} {json.dumps(step.body)}\n" for step in steps),
+        },
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "kubeconfig": {"type": "path", "required": True},
+            "nodes": {"type": "list", "elements": "str", "required": True},
+            "labels": {"type": "dict", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    run_module(module, lambda m: converge(connect(m.params["kubeconfig"]), m.params, m.check_mode))
+
+
+if __name__ == "__main__":
+    main()
