@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xpubuild.artefacts import write_tarball
+from xpubuild.archive import write_tarball
 
 from . import kernelmodule
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from xpubuild.artefacts import write_tarball
+from xpubuild.archive import write_tarball
 from xpubuild.toolchain import ToolchainError, run
 
 from .runfile import SOURCES, fill_in

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .. import artefacts
+from .. import archive
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
 
@@ -27,7 +27,7 @@ def _build(out: Path) -> None:
         for path in (CHARTS / NAME).rglob("*")
         if path.is_file() and path.name != ".helmignore"
     ]
-    artefacts.write_tarball(out / f"{NAME}-{version()}.tgz", CHARTS, members)
+    archive.write_tarball(out / f"{NAME}-{version()}.tgz", CHARTS, members)
 
 
 def build(cache: Cache) -> Path:
