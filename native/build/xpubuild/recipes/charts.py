@@ -35,6 +35,6 @@ def build(cache: Cache) -> Path:
     inputs = {
         "files": digest_tree([CHARTS / NAME], CHARTS),
         "recipe": digest_file(Path(__file__)),
-        "packer": digest_file(Path(artefacts.__file__)),
+        "packer": digest_file(Path(archive.__file__)),
     }
     return cache.get(Recipe("charts", inputs, _build))
