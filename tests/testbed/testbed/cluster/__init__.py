@@ -93,7 +93,8 @@ def _configure(testbed: Testbed, cluster: Layout, store: Store, delivered: Deliv
 
 
 def _api(testbed: Testbed, cluster: Layout) -> Api:
-    return Api(cluster.control_plane.address, testbed.state_dir / "pki")
+    node = cluster.control_plane
+    return Api(node.name, node.address, testbed.state_dir / "pki")
 
 
 def _write_kubeconfig(testbed: Testbed, cluster: Layout, store: Store) -> Path:
@@ -117,52 +118,67 @@ def _journal(testbed: Testbed, unit: str, names: Iterable[str]) -> str:
     return "\n".join(parts)
 
 
-def _wait_for_api(testbed: Testbed, cluster: Layout, deadline: float) -> None:
-    api = _api(testbed, cluster)
-    while reason := api.ready():
+def _wait_for(missing: Callable[[], dict[str, str]], deadline: float, tell: Say) -> dict[str, str]:
+    """Wait until *missing* (thing → why) is empty; what still is missing at the deadline."""
+    told: set[str] = set()
+    while found := missing():
+        if set(found) != told:
+            told = set(found)
+            tell(f"waiting for {', '.join(found)}")
         if time.monotonic() > deadline:
-            name = cluster.control_plane.name
-            raise TestbedError(
-                f"the API server on {name} is not ready: {reason}\n"
-                + _journal(testbed, "kube-apiserver", [name]),
-                f"python -m testbed logs {name} -u kube-apiserver",
-            )
+            return found
         time.sleep(POLL_SECONDS)
+    return {}
 
 
 def _not_ready(api: Api, wanted: dict[str, str]) -> dict[str, str]:
+    """Nodes, and what pods need before the first can be created. *wanted*: node → boot id."""
     try:
-        return state.waiting_for(wanted, [state.read_node(node) for node in api.nodes()])
+        missing = state.waiting_for(wanted, [state.read_node(node) for node in api.nodes()])
+        if not api.exists("/api/v1/namespaces/default/serviceaccounts/default"):
+            missing[f"controllers on {api.name}"] = "no service account default/default yet"
     except Unreachable as error:
-        return dict.fromkeys(wanted, f"the API server does not answer: {error}")
+        return {f"API server on {api.name}": str(error)}
+    return missing
 
 
-def _wait_for_nodes(testbed: Testbed, cluster: Layout, deadline: float, tell: Say) -> None:
-    api = _api(testbed, cluster)
-    wanted = {
-        node.name: testbed.host(node.name).get(BOOT_ID).decode().strip() for node in cluster.nodes
-    }
-    told = -1
-    while missing := _not_ready(api, wanted):
-        if len(wanted) - len(missing) != told:
-            told = len(wanted) - len(missing)
-            tell(f"{told} of {len(wanted)} nodes ready; waiting for {', '.join(missing)}")
-        if time.monotonic() > deadline:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-            raise TestbedError(
-                f"nodes are not ready after {READY_SECONDS} s: {reasons}\n"
-                + _journal(testbed, "kubelet", missing),
-                f"python -m testbed logs {next(iter(missing))} -u kubelet",
-            )
-        time.sleep(POLL_SECONDS)
+def _wait_for_api(testbed: Testbed, api: Api, deadline: float, tell: Say) -> None:
+    def missing() -> dict[str, str]:
+        reason = api.ready()
+        return {f"API server on {api.name}": reason} if reason else {}
+
+    for what, reason in _wait_for(missing, deadline, tell).items():
+        raise TestbedError(
+            f"{what} is not ready after {READY_SECONDS} s: {reason}\n"
+            + _journal(testbed, "kube-apiserver", [api.name]),
+            f"python -m testbed logs {api.name} -u kube-apiserver --name {testbed.name}",
+        )
+
+
+def _wait_for_nodes(
+    testbed: Testbed, cluster: Layout, api: Api, deadline: float, tell: Say
+) -> None:
+    names = [node.name for node in cluster.nodes]
+    wanted = {name: testbed.host(name).get(BOOT_ID).decode().strip() for name in names}
+    missing = _wait_for(lambda: _not_ready(api, wanted), deadline, tell)
+    if not missing:
+        return
+    reasons = "; ".join(f"{what}: {reason}" for what, reason in missing.items())
+    down = [name for name in names if name in missing]
+    raise TestbedError(
+        f"the cluster is not ready after {READY_SECONDS} s: {reasons}\n"
+        + _journal(testbed, "kubelet", down),
+        f"python -m testbed logs {(down or names)[0]} --name {testbed.name}",
+    )
 
 
 def wait_ready(testbed: Testbed, tell: Say = say) -> None:
-    """Wait until the API server answers and every node reports from its host's present boot."""
+    """Wait until pods can be made and every node has reported from its host's present boot."""
     cluster = plan(testbed)
     deadline = time.monotonic() + READY_SECONDS
-    _wait_for_api(testbed, cluster, deadline)
-    _wait_for_nodes(testbed, cluster, deadline, tell)
+    api = _api(testbed, cluster)
+    _wait_for_api(testbed, api, deadline, tell)
+    _wait_for_nodes(testbed, cluster, api, deadline, tell)
 
 
 def up(testbed: Testbed, cache: Cache, tell: Say = say) -> Path:

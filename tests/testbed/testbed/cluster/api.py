@@ -22,8 +22,9 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True)
 class Api:
-    """One cluster's API, in the name of its administrator. *pki* is the cluster's key store."""
+    """The API server on node *name*, asked as administrator; *pki* is the cluster's key store."""
 
+    name: str
     address: str
     pki: Path
 
@@ -63,6 +64,10 @@ class Api:
         if status != 200:
             raise TestbedError(f"listing nodes: the API server answered {status}: {body[:300]!r}")
         return list(json.loads(body)["items"])
+
+    def exists(self, path: str) -> bool:
+        """Whether there is an object at *path*."""
+        return self.request("GET", path)[0] == 200
 
     def label_node(self, name: str, label: str, value: str) -> None:
         """Set one label of one node."""

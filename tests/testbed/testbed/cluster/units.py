@@ -14,6 +14,13 @@ UNIT_DIRECTORY = "/etc/systemd/system"
 ETCD = "http://127.0.0.1:2379"
 NETWORK_SCRIPT = "/usr/local/lib/testbed/pod-network"
 
+# A connection to a host that was reset gets no answer at all; Go's clients notice that only after
+# 45 s by default, and until then a node only seems ready.
+NOTICE_DEAD_PEERS = (
+    "Environment=HTTP2_READ_IDLE_TIMEOUT_SECONDS=5",
+    "Environment=HTTP2_PING_TIMEOUT_SECONDS=3",
+)
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -189,7 +196,11 @@ def _kubelet(node: Node, binaries: str) -> Unit:
         unit=("Wants=containerd.service", "After=containerd.service testbed-pod-network.service"),
         # Volumes mounted by pods reach other pods only through shared mounts, which systemd makes
         # at boot on a machine, but not in a container.
-        service=("Type=notify", "ExecStartPre=/bin/mount --make-rshared /"),
+        service=(
+            "Type=notify",
+            *NOTICE_DEAD_PEERS,
+            "ExecStartPre=/bin/mount --make-rshared /",
+        ),
     )
 
 
@@ -201,6 +212,7 @@ def _kube_proxy(binaries: str) -> Unit:
         [f"{binaries}/kube-proxy", f"--config={config}"],
         reads=(config, "/etc/kubernetes/kube-proxy.conf"),
         unit=("After=testbed-pod-network.service",),
+        service=("Type=simple", *NOTICE_DEAD_PEERS),
     )
 
 
