@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
+
+	"flexai.io/xpu/cluster/agent"
+	"flexai.io/xpu/cluster/checkpoint"
+	"flexai.io/xpu/cluster/xpu"
+)
+
+const patient = 20 * time.Second
+
+const baseCDI = `cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+- {name: "0", containerEdits: {deviceNodes: [{path: /dev/nvidia0}]}}
+containerEdits:
+  mounts: [{hostPath: /lib/libcuda.so.580.95.05, containerPath: /lib/libcuda.so.580.95.05}]
+`
+
+// host is a node's directories under one root.
+type host struct {
+	cfg        config
+	registered chan *pluginapi.RegisterRequest
+	reported   chan string
+	pluginapi.UnimplementedRegistrationServer
+}
+
+func (h *host) Register(_ context.Context, r *pluginapi.RegisterRequest) (*pluginapi.Empty, error) {
+	h.registered <- r
+	return &pluginapi.Empty{}, nil
+}
+
+func (h *host) Checkpoint() ([]checkpoint.Entry, error) {
+	return checkpoint.Read(filepath.Join(h.cfg.devicePlugins, "kubelet_internal_checkpoint"))
+}
+func (h *host) Holdings(context.Context) ([]agent.Holding, error) { return nil, errors.New("not here") }
+func (h *host) Pod(context.Context, string, string) (agent.Pod, error) {
+	return agent.Pod{}, errors.New("not here")
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	root, err := os.MkdirTemp("", "xpu") // short: unix sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	cfg, err := parse([]string{"--node-name=n1", "--device-split-count=4", "--device-plugin-dir=" + root + "/dp",
+		"--slice-dir=" + root + "/etc", "--state-dir=" + root + "/var", "--runtime-dir=" + root + "/opt",
+		"--cdi-base=" + root + "/base.yaml", "--cdi-file=" + root + "/vgpu.yaml"}, func(string) string { return "" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range map[string]string{"/base.yaml": baseCDI, "/opt/lib/libcuda_direct.so": "", "/opt/bin/gpu-monitor": "", "/dp/x": ""} {
+		os.MkdirAll(filepath.Dir(root+path), 0o755)
+		if err := os.WriteFile(root+path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := &host{cfg: cfg, registered: make(chan *pluginapi.RegisterRequest, 9), reported: make(chan string, 9)}
+	listener, err := net.Listen("unix", cfg.devicePlugins+"/kubelet.sock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer()
+	pluginapi.RegisterRegistrationServer(server, h)
+	go server.Serve(listener)
+	t.Cleanup(server.Stop)
+	return h
+}
+
+func (h *host) deps(cards ...xpu.Card) deps {
+	return deps{
+		discover: func() ([]xpu.Card, error) { return cards, nil },
+		kubelet:  h, pods: h, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		report: func(_ context.Context, node string, _ []xpu.Card, _ time.Time) error {
+			h.reported <- node
+			return nil
+		},
+	}
+}
+
+func (h *host) start(t *testing.T, cards ...xpu.Card) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, h.cfg, h.deps(cards...)) }()
+	return func() {
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(patient):
+			t.Error("run did not end with its context")
+		}
+	}
+}
+
+func (h *host) endpoints(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for range 3 {
+		select {
+		case r := <-h.registered:
+			found[r.ResourceName] = r.Endpoint
+		case <-time.After(patient):
+			t.Fatalf("registered only %v", found)
+		}
+	}
+	return found
+}
+
+func (h *host) dial(t *testing.T, endpoint string) pluginapi.DevicePluginClient {
+	t.Helper()
+	connection, err := grpc.NewClient("unix:"+filepath.Join(h.cfg.devicePlugins, endpoint),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { connection.Close() })
+	return pluginapi.NewDevicePluginClient(connection)
+}
+
+// admit writes the kubelet's checkpoint as the kubelet does.
+func (h *host) admit(t *testing.T, held map[string][]string) {
+	t.Helper()
+	var entries []map[string]any
+	for resource, ids := range held {
+		entries = append(entries, map[string]any{"PodUID": "u1", "ContainerName": "app", "ResourceName": resource,
+			"DeviceIDs": map[string][]string{"-1": ids}, "AllocResp": ""})
+	}
+	text, _ := json.Marshal(map[string]any{"Data": map[string]any{"PodDeviceEntries": entries}, "Checksum": 1})
+	if err := os.WriteFile(h.cfg.devicePlugins+"/kubelet_internal_checkpoint", text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheProgramGivesTheDemosSlice(t *testing.T) {
+	h := newHost(t)
+	card := xpu.Card{UUID: "GPU-0", MemoryMiB: 40960, Split: 4, Healthy: true}
+	stop := h.start(t, card)
+	endpoints := h.endpoints(t)
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	held := map[string][]string{}
+	for resource, want := range map[string]struct{ offered, asked int }{
+		"huawei.com/vgpu-number": {4, 1}, "huawei.com/vgpu-cores": {100, 20}, "huawei.com/vgpu-memory-1Gi": {40, 3}} {
+		client := h.dial(t, endpoints[resource])
+		stream, err := client.ListAndWatch(ctx, &pluginapi.Empty{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := stream.Recv()
+		if err != nil || len(list.Devices) != want.offered {
+			t.Fatalf("%s offers %d, want %d (%v)", resource, len(list.GetDevices()), want.offered, err)
+		}
+		for _, device := range list.Devices[:want.asked] {
+			held[resource] = append(held[resource], device.ID)
+		}
+	}
+	h.admit(t, held)
+	number := h.dial(t, endpoints["huawei.com/vgpu-number"])
+	start := &pluginapi.PreStartContainerRequest{DevicesIDs: held["huawei.com/vgpu-number"]}
+	if _, err := number.PreStartContainer(ctx, start); err != nil {
+		t.Fatal(err)
+	}
+	limits, err := os.ReadFile(h.cfg.paths.Etc + "/u1/app/vgpu.config")
+	if err != nil || string(limits) != "UsedMem:3072\nUsedCores:20\n" {
+		t.Errorf("vgpu.config %q, %v", limits, err)
+	}
+	entry, _ := os.ReadFile(h.cfg.paths.CDI)
+	if !strings.Contains(string(entry), xpu.Key(start.DevicesIDs)) {
+		t.Errorf("no entry for the slice in\n%s", entry)
+	}
+	if node := <-h.reported; node != "n1" {
+		t.Errorf("reported for node %q", node)
+	}
+	stop()
+
+	// A new life of the program: the container restarts on the same share.
+	before, _ := os.ReadFile(h.cfg.paths.State + "/ledger.json")
+	stop = h.start(t, card)
+	defer stop()
+	endpoints = h.endpoints(t)
+	if _, err := h.dial(t, endpoints["huawei.com/vgpu-number"]).PreStartContainer(ctx, start); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := os.ReadFile(h.cfg.paths.State + "/ledger.json")
+	if !slices.Equal(before, after) {
+		t.Errorf("the ledger changed from %s to %s", before, after)
+	}
+}
+
+func TestRunRefusesANodeWithoutCards(t *testing.T) {
+	h := newHost(t)
+	err := run(context.Background(), h.cfg, h.deps())
+	if err == nil || !strings.Contains(err.Error(), "n1") || !strings.Contains(err.Error(), "no card") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestParse(t *testing.T) {
+	env := func(name string) string {
+		return map[string]string{"NODE_NAME": "env-node", "NVML_LIBRARY": "/driver/x"}[name]
+	}
+	cfg, err := parse(nil, env)
+	if err != nil || cfg.node != "env-node" || cfg.nvml != "/driver/x" || cfg.split != 2 || cfg.resources.Memory != "huawei.com/vgpu-memory-1Gi" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	for args, want := range map[string]string{
+		"--device-split-count=0":        "not 1 to 256",
+		"--cdi-strategy=auto":           `"auto" is neither`,
+		"--log-level=loud --node-name=": "no node name",
+		"--log-level=loud":              `"loud" is none`,
+		"--resource-name=vgpu":          `"vgpu" is not`,
+		"extra":                         `unexpected argument "extra"`,
+	} {
+		if _, err := parse(strings.Fields(args), env); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
