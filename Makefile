@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-export PYTHONPATH := $(CURDIR)/native/build:$(CURDIR)/tests/testbed:$(CURDIR)/tests:$(PYTHONPATH)
+export PYTHONPATH := $(CURDIR)/native/build:$(CURDIR)/tests/testbed:$(CURDIR)/tests:$(CURDIR)/build/collections
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PY := build/venv/bin/python
