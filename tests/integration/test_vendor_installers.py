@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The simulated vendor files on real systemd hosts: installed, rebooted, removed without a trace."""
+"""The simulated vendor files on systemd hosts: installed, rebooted, removed without a trace."""
 
 from __future__ import annotations
 
