@@ -16,9 +16,10 @@ import xpu_pages
 from xpu_pages import CardConfig, Ledger
 from xpubuild.cache import Cache, Recipe, digest_file
 from xpubuild.recipes import cuda
-from xpubuild.toolchain import run, zig_cxx, zig_version
+from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
 HERE = cuda.CUDA / "tests"
+LOAD = REPOSITORY / "tests" / "e2e" / "workload" / "gpu_load.py"
 STUB_UUID = "GPU-a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"  # as stub_driver.cc says
 GIB = 1 << 30
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,3 +32,12 @@ def sim(tmp_path: Path, node: simnode.Node) -> Slice:
     """A slice on the simulated card."""
     driver = (node.driver / "lib" / "libcuda.so.1").resolve()
     return make_slice(tmp_path, driver, node.uuids[0], node.environment)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port nobody listens on; the one after it is most likely free too."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

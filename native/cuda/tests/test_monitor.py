@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""gpu-monitor where it has nothing to show: what it says, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from xpu_slice import GIB, Slice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", "0"], "--period '0': must be a whole number of seconds from 1 to 86400"),
+        (["-p", "86401"], "--period '86401'"),
+        (["-p", "1x"], "--period '1x'"),
+        (["-o", "xml"], "--output 'xml': must be table or json"),
+        (["now"], "argument 'now'"),
+        (["--no-such-option"], "no-such-option"),
+    ],
+)
+def test_wrong_usage(stub: Slice, arguments: list[str], says: str) -> None:
+    stub.grant(memory_bytes=GIB)
+    done = stub.monitor(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+
+
+def test_help_needs_no_slice(stub: Slice) -> None:
+    done = stub.monitor("--help")
+    assert done.returncode == 0
+    assert "exit status" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "says"),
+    [
+        ("no config", 3, "config.page does not exist: this container has no slice of a GPU"),
+        ("bad config", 4, "config.page does not begin with the magic number"),
+        ("no ledger", 5, "ledger.page does not exist: without it usage is not known"),
+        ("short ledger", 5, "ledger.page is shorter than its layout"),
+    ],
+)
+def test_what_is_missing_is_named_at_once(stub: Slice, damage: str, status: int, says: str) -> None:
+    stub.grant(memory_bytes=GIB)
+    if damage == "no config":
+        stub.config.unlink()
+    elif damage == "bad config":
+        stub.config.write_bytes(b"x" * 4096)
+    elif damage == "no ledger":
+        stub.ledger_file.unlink()
+    else:
+        stub.ledger_file.write_bytes(b"")
+    started = time.monotonic()
+    done = stub.monitor()  # the default period is a minute
+    assert time.monotonic() - started < 5
+    assert (done.returncode, done.stdout) == (status, "")
+    assert says in done.stderr
+
+
+def test_an_idle_slice(stub: Slice) -> None:
+    stub.grant(memory_bytes=3 * GIB, cores_percent=20)
+    done = stub.monitor("-p", "1")
+    assert done.stdout == ("vGPU num: 1\nvGPU 0 usage  0%, limit 20%, memory usage      0/3072MB\n")
+    shown = json.loads(stub.monitor("--period=1", "--output=json").stdout)
+    assert shown["vxpus"][0]["processes"] == []
+
+
+def test_no_compute_limit_reads_as_the_whole_card(stub: Slice) -> None:
+    stub.grant(memory_bytes=3 * GIB)
+    assert "limit 100%" in stub.monitor("-p", "1").stdout
+
+
+def test_the_link_by_upstreams_other_name(stub: Slice) -> None:
+    assert (stub.built / "bin" / "xpu-monitor").resolve().name == "gpu-monitor"
