@@ -127,6 +127,11 @@ PHASES = {
     "Configuring the base": "configuring them",
 }
 TAIL_LINES = 40
+# When we are killed, debootstrap, every dpkg below it and what they had mounted go with us.
+CONTAINED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork") + (
+    "--kill-child",
+    "--mount-proc",
+)
 
 
 def _deb822_uris(text: str) -> list[str]:
@@ -232,8 +237,7 @@ def _debootstrap(target: Path, suite: str, include: Sequence[str], keys: Path) -
     source = mirror(distribution)
     say(f"  debootstrap {suite} from {source} ({len(include)} packages named) …")
     _run_telling(
-        # In mounts of its own: what a killed debootstrap had mounted goes with it.
-        ["unshare", "--mount", "debootstrap", "--variant=minbase"]
+        [*CONTAINED, "debootstrap", "--variant=minbase"]
         + [f"--components={spec.components}", f"--keyring={keys}"]
         + [f"--include={','.join(include)}", suite, str(target), source]
         + [str(_script(suite, spec))]

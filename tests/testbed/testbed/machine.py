@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -114,11 +113,6 @@ def _install(packages: Sequence[str]) -> None:
             f"could not install {', '.join(packages)}: {error.message}",
             f"run it by hand and look: {shlex.join(command)}",
         ) from None
-
-
-def kernel_release() -> str:
-    """Release of the running kernel, which every host shares."""
-    return platform.release()
 
 
 def run(

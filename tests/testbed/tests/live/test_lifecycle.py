@@ -59,12 +59,18 @@ def refused(*argv: str | Path) -> str:
     return done.stderr
 
 
-def killed_up(moment: float, *argv: str | Path) -> None:
-    """Start ``up`` and end it with SIGKILL after *moment* seconds."""
+def killed_up(moment: float, *argv: str | Path, children: bool = False) -> None:
+    """Start ``up`` and end it with SIGKILL after *moment* seconds, with its *children* or alone."""
     process = subprocess.Popen(
-        command("up", ONE_HOST, *argv), env=environment(), stderr=subprocess.DEVNULL
+        command("up", ONE_HOST, *argv),
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     time.sleep(moment)
+    if children:
+        # The group lives on in the process we have not waited for, so its number is still ours.
+        os.killpg(process.pid, signal.SIGKILL)
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -332,12 +338,21 @@ def test_down_works_on_a_half_removed_testbed(missing: str) -> None:
 
 
 # Seconds into `up` of one host with a warm cache; it takes about three.
-@pytest.mark.parametrize("moment", [0.3, 0.7, 0.9, 1.1, 1.4, 1.8])
+@pytest.mark.parametrize("moment", [0.5, 0.9, 1.3, 1.8])
 def test_down_works_after_up_was_killed(moment: float) -> None:
     killed_up(moment, "--name", FIRST, "--subnet", "10.89.250.0/24")
     ok("down", "--name", FIRST)
     assert mentions(FIRST, "10.89.250.0/24") == []
     assert down.look(FIRST).lines() == []
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("round_", range(40))
+def test_down_works_after_up_and_its_podman_were_killed(round_: int) -> None:
+    moment = 0.4 + 0.06 * round_
+    killed_up(moment, "--name", FIRST, "--subnet", "10.89.250.0/24", children=True)
+    ok("down", "--name", FIRST)
+    assert mentions(FIRST, "10.89.250.0/24") == []
 
 
 def test_up_goes_on_where_a_killed_one_stopped() -> None:
