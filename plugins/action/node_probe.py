@@ -24,7 +24,7 @@ class ActionModule(ActionBase):
             arguments.setdefault("desired", self._desired(variables))
         except XpuError as error:
             raise AnsibleActionFail(str(error)) from error
-        arguments.setdefault("root", self._template(variables.get("flexai_root", "/"), variables))
+        arguments.setdefault("root", self._template(variables)(variables.get("flexai_root", "/")))
         result.update(
             self._execute_module(
                 module_name="flexai.xpu.node_probe", module_args=arguments, task_vars=variables
@@ -32,11 +32,12 @@ class ActionModule(ActionBase):
         )
         return result
 
-    def _template(self, value: t.Any, scope: t.Mapping[str, t.Any]) -> t.Any:
-        return self._templar.copy_with_new_env(available_variables=scope).template(value)
+    def _template(self, scope: t.Mapping[str, t.Any]) -> t.Callable[[t.Any], t.Any]:
+        templar = self._templar.copy_with_new_env(available_variables=scope)
+        return lambda value: templar.template(value)
 
     def _desired(self, variables: dict[str, t.Any]) -> dict[str, t.Any]:
-        manifest = self._template(variables.get("flexai_manifest", ""), variables)
+        manifest = self._template(variables)(variables.get("flexai_manifest", ""))
         _directory, artefacts = load_manifest(manifest)
         values = node_values(node_defaults(self._loader), variables, self._template)
         return desired_state(values, artefacts)

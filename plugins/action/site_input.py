@@ -56,8 +56,9 @@ class ActionModule(ActionBase):
         result["hosts"] = len(hosts)
         return result
 
-    def _template(self, value: t.Any, scope: t.Mapping[str, t.Any]) -> t.Any:
-        return self._templar.copy_with_new_env(available_variables=scope).template(value)
+    def _template(self, scope: t.Mapping[str, t.Any]) -> t.Callable[[t.Any], t.Any]:
+        templar = self._templar.copy_with_new_env(available_variables=scope)
+        return lambda value: templar.template(value)
 
 
 class _SiteCheck:
@@ -84,7 +85,7 @@ class _SiteCheck:
 
     def _identity(self, host: str, variables: t.Mapping[str, t.Any]) -> str:
         """What a host really is: its address, and its root where tests share one address."""
-        address = self._template(variables.get("ansible_host") or host, variables)
+        address = self._template(variables)(variables.get("ansible_host") or host)
         port = variables.get("ansible_port")
         root = variables.get("flexai_root") or "/"
         return f"{address}{f':{port}' if port else ''}" + (f" ({root})" if root != "/" else "")
@@ -114,7 +115,8 @@ class _SiteCheck:
             name: {key: self._specs[name][key] for key in SPEC_KEYS if key in self._specs[name]}
             for name in names
         }
-        values = {name: self._template(own[name], variables) for name in names}
+        template = self._template(variables)
+        values = {name: template(own[name]) for name in names}
         missing = [
             f"Variable {name} is required. Remedy: set it in the inventory."
             for name, option in SITE_VARIABLES.items()
@@ -125,9 +127,10 @@ class _SiteCheck:
 
     def _odd(self, host: str, variables: t.Mapping[str, t.Any]) -> list[str]:
         values = node_values(self._defaults, variables, self._template)
+        template = self._template(variables)
         for name in ("flexai_profile", "flexai_manifest", "flexai_kubeconfig"):
             default = SITE_VARIABLES[name].get("default", "")
-            values[name] = self._template(variables.get(name, default), variables)
+            values[name] = template(variables.get(name, default))
         manifest = str(values["flexai_manifest"])
         self._manifests[manifest] = self._manifests.get(manifest, False) or bool(
             values["flexai_kubeconfig"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 import typing as t
-from dataclasses import dataclass, field
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
 from ._host import Host
@@ -29,8 +28,7 @@ DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 Key = t.Tuple[str, str]
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(t.NamedTuple):
     version: str
     accept_envvar_unprivileged: bool = False
     accept_volume_mounts: bool = True
@@ -49,16 +47,14 @@ class Wanted:
         }
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     debian: bool
     packages: t.Mapping[str, str]
     config: str | None
-    cdi: str | None = field(repr=False, default=None)
+    cdi: str | None = None
 
 
-@dataclass(frozen=True)
-class CdiBasis:
+class CdiBasis(t.NamedTuple):
     """What the base CDI specification follows from; recorded in its first line."""
 
     driver: str

@@ -17,7 +17,6 @@ import hashlib
 import os
 import re
 import typing as t
-from dataclasses import dataclass, field
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
 from ._errors import XpuError
@@ -45,11 +44,10 @@ _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 _BASIS = re.compile(r"^# basis=([0-9a-f]{64}) body=([0-9a-f]{64})$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     installed: bool
     config: str | None
-    drop_in: str | None = field(repr=False, default=None)
+    drop_in: str | None = None
     basis: str = ""
     restart_pending: bool = False
 

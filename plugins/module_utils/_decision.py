@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import typing as t
 
 OK, INSTALL, CHANGE, REMOVE, BLOCKED = "ok", "install", "change", "remove", "blocked"
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(t.NamedTuple):
     """One component: what to do, from what to what, and why."""
 
     component: str
@@ -21,7 +20,7 @@ class Decision:
     reason: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+        return self._asdict()
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import typing as t
-from dataclasses import dataclass
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
 from ._errors import XpuError
@@ -24,8 +23,7 @@ RUNTIMES: dict[str, dict[str, t.Any]] = {
 WANTED = "+".join(RUNTIMES)
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     installed: bool
     config: str | None
 

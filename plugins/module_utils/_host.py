@@ -16,7 +16,6 @@ import os
 import subprocess
 import tempfile
 import typing as t
-from dataclasses import dataclass
 
 PROGRAM_DIRECTORIES = (
     "/usr/local/sbin",
@@ -29,8 +28,7 @@ PROGRAM_DIRECTORIES = (
 NOT_FOUND = 127
 
 
-@dataclass(frozen=True)
-class Completed:
+class Completed(t.NamedTuple):
     """A finished program."""
 
     rc: int

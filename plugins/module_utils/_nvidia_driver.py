@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import typing as t
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, REMOVE, Decision, version_key
 from ._host import Host
@@ -54,16 +54,14 @@ _DRIVER_PACKAGE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(t.NamedTuple):
     version: str
     kernel_module_type: str = ""
     persistenced: bool = True
     allow_downgrade: bool = False
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     cards: tuple[str, ...]
     library: str
     loaded: str

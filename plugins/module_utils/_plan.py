@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import re
 import typing as t
-from dataclasses import dataclass, replace
 
 from . import _container_toolkit as toolkit
 from . import _containerd as containerd
@@ -42,8 +41,7 @@ SYSTEMS = {
 _OS_RELEASE = re.compile(r"""^(ID|VERSION_ID)=["']?([^"'\n]*)["']?$""", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class HostFacts:
+class HostFacts(t.NamedTuple):
     system: str
     release: str
     architecture: str
@@ -53,8 +51,7 @@ class HostFacts:
     engine: str
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     host: HostFacts
     driver: driver.Facts
     toolkit: toolkit.Facts
@@ -148,8 +145,7 @@ def _without_artefact(
         return decision
     if architecture in there or "noarch" in there:
         return decision
-    return replace(
-        decision,
+    return decision._replace(
         action=BLOCKED,
         reason=f"the manifest has {artefact} {decision.wanted} for {', '.join(there) or 'no'} "
         f"architecture, not for {architecture}; add it",

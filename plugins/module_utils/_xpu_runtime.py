@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass
 
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
 from ._host import Host
@@ -25,8 +24,7 @@ def release_name(version: str, sha256: str) -> str:
     return f"{version}-{sha256[:12]}"
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(t.NamedTuple):
     current: str
     links: t.Mapping[str, str]
     obstacles: tuple[str, ...]

@@ -51,7 +51,6 @@ wanted:
 """
 
 import typing as t
-from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -64,11 +63,13 @@ NOT_RETURNED = ("drop_in", "cdi", "config")
 
 
 def _facts(facts: t.Any) -> dict[str, t.Any]:
-    found = {name: value for name, value in asdict(facts).items() if value is not None}
-    for part in found.values():
-        for name in NOT_RETURNED:
-            part.pop(name, None)
-    return found
+    parts = facts._asdict().items()
+    return {component: _without_texts(part) for component, part in parts if part is not None}
+
+
+def _without_texts(part: t.Any) -> dict[str, t.Any]:
+    found = part._asdict() if hasattr(part, "_asdict") else dict(part)
+    return {name: value for name, value in found.items() if name not in NOT_RETURNED}
 
 
 def probe(host: Host, desired: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -23,7 +23,8 @@ ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "ro
 NODE_ROLES = ("preflight", "nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
 
 Variables = t.Mapping[str, t.Any]
-Template = t.Callable[[t.Any, Variables], t.Any]
+# Makes, once per host, a function that templates values in one scope.
+Templates = t.Callable[[Variables], t.Callable[[t.Any], t.Any]]
 
 
 def load_manifest(path: str) -> tuple[str, list[Artefact]]:
@@ -76,10 +77,21 @@ def node_defaults(loader: t.Any) -> dict[str, t.Any]:
     return defaults
 
 
-def node_values(defaults: Variables, host: Variables, template: Template) -> dict[str, t.Any]:
-    """Every node variable of one host: what the site wrote, else the role's default, templated."""
+def node_values(defaults: Variables, host: Variables, templates: Templates) -> dict[str, t.Any]:
+    """Every node variable of one host: what the site wrote, else the role's default, templated.
+
+    Most are plain, and templating costs a second run most of its time on the controller.
+    """
     scope = {**defaults, **host}
-    return {name: template(scope[name], scope) for name in defaults}
+    template = templates(scope)
+    return {
+        name: template(scope[name]) if _is_template(scope[name]) else scope[name]
+        for name in defaults
+    }
+
+
+def _is_template(value: t.Any) -> bool:
+    return not isinstance(value, (bool, int)) and "{" in str(value)
 
 
 def _releases(found: t.Iterable[Artefact]) -> dict[str, str]:
