@@ -106,7 +106,8 @@ def up(directory: Path, profiles: Sequence[str]) -> Node:
         raise SimnodeError(f"no profile {unknown[0]}; there are {', '.join(sorted(known))}")
     (directory / "dev").mkdir(parents=True)
     uuids = tuple(
-        write_card(directory / "pci", position, known[name]) for position, name in enumerate(profiles)
+        write_card(directory / "pci", position, known[name])
+        for position, name in enumerate(profiles)
     )
     node = Node(directory, built, uuids)
     environment = {**os.environ, **node.environment}

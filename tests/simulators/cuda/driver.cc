@@ -16,8 +16,8 @@ namespace simcuda {
 
 thread_local ContextStack contexts;
 
-Device::Device(sim::Fleet& fleet, std::size_t index, std::uint32_t seat)
-    : card_(fleet, index, seat),
+Device::Device(const sim::Session& session, std::size_t index)
+    : card_(session.fleet(), index, session.seat(), session.ticket()),
       profile_(sim::parse_settings(card_.info().attributes, card_.info().profile)),
       default_kernel_ns_(number("default_kernel_ns", 5000)) {}
 
@@ -99,7 +99,7 @@ CUresult Driver::init() {
   }
   const char* wanted = std::getenv("CUDA_VISIBLE_DEVICES");
   for (const std::size_t index : simnvidia::cuda_visible(fleet, wanted)) {
-    devices_.push_back(std::make_unique<Device>(fleet, index, session_.seat()));
+    devices_.push_back(std::make_unique<Device>(session_, index));
   }
   if (devices_.empty()) {
     session_.close();

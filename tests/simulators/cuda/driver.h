@@ -44,7 +44,7 @@ struct Stream {
 // One card as this process uses it.
 class Device {
  public:
-  Device(sim::Fleet& fleet, std::size_t index, std::uint32_t seat);
+  Device(const sim::Session& session, std::size_t index);
 
   const sim::CardInfo& info() const { return card_.info(); }
   const sim::Settings& profile() const { return profile_; }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 #include "card.h"
 
-#include <cerrno>
 #include <climits>
-#include <cstring>
 #include <ctime>
 
 #include <linux/futex.h>
@@ -33,6 +31,10 @@ class SharpTimers {
   int before_;
 };
 
+void futex(std::atomic<std::uint32_t>& word, int operation, std::uint32_t value) {
+  syscall(SYS_futex, &word, operation, value, nullptr, nullptr, 0);
+}
+
 // FUTEX_WAIT_BITSET takes an absolute CLOCK_MONOTONIC time.
 void futex_wait_until(std::atomic<std::uint32_t>& word, std::uint32_t seen, Nanos until) {
   const SharpTimers sharp;
@@ -42,7 +44,7 @@ void futex_wait_until(std::atomic<std::uint32_t>& word, std::uint32_t seen, Nano
 
 void futex_wake_all(std::atomic<std::uint32_t>& word) {
   word.fetch_add(1);
-  syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+  futex(word, FUTEX_WAKE, INT_MAX);
 }
 
 void apply(Fleet& fleet, std::size_t index, Card& card) {
@@ -90,30 +92,49 @@ Nanos monotonic_now() {
 }
 
 void init_card(Card& card) {
-  pthread_mutexattr_t attributes;
-  pthread_mutexattr_init(&attributes);
-  pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED);
-  pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST);
-  pthread_mutex_init(&card.lock, &attributes);
-  pthread_mutexattr_destroy(&attributes);
   card.clock.now = monotonic_now();
   card.clock.seat = kNobody;
 }
 
+void release_dead(Card& card, std::uint32_t ticket) {
+  std::uint32_t seen = card.lock.word.load();
+  while ((seen & ~Lock::kWaiters) == ticket) {
+    if (card.lock.word.compare_exchange_weak(seen, 0)) futex(card.lock.word, FUTEX_WAKE, INT_MAX);
+  }
+}
+
 // The card's lock. When its last holder died, what he had begun to commit is completed first.
+// Who had to wait takes it with kWaiters set: he can't know whether others still wait.
 class CardView::Hold {
  public:
   explicit Hold(const CardView& view) : card_(*view.card_) {
-    if (pthread_mutex_lock(&card_.lock) == EOWNERDEAD) pthread_mutex_consistent(&card_.lock);
+    std::uint32_t seen = 0;
+    if (!word().compare_exchange_strong(seen, view.ticket_)) wait_for(view.ticket_);
     if (card_.journal.valid.load(std::memory_order_acquire) != 0) {
       apply(*view.fleet_, view.index_, card_);
     }
   }
-  ~Hold() { pthread_mutex_unlock(&card_.lock); }
+  ~Hold() {
+    if ((word().exchange(0) & Lock::kWaiters) != 0) futex(word(), FUTEX_WAKE, 1);
+  }
   Hold(const Hold&) = delete;
   Hold& operator=(const Hold&) = delete;
 
  private:
+  std::atomic<std::uint32_t>& word() const { return card_.lock.word; }
+
+  void wait_for(std::uint32_t ticket) const {
+    while (true) {
+      std::uint32_t seen = word().load();
+      if (seen == 0) {
+        if (word().compare_exchange_strong(seen, ticket | Lock::kWaiters)) return;
+      } else if ((seen & Lock::kWaiters) != 0 ||
+                 word().compare_exchange_strong(seen, seen | Lock::kWaiters)) {
+        futex(word(), FUTEX_WAIT, seen | Lock::kWaiters);
+      }
+    }
+  }
+
   Card& card_;
 };
 

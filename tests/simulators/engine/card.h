@@ -14,14 +14,18 @@ namespace sim {
 
 Nanos monotonic_now();
 
-// Prepares a card's lock; called once, by the daemon, before the card is visible.
+// Starts a card's clock; called once, by the daemon, before the card is visible.
 void init_card(Card& card);
+
+// The process with that ticket is dead: if it holds the card's lock, the lock is free again.
+void release_dead(Card& card, std::uint32_t ticket);
 
 // One card of the fleet, seen by an observer.
 class CardView {
  public:
-  CardView(Fleet& fleet, std::size_t index)
-      : fleet_(&fleet), card_(&fleet.card[index]), index_(index) {}
+  // `ticket` is the caller's name as a holder of locks.
+  CardView(Fleet& fleet, std::size_t index, std::uint32_t ticket)
+      : fleet_(&fleet), card_(&fleet.card[index]), index_(index), ticket_(ticket) {}
 
   const CardInfo& info() const { return card_->info; }
   std::size_t index() const { return index_; }
@@ -63,13 +67,14 @@ class CardView {
   Fleet* fleet_;
   Card* card_;
   std::size_t index_;
+  std::uint32_t ticket_;
 };
 
 // One card as seen by a process that has a seat.
 class CardClient : public CardView {
  public:
-  CardClient(Fleet& fleet, std::size_t index, std::uint32_t seat)
-      : CardView(fleet, index), seat_(&fleet.seat[index][seat]), seat_number_(seat) {}
+  CardClient(Fleet& fleet, std::size_t index, std::uint32_t seat, std::uint32_t ticket)
+      : CardView(fleet, index, ticket), seat_(&fleet.seat[index][seat]), seat_number_(seat) {}
 
   // Number of the next item that submit() will return; items below have been submitted.
   std::uint64_t submitted() const { return seat_->tail.load(std::memory_order_relaxed); }

@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <fstream>
@@ -96,6 +97,7 @@ struct Daemon::Client {
   int death = -1;
   std::int32_t host_pid = 0;
   std::int32_t seat = -1;
+  std::uint32_t ticket = 0;
   std::uint64_t tag = 0;
 
   ~Client() {
@@ -148,6 +150,7 @@ void Daemon::welcome_newcomer() {
   client->host_pid = who.pid;
   client->tag = next_tag_;
   next_tag_ += 2;
+  client->ticket = take_ticket();
   client->death = static_cast<int>(syscall(SYS_pidfd_open, who.pid, 0));
   watch(client->connection, client->tag);
   if (client->death >= 0) watch(client->death, client->tag | kDeath);
@@ -181,15 +184,29 @@ void Daemon::hear(Client& client) {
   if (hello.version == kLayoutVersion && hello.role == kTenant) {
     client.seat = take_seat(client.host_pid, hello.pid);
   }
-  send_welcome(client.connection, {kMagic, kLayoutVersion, client.seat, 0}, memory_);
+  send_welcome(client.connection, {kMagic, kLayoutVersion, client.seat, client.ticket}, memory_);
+}
+
+// Unique among the living: a name that comes round again after 2^31 connections skips those in use.
+std::uint32_t Daemon::take_ticket() {
+  const auto used = [this](std::uint32_t ticket) {
+    return ticket <= kDaemonTicket ||
+           std::any_of(state_->clients.begin(), state_->clients.end(),
+                       [&](const auto& entry) { return entry.second->ticket == ticket; });
+  };
+  do {
+    next_ticket_ = (next_ticket_ + 1) & ~Lock::kWaiters;
+  } while (used(next_ticket_));
+  return next_ticket_;
 }
 
 void Daemon::bury(Client& client) {
+  for (std::uint32_t i = 0; i < fleet_->cards; ++i) release_dead(fleet_->card[i], client.ticket);
   if (client.seat >= 0) {
     Process& process = fleet_->process[static_cast<std::size_t>(client.seat)];
     for (std::uint32_t i = 0; i < fleet_->cards; ++i) {
       Grave grave{process.host_pid, process.pid, i, 0, 0, 0, monotonic_now()};
-      if (!CardView(*fleet_, i).evict(static_cast<std::uint32_t>(client.seat), grave)) continue;
+      if (!CardView(*fleet_, i, kDaemonTicket).evict(static_cast<std::uint32_t>(client.seat), grave)) continue;
       fleet_->grave[fleet_->graves.load() % kGraves] = grave;
       fleet_->graves.fetch_add(1, std::memory_order_release);
     }

@@ -35,6 +35,7 @@ class Daemon {
   void welcome_newcomer();
   void hear(Client& client);
   void bury(Client& client);
+  std::uint32_t take_ticket();
   int take_seat(std::int32_t host_pid, std::int32_t pid) const;
 
   std::string socket_;
@@ -44,6 +45,7 @@ class Daemon {
   int poll_ = -1;
   int signals_ = -1;
   std::uint64_t next_tag_ = 0;
+  std::uint32_t next_ticket_ = kDaemonTicket;
   struct State;
   State* state_ = nullptr;
 };

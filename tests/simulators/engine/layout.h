@@ -5,14 +5,12 @@
 // One daemon creates it, hands it to every process that connects, and clears what a process leaves
 // behind when it dies. Three rules make a SIGKILL at any instruction harmless:
 //   - a Seat (one process on one card) has one writer for its queue: the process itself;
-//   - a card's clock is written only under the card's robust lock, and through its Journal, so that
-//     the next holder finishes or drops what a dead one began;
+//   - a card's clock is written only under the card's lock, and through its Journal, so that the next
+//     holder finishes or drops what a dead one began;
 //   - nothing is counted twice: a card's used memory is the sum over its seats.
 //
 // All times are CLOCK_MONOTONIC nanoseconds, which containers of one machine share.
 #pragma once
-
-#include <pthread.h>
 
 #include <array>
 #include <atomic>
@@ -24,7 +22,8 @@ namespace sim {
 using Nanos = std::int64_t;
 
 constexpr std::uint32_t kMagic = 0x4d495358;  // "XSIM"
-constexpr std::uint32_t kLayoutVersion = 1;
+constexpr std::uint32_t kLayoutVersion = 2;
+constexpr std::uint32_t kDaemonTicket = 1;
 constexpr std::size_t kMaxCards = 16;
 constexpr std::size_t kMaxProcesses = 512;
 constexpr std::size_t kQueueDepth = 1024;
@@ -109,9 +108,17 @@ struct CardInfo {
   char attributes[3072];         // the profile's text, for what only one vendor's bridge knows
 };
 
+// A lock whose holder is named by the ticket the daemon gave to his connection, so that the daemon can
+// release it when he dies. (A robust pthread mutex names the holder by a thread id of his own pid
+// namespace; two containers have equal ones, and the kernel may release the wrong holder's lock.)
+struct Lock {
+  std::atomic<std::uint32_t> word;  // 0: free; else the holder's ticket, and kWaiters
+  static constexpr std::uint32_t kWaiters = 0x80000000;
+};
+
 struct Card {
   CardInfo info;
-  pthread_mutex_t lock;  // robust, process-shared
+  alignas(64) Lock lock;
   alignas(64) std::atomic<std::uint32_t> epoch;  // futex; changes when waiters must look again
   alignas(64) std::array<std::atomic<std::uint64_t>, kMaxProcesses / 64> active;
   alignas(64) CardClock clock;

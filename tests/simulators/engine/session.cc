@@ -105,6 +105,7 @@ Session Session::open(const std::string& path, std::uint32_t role) {
     return session;
   }
   session.fleet_ = static_cast<Fleet*>(mapped);
+  session.ticket_ = welcome.ticket;
   session.seat_ = welcome.seat < 0 ? 0 : static_cast<std::uint32_t>(welcome.seat);
   return session;
 }
@@ -115,6 +116,7 @@ Session& Session::operator=(Session&& other) noexcept {
   fleet_ = std::exchange(other.fleet_, nullptr);
   connection_ = std::exchange(other.connection_, -1);
   seat_ = other.seat_;
+  ticket_ = other.ticket_;
   error_ = std::move(other.error_);
   return *this;
 }

@@ -30,6 +30,7 @@ class Session {
   const std::string& error() const { return error_; }
   Fleet& fleet() const { return *fleet_; }
   std::uint32_t seat() const { return seat_; }
+  std::uint32_t ticket() const { return ticket_; }
 
   // Gives up connection and memory; in a forked child this must happen, or the parent would seem to
   // live as long as the child does.
@@ -39,6 +40,7 @@ class Session {
   Fleet* fleet_ = nullptr;
   int connection_ = -1;
   std::uint32_t seat_ = 0;
+  std::uint32_t ticket_ = 0;
   std::string error_;
 };
 

@@ -23,7 +23,7 @@ struct Welcome {
   std::uint32_t magic;
   std::uint32_t version;
   std::int32_t seat;  // -1: observer, or no seat is free
-  std::uint32_t reserved;
+  std::uint32_t ticket;  // names this connection as a holder of locks
 };
 
 }  // namespace sim

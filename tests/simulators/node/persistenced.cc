@@ -115,14 +115,17 @@ int main(int count, char** words) {
   try {
     Options options;
     if (const int error = parse(count, words, options)) return error;
-    sim::Daemon daemon({sim::socket_path(simnvidia::kSocket), simnvidia::module_version(), describe});
-    std::fprintf(stderr, "nvidia-persistenced (simulated): %u simulated card(s), driver %s\n",
-                 daemon.fleet().cards, daemon.fleet().driver_version);
-    if (!options.foreground) {
-      detach();
-      write_pid(options.pid_file);
+    {
+      sim::Daemon daemon({sim::socket_path(simnvidia::kSocket), simnvidia::module_version(), describe});
+      std::fprintf(stderr, "nvidia-persistenced (simulated): %u simulated card(s), driver %s\n",
+                   daemon.fleet().cards, daemon.fleet().driver_version);
+      if (!options.foreground) {
+        detach();
+        write_pid(options.pid_file);
+      }
+      daemon.serve();
     }
-    daemon.serve();
+    // Last, as its end says that socket and memory are gone.
     if (!options.foreground) std::filesystem::remove(options.pid_file);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "nvidia-persistenced (simulated): %s\n", error.what());

@@ -22,10 +22,10 @@ struct Line {
   bool alive;
 };
 
-std::vector<Line> living(sim::Fleet& fleet) {
+std::vector<Line> living(sim::Fleet& fleet, std::uint32_t ticket) {
   std::vector<Line> lines;
   for (std::size_t i = 0; i < fleet.cards; ++i) {
-    const sim::CardView card(fleet, i);
+    const sim::CardView card(fleet, i, ticket);
     card.settle();
     for (const auto& usage : card.usages()) {
       lines.push_back({usage.host_pid, usage.pid, card.info().uuid, usage.command, usage.busy_ns,
@@ -107,7 +107,7 @@ int main(int count, char** words) {
     std::fprintf(stderr, "simgpu: %s\n", session.error().c_str());
     return 1;
   }
-  std::vector<Line> lines = living(session.fleet());
+  std::vector<Line> lines = living(session.fleet(), session.ticket());
   if (with_dead) {
     for (Line& line : dead(session.fleet())) lines.push_back(std::move(line));
   }

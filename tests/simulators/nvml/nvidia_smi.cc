@@ -176,7 +176,7 @@ int table(const std::vector<Snapshot>& cards) {
   std::printf("%s\n", date);
   std::printf("simulated: these cards exist only in tests\n");
   rule('+', '-');
-  std::printf("| NVIDIA-SMI %-21s Driver Version: %-16s CUDA Version: %2d.%-7d |\n",
+  std::printf("| NVIDIA-SMI %-21s Driver Version: %-16s CUDA Version: %2d.%-4d |\n",
               driver_version().c_str(), driver_version().c_str(), cuda / 1000, cuda % 1000 / 10);
   rule('|', '=');
   std::printf("| %-40s | %-22s | %-19s |\n", "GPU  Name", "Bus-Id", "GPU-Util");

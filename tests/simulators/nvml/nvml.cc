@@ -59,7 +59,7 @@ class Library {
     }
     devices_.clear();
     for (const std::size_t index : simnvidia::visible(fleet)) {
-      const sim::CardView card(fleet, index);
+      const sim::CardView card(fleet, index, session_.ticket());
       devices_.push_back(std::make_unique<nvmlDevice_st>(
           nvmlDevice_st{card, sim::parse_settings(card.info().attributes, card.info().profile),
                         static_cast<unsigned>(devices_.size())}));

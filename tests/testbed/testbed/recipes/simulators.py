@@ -8,8 +8,8 @@ The directory holds what a driver installation would, named with ``DRIVER_VERSIO
 - ``share/nvidia-sim/version``, ``share/nvidia-sim/profiles/*.conf``, ``share/nvidia-sim/spin.ptx``
 - ``units/nvidia-sim-module.service``, ``units/nvidia-persistenced.service``
 
-The libraries know their version only by their file names, so another driver version is the same files
-under other names with another ``version`` file.
+The libraries know their version only by their file names, so another driver version is the same
+files under other names with another ``version`` file.
 """
 
 from __future__ import annotations

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A tenant of a simulated card, for tests: one verb, JSON lines out.
+
+A process of its own, because what is tested is what processes do to each other.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+from simulators.tests.cudriver import PTR, Cuda, CudaError
+
+
+def say(**facts: object) -> None:
+    # One write, so that a forked child's line does not get into its parent's.
+    os.write(sys.stdout.fileno(), (json.dumps({"pid": os.getpid(), **facts}) + "\n").encode())
+
+
+def wait_for_start() -> None:
+    say(ready=True)
+    sys.stdin.readline()
+
+
+def flood(kernel_ns: str, seconds: str) -> None:
+    """Keep the queue full of equal kernels for so long, then leave the rest behind."""
+    cuda = Cuda()
+    wait_for_start()
+    deadline = time.monotonic() + float(seconds)
+    # The queue is deep; a bound on what is outstanding lets the tenant stop in time.
+    events = [cuda.event() for _ in range(8)]
+    count = 0
+    while time.monotonic() < deadline:
+        event = events[count % len(events)]
+        cuda.call("cuEventSynchronize", event)
+        cuda.launch(int(kernel_ns))
+        cuda.call("cuEventRecord", event, None)
+        count += 1
+    say(launched=count)
+    sys.stdin.readline()
+
+
+def latency(kernel_ns: str, count: str) -> None:
+    """Launch and wait, again and again; the worst and the median wall time of one."""
+    cuda = Cuda()
+    wait_for_start()
+    walls = []
+    for _ in range(int(count)):
+        begin = time.monotonic_ns()
+        cuda.launch(int(kernel_ns))
+        cuda.synchronize()
+        walls.append(time.monotonic_ns() - begin)
+    say(worst_ns=max(walls), median_ns=statistics.median(walls))
+
+
+def hold(mebibytes: str, kernel_ns: str = "0") -> None:
+    """Take memory, launch one kernel, and stay."""
+    cuda = Cuda()
+    try:
+        cuda.allocate(int(mebibytes) << 20)
+    except CudaError as error:
+        say(code=error.code)
+        return
+    if int(kernel_ns) > 0:
+        cuda.launch(int(kernel_ns))
+    say(code=0)
+    signal.pause()
+
+
+def events(kernel_ns: str, count: str) -> None:
+    """What events say of kernels whose length is known."""
+    cuda = Cuda()
+    first, last = cuda.event(), cuda.event()
+    unrecorded = cuda.code("cuEventQuery", first)
+    cuda.launch(1000)
+    cuda.call("cuEventRecord", first, None)
+    begin = time.monotonic_ns()
+    for _ in range(int(count)):
+        cuda.launch(int(kernel_ns))
+    cuda.call("cuEventRecord", last, None)
+    at_once = cuda.code("cuEventQuery", last)
+    too_early = cuda.code("cuEventElapsedTime", ctypes.byref(ctypes.c_float()), first, last)
+    cuda.call("cuEventSynchronize", last)
+    say(
+        unrecorded=unrecorded,
+        at_once=at_once,
+        too_early=too_early,
+        after=cuda.code("cuEventQuery", last),
+        wall_ns=time.monotonic_ns() - begin,
+        elapsed_ms=cuda.elapsed_ms(first, last),
+        cpu_s=time.process_time(),
+    )
+
+
+def streams() -> None:
+    """A stream's own work, and a wait of one for another."""
+    cuda = Cuda()
+    slow, quick = cuda.stream(), cuda.stream()
+    done = cuda.event()
+    cuda.launch(50_000_000, slow)
+    cuda.call("cuEventRecord", done, slow)
+    busy = cuda.code("cuStreamQuery", slow)
+    idle = cuda.code("cuStreamQuery", quick)
+    cuda.call("cuStreamWaitEvent", quick, done, 0)
+    dependent = cuda.code("cuStreamQuery", quick)
+    begin = time.monotonic_ns()
+    cuda.call("cuStreamSynchronize", quick)
+    say(
+        busy=busy,
+        idle=idle,
+        dependent=dependent,
+        waited_ns=time.monotonic_ns() - begin,
+        after=cuda.code("cuStreamQuery", slow),
+    )
+
+
+def queue(kernel_ns: str, count: str) -> None:
+    """When each of many launches returned: the queue takes 1024 and then blocks."""
+    cuda = Cuda()
+    begin = time.monotonic_ns()
+    returned = []
+    for _ in range(int(count)):
+        cuda.launch(int(kernel_ns))
+        returned.append(time.monotonic_ns() - begin)
+    say(returned_ns=returned)
+
+
+def memory() -> None:
+    """Accounting, errors and round trips of one process' memory."""
+    cuda = Cuda()
+    free, total = cuda.memory()
+    small = [cuda.allocate(1000) for _ in range(100)]
+    after_small = cuda.memory()[0]
+    large = cuda.allocate((3 << 20) + 1)
+    after_large = cuda.memory()[0]
+    text = os.urandom(1 << 20)
+    back = ctypes.create_string_buffer(len(text))
+    size = ctypes.c_size_t(len(text))
+    cuda.call("cuMemcpyHtoD_v2", ctypes.c_uint64(large + 4096), text, size)
+    cuda.call("cuMemcpyDtoH_v2", back, ctypes.c_uint64(large + 4096), size)
+    cuda.call("cuMemsetD32_v2", ctypes.c_uint64(large), 0x01020304, ctypes.c_size_t(2))
+    word = ctypes.create_string_buffer(8)
+    cuda.call("cuMemcpyDtoH_v2", word, ctypes.c_uint64(large), ctypes.c_size_t(8))
+    beyond = cuda.code("cuMemcpyHtoD_v2", ctypes.c_uint64(large + (3 << 20)), text, size)
+    for address in small:
+        cuda.free(address)
+    cuda.free(large)
+    twice = cuda.code("cuMemFree_v2", ctypes.c_uint64(large))
+    say(
+        total=total,
+        free=free,
+        small_cost=free - after_small,
+        large_cost=after_small - after_large,
+        same=back.raw == text,
+        word=word.raw.hex(),
+        beyond=beyond,
+        twice=twice,
+        free_after=cuda.memory()[0],
+    )
+
+
+def paths() -> None:
+    """The three ways to a function: by symbol, by cuGetProcAddress v1 and v2, with every flag."""
+    cuda = Cuda()
+
+    def address(name: str) -> int:
+        return ctypes.cast(getattr(cuda.library, name), PTR).value or 0
+
+    def asked(name: str, version: int, flags: int) -> tuple[int, int, int]:
+        found, status = PTR(), ctypes.c_int(-1)
+        code = cuda.code(
+            "cuGetProcAddress_v2",
+            name.encode(),
+            ctypes.byref(found),
+            version,
+            ctypes.c_uint64(flags),
+            ctypes.byref(status),
+        )
+        return code, found.value or 0, status.value
+
+    rows = {
+        "alloc": asked("cuMemAlloc", 12000, 0) == (0, address("cuMemAlloc_v2"), 0),
+        "alloc_too_old": asked("cuMemAlloc", 2000, 0) == (0, 0, 2),
+        "unknown": asked("cuNoSuchThing", 12000, 0) == (0, 0, 1),
+        "legacy": asked("cuLaunchKernel", 12000, 1) == (0, address("cuLaunchKernel"), 0),
+        "own": asked("cuLaunchKernel", 12000, 2) == (0, address("cuLaunchKernel_ptsz"), 0),
+        "own_without_variant": asked("cuCtxSynchronize", 12000, 2)[1]
+        == address("cuCtxSynchronize"),
+        "bad_flags": asked("cuInit", 12000, 8)[0] == 1,
+        "self_new": asked("cuGetProcAddress", 12000, 0)[1] == address("cuGetProcAddress_v2"),
+        "self_old": asked("cuGetProcAddress", 11030, 0)[1] == address("cuGetProcAddress"),
+    }
+    found = PTR()
+    rows["v1"] = cuda.code(
+        "cuGetProcAddress", b"cuMemFree", ctypes.byref(found), 11040, ctypes.c_uint64(0)
+    ) == 0 and found.value == address("cuMemFree_v2")
+    rows["v1_unknown"] = (
+        cuda.code("cuGetProcAddress", b"cuNo", ctypes.byref(found), 11040, ctypes.c_uint64(0))
+        == 500
+    )
+    cuda.launch(1000, name="cuLaunchKernel_ptsz")
+    say(rows=rows)
+
+
+def fork() -> None:
+    """A child may not use what its parent initialised, and does not keep the parent's seat."""
+    cuda = Cuda()
+    cuda.allocate(64 << 20)
+    child = os.fork()
+    if child == 0:
+        say(child=True, code=cuda.code("cuCtxSynchronize"), init=cuda.code("cuInit", 0))
+        signal.pause()
+    say(child=False, code=cuda.code("cuCtxSynchronize"), other=child)
+    signal.pause()
+
+
+def devices() -> None:
+    """Count, UUID prefix and capability of what is seen; the code of cuInit when it fails."""
+    library = ctypes.CDLL("libcuda.so.1")
+    code = library.cuInit(0)
+    count = ctypes.c_int()
+    seen = []
+    if code == 0:
+        library.cuDeviceGetCount(ctypes.byref(count))
+        for ordinal in range(count.value):
+            uuid = (ctypes.c_ubyte * 16)()
+            major = ctypes.c_int()
+            library.cuDeviceGetUuid_v2(uuid, ordinal)
+            library.cuDeviceGetAttribute(ctypes.byref(major), 75, ordinal)
+            seen.append({"uuid": bytes(uuid).hex(), "major": major.value})
+    say(code=code, seen=seen)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    verb.__name__: verb
+    for verb in (flood, latency, hold, events, streams, queue, memory, paths, fork, devices)
+}
+
+if __name__ == "__main__":
+    VERBS[sys.argv[1]](*sys.argv[2:])
