@@ -54,6 +54,16 @@ def _cards(testbed: str, spec: HostSpec) -> tuple[Card, ...]:
     )
 
 
+def mac_address(testbed: str, host: str) -> str:
+    """A host's locally administered MAC address, the same after every reboot.
+
+    podman gives a new one at each start; machine and peers then talk to the old one from their
+    neighbour tables, and a rebooted host is out of reach for a minute.
+    """
+    digest = hashlib.sha256(f"{testbed}/{host}".encode()).digest()
+    return ":".join(f"{byte:02x}" for byte in (0x02, *digest[:5]))
+
+
 def choose_subnet(wanted: str | None, taken: Sequence[tuple[str, str]]) -> str:
     """*wanted*, or the first free /24 of POOL; *taken* are ``(network, who has it)``."""
     used = [(ipaddress.IPv4Network(network, strict=False), owner) for network, owner in taken]
@@ -139,6 +149,7 @@ def create_flags(testbed: Testbed, host: Host, image: str, manager: str) -> list
         "--pids-limit=-1",
         f"--network={testbed.network}",
         f"--ip={host.address}",
+        f"--mac-address={mac_address(testbed.name, host.name)}",
         f"--env=FLEXAI_TESTBED_HOST={host.container}",
         f"--pidfile={host.directory / 'pid'}",
         "--stop-timeout=20",

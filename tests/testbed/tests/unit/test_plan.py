@@ -147,3 +147,11 @@ def test_a_taken_subnet_is_refused_with_its_owner_and_a_free_one(wish: str) -> N
 def test_an_address_of_the_machine_takes_its_subnet() -> None:
     with pytest.raises(TestbedError, match="taken by interface lo"):
         plan.choose_subnet("10.5.0.0/24", [("10.5.0.7", "interface lo")])
+
+
+def test_a_host_has_a_mac_address_of_its_own_that_lasts() -> None:
+    first = plan.mac_address("a", "h1")
+    assert first == plan.mac_address("a", "h1")
+    assert len({first, plan.mac_address("a", "h2"), plan.mac_address("b", "h1")}) == 3
+    # Locally administered, and no multicast address.
+    assert int(first[:2], 16) & 3 == 2
