@@ -6,8 +6,11 @@ package plugin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"flexai.io/xpu/cluster/cdi"
@@ -120,7 +123,16 @@ func (s *service) Allocate(_ context.Context, request *pluginapi.AllocateRequest
 
 func (s *service) PreStartContainer(ctx context.Context, request *pluginapi.PreStartContainerRequest) (*pluginapi.PreStartContainerResponse, error) {
 	if err := s.resource.Prepare(ctx, request.DevicesIDs); err != nil {
-		return nil, err
+		return nil, refusal(err)
 	}
 	return &pluginapi.PreStartContainerResponse{}, nil
+}
+
+// refusal gives an error the code that pod events then show before its text.
+func refusal(err error) error {
+	var noFit *xpu.NoFit
+	if errors.As(err, &noFit) {
+		return status.Error(codes.ResourceExhausted, err.Error())
+	}
+	return status.Error(codes.FailedPrecondition, err.Error())
 }

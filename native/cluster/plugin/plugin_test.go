@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	pluginapi "k8s.io/kubelet/pkg/apis/deviceplugin/v1beta1"
 
 	"flexai.io/xpu/cluster/xpu"
@@ -134,7 +136,7 @@ func TestAKubeletGetsIdsAnswersAndErrors(t *testing.T) {
 	directory := shortDirectory(t)
 	k := boot(t, directory)
 	serve(t, directory, two(func(_ context.Context, ids []string) error {
-		return fmt.Errorf("no room for %s", strings.Join(ids, " "))
+		return fmt.Errorf("container a: %w", &xpu.NoFit{Free: strings.Join(ids, " ")})
 	}))
 	for i, r := range k.waitFor(t, 2) {
 		if want := []bool{true, false}[i]; r.Options.PreStartRequired != want || r.Version != pluginapi.Version {
@@ -163,7 +165,7 @@ func TestAKubeletGetsIdsAnswersAndErrors(t *testing.T) {
 		t.Errorf("answer %+v, want a mount at %s and nothing else", answer.ContainerResponses[0], want)
 	}
 	_, err = client.PreStartContainer(ctx, &pluginapi.PreStartContainerRequest{DevicesIDs: []string{"a", "b"}})
-	if err == nil || !strings.Contains(err.Error(), "no room for a b") {
+	if status.Code(err) != codes.ResourceExhausted || !strings.Contains(err.Error(), "; a b") {
 		t.Errorf("the reason is lost: %v", err)
 	}
 	if empty, err := dial(t, directory, "c.sock").Allocate(ctx, &pluginapi.AllocateRequest{
