@@ -29,6 +29,14 @@ def node_entry(host: str, registered: t.Mapping[str, t.Any]) -> dict[str, t.Any]
     return build(host, [Component("host", "a verdict", "", "failed", reason)])
 
 
+def cluster_entries(cluster: t.Mapping[str, t.Any] | None, failure: str) -> list[dict[str, t.Any]]:
+    """The cluster's entry; what broke off there is one of its components."""
+    judged = [Component(**part) for part in cluster["components"]] if cluster else []
+    if failure:
+        judged.append(Component("cluster", "changed to the end", "", "failed", failure))
+    return [build("cluster", judged)] if cluster or failure else []
+
+
 def write(path: str, verdict: t.Mapping[str, t.Any]) -> None:
     """Replace the file in one step, so that a reader never sees half a verdict."""
     real = os.path.abspath(os.path.expanduser(path))
@@ -72,7 +80,8 @@ class ActionModule(ActionBase):
         nodes = [
             node_entry(host, hostvars.raw_get(host).get(name) or {}) for host in arguments["hosts"]
         ]
-        nodes += [arguments["cluster"]] if arguments.get("cluster") else []
+        failure = str(arguments.get("cluster_failure") or "")
+        nodes += cluster_entries(arguments.get("cluster"), failure)
         date = datetime.now(UTC).isoformat(timespec="seconds")
         verdict = plain(merge(str(arguments.get("site", "default")), date, nodes))
         for line in table(verdict["nodes"]):

@@ -199,8 +199,11 @@ class Cluster:
 
     def drift(self) -> str:
         """How the live objects differ from what was rendered, as the API server sees it."""
-        namespace = self._params["namespace"]
-        done = self._kubectl("diff", "--namespace", namespace, "--filename", self._rendered)
+        # Not --namespace: with it kubectl refuses a chart whose objects lie in another one.
+        default = f"--namespace={self._params['namespace']}"
+        done = self._kubectl("config", "set-context", "--current", default)
+        self._must("kubectl config", done, "name a current-context in the kubeconfig.")
+        done = self._kubectl("diff", "--filename", self._rendered)
         if done.rc == 1:
             return done.out
         self._must("kubectl diff", done, "have kubectl and diff on the control-plane host.")

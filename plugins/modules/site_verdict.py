@@ -34,6 +34,10 @@ options:
   cluster:
     description: RV(flexai.xpu.cluster_verdict#module:verdict); left out for a site without cluster.
     type: dict
+  cluster_failure:
+    description: Why the cluster's changes broke off; the cluster is not ready then.
+    type: str
+    default: ""
   fail_unready:
     description: Whether a site that is not ready fails the task.
     type: bool
