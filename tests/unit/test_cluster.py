@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pure logic of the cluster path: what is planned, judged and said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.flexai.xpu.plugins.action import site_verdict
+from ansible_collections.flexai.xpu.plugins.module_utils._artefacts import Artefact
+from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
+from ansible_collections.flexai.xpu.plugins.modules import (
+    cluster_verdict,
+    helm_chart,
+    node_images,
+    node_labels,
+    slice_check,
+)
+
+Object = dict[str, Any]
+
+# -- helm_chart ------------------------------------------------------------------------------
+
+RELEASE = helm_chart.Release("deployed", "a: 1\n")
+
+
+@pytest.mark.parametrize(
+    ("found", "rendered", "drift", "wanted"),
+    [
+        (helm_chart.Release(), "a: 1", "", "not installed"),
+        (RELEASE, "\na: 1", "", ""),
+        (RELEASE, "a: 2", "", "chart or values changed"),
+        (RELEASE, "a: 1", "-replicas: 1", "live objects were changed"),
+        (helm_chart.Release("failed", "a: 1"), "a: 1", "", "the release is failed"),
+        (
+            helm_chart.Release("pending-upgrade", "a: 1"),
+            "a: 1",
+            "",
+            "the release is pending-upgrade",
+        ),
+    ],
+)
+def test_helm_acts_only_on_a_difference(
+    found: helm_chart.Release, rendered: str, drift: str, wanted: str
+) -> None:
+    assert helm_chart.difference(found, rendered, drift) == wanted
+
+
+def crd(**annotations: str) -> Object:
+    return {
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "podgroups", "annotations": annotations},
+    }
+
+
+OURS = {"meta.helm.sh/release-name": "volcano", "meta.helm.sh/release-namespace": "volcano-system"}
+
+
+@pytest.mark.parametrize(
+    ("objects", "wanted"),
+    [
+        ([], []),
+        ([crd(**OURS)], []),
+        ([crd()], ["CustomResourceDefinition podgroups (no Helm release)"]),
+        (
+            [crd(**{**OURS, "meta.helm.sh/release-namespace": "other"})],
+            ["CustomResourceDefinition podgroups (release volcano in other)"],
+        ),
+    ],
+)
+def test_a_foreign_installation_is_named(objects: list[Object], wanted: list[str]) -> None:
+    assert helm_chart.foreign(objects, "volcano", "volcano-system") == wanted
+
+
+# -- node_images -----------------------------------------------------------------------------
+
+
+def test_images_are_compared_by_digest() -> None:
+    image = Artefact(
+        "a", "v1", "x86_64", "image", "a.tar", "a.tar", "0" * 64, "", "r/a:v1", "sha256:1"
+    )
+    assert node_images.missing({"r/a:v1": "sha256:1"}, [image]) == []
+    assert node_images.missing({"r/a:v1": "sha256:2"}, [image]) == [image]
+    assert node_images.missing({}, [image]) == [image]
+
+
+# -- node_labels -----------------------------------------------------------------------------
+
+
+def node(name: str, **labels: str) -> Object:
+    return {"metadata": {"name": name, "labels": labels}}
+
+
+def test_only_lacking_labels_are_patched() -> None:
+    found = {"a": node("a", ready="true", own="1"), "b": node("b", ready="no")}
+    steps = node_labels.plan_labels(found, ["a", "b"], {"ready": "true"})
+    assert [(step.path, step.body) for step in steps] == [
+        ("/api/v1/nodes/b", {"metadata": {"labels": {"ready": "true"}}})
+    ]
+
+
+def test_a_host_without_a_node_is_named() -> None:
+    with pytest.raises(XpuError, match="has no node gpu9; it has a") as error:
+        node_labels.plan_labels({"a": node("a")}, ["gpu9"], {})
+    assert "node_labels_node_name" in error.value.remedy
+
+
+def test_runtime_classes_absent_ours_foreign_and_clashing() -> None:
+    ours = {name: node_labels.runtime_class(name) for name in node_labels.HANDLERS}
+    foreign = {
+        name: {"metadata": {"name": name}, "handler": h} for name, h in node_labels.HANDLERS.items()
+    }
+    assert [step.what for step in node_labels.plan_runtime_classes({})] == [
+        "RuntimeClass nvidia",
+        "RuntimeClass flexai-xpu",
+    ]
+    assert node_labels.plan_runtime_classes(ours) == []
+    assert node_labels.plan_runtime_classes(foreign) == []
+    ours["nvidia"]["metadata"]["annotations"] = {}
+    (step,) = node_labels.plan_runtime_classes(ours)
+    assert (step.verb, step.what) == ("patch", "RuntimeClass nvidia")
+    foreign["nvidia"]["handler"] = "runc"
+    with pytest.raises(XpuError, match="nvidia exists with handler runc, slices need nvidia"):
+        node_labels.plan_runtime_classes(foreign)
+
+
+# -- cluster_verdict -------------------------------------------------------------------------
+
+ALLOCATABLE = dict.fromkeys(cluster_verdict.RESOURCES, "20")
+
+
+def gpu_node(name: str, **allocatable: str) -> Object:
+    metadata = {
+        "name": name,
+        "labels": {"gpupool.com/gpu-ready": "true"},
+        "annotations": {cluster_verdict.REGISTER: "0,GPU-a,20,40960,GPU-A100,true,0:"},
+    }
+    return {"metadata": metadata, "status": {"allocatable": {**ALLOCATABLE, **allocatable}}}
+
+
+def daemon_set(ready: int = 2, wanted: int = 2) -> Object:
+    return {
+        "metadata": {"name": "gpu-device-plugin", "generation": 1},
+        "status": {"desiredNumberScheduled": wanted, "numberReady": ready, "observedGeneration": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("sets", "nodes", "inside", "state", "reason"),
+    [
+        ([daemon_set()], [gpu_node("a"), gpu_node("b")], None, "ok", ""),
+        ([daemon_set()], [gpu_node("a"), gpu_node("b")], [], "ok", "checked from inside pods"),
+        (
+            [daemon_set()],
+            [gpu_node("a"), gpu_node("b")],
+            ["pod x sees 2"],
+            "failed",
+            "pod x sees 2",
+        ),
+        ([], [gpu_node("a"), gpu_node("b")], None, "absent", "no DaemonSet gpu-device-plugin"),
+        (
+            [daemon_set(ready=1)],
+            [gpu_node("a"), gpu_node("b")],
+            None,
+            "failed",
+            "gpu-device-plugin has 1 of 2 pods ready",
+        ),
+        (
+            [daemon_set()],
+            [gpu_node("a"), gpu_node("b", **{"huawei.com/vgpu-cores": "0"})],
+            None,
+            "failed",
+            "no allocatable slices on b",
+        ),
+        ([daemon_set()], [gpu_node("a")], None, "failed", "no allocatable slices on b"),
+        # Nothing scheduled is nothing ready: the DaemonSet selects no node.
+        (
+            [daemon_set(0, 0)],
+            [gpu_node("a"), gpu_node("b")],
+            None,
+            "failed",
+            "gpu-device-plugin has 0 of 0 pods ready",
+        ),
+    ],
+)
+def test_gpupool_is_judged_by_what_nodes_offer(
+    sets: list[Object], nodes: list[Object], inside: list[str] | None, state: str, reason: str
+) -> None:
+    part = cluster_verdict.judge_gpupool(sets, nodes, ["a", "b"], inside)
+    assert (part.state, part.reason) == (state, reason)
+
+
+def deployment(role: str, available: int = 1) -> Object:
+    return {
+        "metadata": {"name": role, "namespace": "v", "labels": {"app": role}, "generation": 1},
+        "spec": {"replicas": 1, "template": {"spec": {"containers": [{"image": "r/s:v1"}]}}},
+        "status": {"availableReplicas": available, "observedGeneration": 1},
+    }
+
+
+def configuration(text: str) -> Object:
+    return {
+        "metadata": {"name": "c", "namespace": "v"},
+        "data": {cluster_verdict.SCHEDULER_CONFIGURATION: text},
+    }
+
+
+@pytest.mark.parametrize(
+    ("deployments", "text", "state", "reason"),
+    [
+        ([("volcano-scheduler", 1), ("volcano-controller", 1)], "- name: huawei-xpu", "ok", ""),
+        (
+            [("volcano-scheduler", 1), ("volcano-controller", 1)],
+            "- name: binpack",
+            "failed",
+            "the scheduler's configuration does not name huawei-xpu",
+        ),
+        (
+            [("volcano-scheduler", 0), ("volcano-controller", 1)],
+            "- name: huawei-xpu",
+            "failed",
+            "volcano-scheduler has 0 of 1 pods ready",
+        ),
+        ([], "", "absent", "no Deployment labelled app=volcano-scheduler"),
+    ],
+)
+def test_volcano_is_judged(
+    deployments: list[tuple[str, int]], text: str, state: str, reason: str
+) -> None:
+    part = cluster_verdict.judge_volcano(
+        [deployment(*given) for given in deployments], [configuration(text)]
+    )
+    assert (part.state, part.reason) == (state, reason)
+
+
+# -- slice_check -----------------------------------------------------------------------------
+
+PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1}
+SLICED = slice_check.Trial("a", True, "flexai-xpu")
+BARE = slice_check.Trial("a", False)
+GOOD = {"cards": 1, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 << 30}]}}
+
+
+@pytest.mark.parametrize(
+    ("trial", "seen", "wanted"),
+    [
+        (SLICED, GOOD, []),
+        (BARE, {"cards": 0}, []),
+        (BARE, {"cards": 2}, ["pod bare-default-a sees 2 cards without a slice"]),
+        (SLICED, {**GOOD, "cards": 2}, ["pod slice-a sees 2 cards, its slice is on one"]),
+        (SLICED, {"cards": 1}, ["pod slice-a: gpu-monitor shows nothing"]),
+        (SLICED, {"error": "is Pending: no room"}, ["pod slice-a: is Pending: no room"]),
+        (
+            SLICED,
+            {"cards": 1, "monitor": {"vxpus": [{"core_quota": 100, "memory_quota": 1 << 30}]}},
+            ["pod slice-a has a quota of 100 % and 1073741824 bytes, not (5, 1073741824)"],
+        ),
+    ],
+)
+def test_what_pods_see(trial: slice_check.Trial, seen: Object, wanted: list[str]) -> None:
+    assert slice_check.problems(trial, seen, PARAMS) == wanted
+
+
+def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
+    for trial in slice_check.trials(["a"]):
+        spec = slice_check.pod(trial, PARAMS)["spec"]
+        (container,) = spec["containers"]
+        assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in container["env"]
+        assert ("resources" in container) == trial.sliced
+
+
+# -- site_verdict ----------------------------------------------------------------------------
+
+
+def test_a_host_without_a_verdict_is_not_left_out() -> None:
+    lost = site_verdict.node_entry("a", {"unreachable": True, "msg": "no route"})
+    assert not lost["ready"]
+    assert lost["components"][0]["reason"] == "unreachable: no route"
+
+
+def test_a_broken_off_change_keeps_the_cluster_from_being_ready() -> None:
+    fine = {"name": "volcano", "wanted": "", "found": "", "state": "ok", "reason": ""}
+    (entry,) = site_verdict.cluster_entries({"components": [fine]}, "helm: rc 1")
+    assert not entry["ready"]
+    assert site_verdict.cluster_entries({"components": [fine]}, "")[0]["ready"]
+    assert site_verdict.cluster_entries(None, "") == []
