@@ -77,7 +77,7 @@ def _cluster_up(testbed: Testbed, cache: Cache, say: Callable[[str], None]) -> T
     from . import cluster
 
     say("Kubernetes …")
-    testbed = replace(testbed, kubeconfig=cluster.up(testbed, cache))
+    testbed = replace(testbed, kubeconfig=cluster.up(testbed, cache, say))
     testbed.save()
     return testbed
 
