@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from testbed.artefacts import publish_all
 
-from e2e.platform import ROOT, STATE, Platform, Run, must
+from e2e.platform import ROOT, STATE, TOPOLOGY, Platform, Run, must
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def demo() -> Iterator[Demo]:
     was_up = (STATE / platform.name / "state.json").exists()
     publish_all(ROOT / "build" / "artefacts")
     platform.install_collection()
-    must([sys.executable, "-m", "testbed", "up", "demo", "--name", platform.name])
+    must([sys.executable, "-m", "testbed", "up", str(TOPOLOGY), "--name", platform.name])
     yield Demo(platform, platform.playbook("site"))
     if not was_up:
         subprocess.run(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import click
 from testbed.artefacts import publish_all
 
-from e2e.platform import ROOT, Platform, PlatformError, must
+from e2e.platform import ROOT, TOPOLOGY, Platform, PlatformError, must
 
 MONITOR = "/opt/xpu/bin/gpu-monitor"
 
@@ -66,7 +66,7 @@ def up(name: str) -> None:
     publish_all(ROOT / "build" / "artefacts")
     platform.install_collection()
     heading("testbed: systemd hosts and a Kubernetes")
-    must([sys.executable, "-m", "testbed", "up", "demo", "--name", name])
+    must([sys.executable, "-m", "testbed", "up", str(TOPOLOGY), "--name", name])
     heading("site.yml: from bare hosts to sliced GPUs")
     done = platform.playbook("site")
     click.echo(done.output[done.output.index("PLAY RECAP") :].rstrip())

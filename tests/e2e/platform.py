@@ -24,6 +24,7 @@ from xpubuild.cache import Cache
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 WORKLOAD = ROOT / "tests" / "e2e" / "manifests" / "slice-demo.yaml"
+TOPOLOGY = ROOT / "tests" / "testbed" / "topologies" / "demo.yaml"
 STATE = Path("/var/lib/flexai-testbed")
 
 
