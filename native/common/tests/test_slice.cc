@@ -297,6 +297,34 @@ CASE(charges_at_once_fill_the_quota_and_never_exceed_it) {
     }
 }
 
+// The check after the claim is what keeps two that passed the check before it apart: hold 60 of 100
+// as often as possible in four processes, never two at a time.
+CASE(two_that_exclude_each_other_never_hold_together) {
+    const std::string path = fresh_ledger("exclude.page");
+    auto* holders = static_cast<std::atomic<int>*>(mmap(
+        nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+    std::vector<pid_t> workers;
+    for (int worker = 0; worker < 4; ++worker) {
+        workers.push_back(fork());
+        if (workers.back() != 0) continue;
+        Ledger own;
+        attach(own, path);
+        if (!own.join(0)) _exit(9);
+        for (int turn = 0; turn < 4'000'000; ++turn) {
+            if (own.charge_memory(0, 60 * kMiB, 100 * kMiB) != Charge::kGranted) continue;
+            if (holders->fetch_add(1) != 0) _exit(8);
+            holders->fetch_sub(1);
+            own.refund_memory(0, 60 * kMiB);
+        }
+        _exit(0);
+    }
+    for (const pid_t child : workers) {
+        int status = 0;
+        waitpid(child, &status, 0);
+        CHECK_EQ(status, 0);
+    }
+}
+
 CASE(no_more_slots_than_processes_may_have) {
     const std::string path = fresh_ledger("slots.page");
     Ledger first;

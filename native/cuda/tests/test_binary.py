@@ -141,7 +141,7 @@ def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
             '  std::printf("%s", n); while (c--) std::printf(" %lu", *s++); std::puts(""); }\n'
             f"int main() {{\n{lines}}}\n"
         )
-        include_flags = [f"-I{cuda.CUDA / 'include'}", "-isystem", headers]
+        include_flags: list[str | Path] = [f"-I{cuda.CUDA / 'include'}", "-isystem", headers]
         program = tmp_path / side
         run([*zig_cxx(), "-std=c++17", *include_flags, tmp_path / f"{side}.cc", "-o", program])
     assert run([tmp_path / "ours"]) == run([tmp_path / "theirs"])
