@@ -27,11 +27,11 @@ def collect(wanted: dict[str, Any]) -> dict[str, str]:
     import stat
     import subprocess
 
-    def ask(*argv):  # type: ignore[no-untyped-def]
+    def ask(*argv: str) -> str:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         return done.stdout
 
-    def describe(path):  # type: ignore[no-untyped-def]
+    def describe(path: str) -> str:
         state = os.lstat(path)
         text = f"{stat.filemode(state.st_mode)} {state.st_uid}:{state.st_gid}"
         if stat.S_ISLNK(state.st_mode):

@@ -147,7 +147,7 @@ def test_a_running_module_of_another_version_waits_for_a_reboot_without_work(
     assert not verdict["ready"]
 
 
-BLOCKS: dict[str, tuple[Callable[[Path], None], str, str]] = {
+BLOCKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no card": (
         lambda root: [
             file.write_text("0x8086\n") for file in root.glob("sys/bus/pci/devices/*/vendor")

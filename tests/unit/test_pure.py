@@ -303,7 +303,7 @@ def test_two_names_for_one_address() -> None:
 
 
 def test_hosts_that_stop_a_run_are_all_named() -> None:
-    probes = {
+    probes: dict[str, dict[str, Any]] = {
         "a": {"unreachable": True, "msg": "Connection refused\nmore"},
         "b": {"failed": True, "msg": "no Python"},
         "c": {"plan": [{"component": "images", "action": "blocked", "reason": "because"}]},

@@ -35,7 +35,7 @@ def test_files_of_an_earlier_manifest_go_away(tmp_path: Path) -> None:
 
 
 def test_the_same_tree_gives_the_same_tarball_bytes(tmp_path: Path) -> None:
-    digests = []
+    digests: list[str] = []
     for attempt in ("one", "two"):
         root = tmp_path / attempt
         artefact(root / "bin" / "tool")

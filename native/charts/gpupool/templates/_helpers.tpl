@@ -1,4 +1,6 @@
-{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+{{- /*
+SPDX-License-Identifier: Apache-2.0
+*/ -}}
 {{- define "gpupool.labels" -}}
 app.kubernetes.io/name: {{ .Values.gpuDevicePlugin.name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
