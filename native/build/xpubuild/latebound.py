@@ -15,9 +15,9 @@ from pathlib import Path
 
 from .toolchain import go, run, zig_cc
 
-# Binding at the first call needs both: symbols of the loaded library must be found, and not
-# before it is loaded.
-LDFLAGS = "'-extldflags=-Wl,--export-dynamic -Wl,-z,lazy'"
+# Binding at the first call needs the first two: symbols of the loaded library must be found, and
+# not before it is loaded. Go's own -s doesn't reach zig's linker, hence the third.
+LDFLAGS = "'-extldflags=-Wl,--export-dynamic -Wl,-z,lazy -Wl,-s'"
 _DRIVER_FUNCTION = re.compile(r"\b((?:nvml|nvSandboxUtils|cu)[A-Z]\w*)\s*\(")
 
 
