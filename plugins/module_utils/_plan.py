@@ -155,7 +155,8 @@ def _without_artefact(
 def _runtime(facts: Facts) -> Decision:
     if facts.docker is not None:
         return docker.plan(facts.docker)
-    assert facts.containerd is not None  # observe() fills the one that the engine names
+    if facts.containerd is None:  # observe() fills the one that the engine names
+        raise AssertionError("neither engine was observed")
     return containerd.plan(facts.containerd)
 
 

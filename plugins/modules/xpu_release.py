@@ -99,7 +99,8 @@ def _unpack(host: Host, tarball: str, directory: str) -> dict[str, str]:
                 links.append(target)
                 continue
             source = archive.extractfile(member)
-            assert source is not None  # _members() lets only files, directories and links pass
+            if source is None:  # _members() lets only files, directories and links pass
+                raise AssertionError(member.name)
             with open(host.path(target), "wb") as out:
                 shutil.copyfileobj(source, out)
                 out.flush()
