@@ -24,6 +24,7 @@ class ActionModule(ActionBase):
             arguments.setdefault("desired", self._desired(variables))
         except XpuError as error:
             raise AnsibleActionFail(str(error)) from error
+        arguments.setdefault("name", variables.get("inventory_hostname", ""))
         arguments.setdefault("root", self._template(variables)(variables.get("flexai_root", "/")))
         result.update(
             self._execute_module(

@@ -18,14 +18,21 @@ from ..plugin_utils._controller import plain
 display = Display()
 
 
-def node_entry(host: str, registered: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def registered(scope: t.Mapping[str, t.Any], names: t.Sequence[str]) -> t.Mapping[str, t.Any]:
+    """The first of these results that holds a verdict; else the first that says anything."""
+    results = [scope[name] for name in names if scope.get(name)]
+    judged = [result for result in results if "verdict" in result]
+    return next(iter(judged or results), {})
+
+
+def node_entry(host: str, result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The host's own verdict, or why there is none."""
-    if "verdict" in registered:
-        return dict(registered["verdict"])
-    if registered.get("unreachable"):
-        reason = f"unreachable: {registered.get('msg', '')}"
+    if "verdict" in result:
+        return dict(result["verdict"])
+    if result.get("unreachable"):
+        reason = f"unreachable: {result.get('msg', '')}"
     else:
-        reason = str(registered.get("msg") or "the run ended before the host was judged")
+        reason = str(result.get("msg") or "the run ended before the host was judged")
     return build(host, [Component("host", "a verdict", "", "failed", reason)])
 
 
@@ -76,9 +83,10 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         arguments, hostvars = self._task.args, (task_vars or {})["hostvars"]
-        name = arguments.get("result", "flexai_node_verdict")
+        names = arguments.get("results", ["flexai_node_verdict", "preflight_probe"])
         nodes = [
-            node_entry(host, hostvars.raw_get(host).get(name) or {}) for host in arguments["hosts"]
+            node_entry(host, registered(hostvars.raw_get(host), names))
+            for host in arguments["hosts"]
         ]
         failure = str(arguments.get("cluster_failure") or "")
         nodes += cluster_entries(arguments.get("cluster"), failure)

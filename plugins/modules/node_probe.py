@@ -9,9 +9,14 @@ version_added: 0.1.0
 description:
   - Observes driver, container toolkit, container runtime, xpu runtime and images of one host in one
     execution and returns what to do about each.
+  - Where the plan has nothing to do, the host is judged in the same execution, by the code of
+    M(flexai.xpu.node_verdict), which knows nothing of the plan.
   - Nothing is changed. What is wanted comes from the variables of the roles, put together on the
     controller, unless O(desired) says otherwise.
 options:
+  name:
+    description: Name of the host in the verdict; the inventory's when not given.
+    type: str
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.
     type: dict
@@ -44,6 +49,10 @@ plan:
       wanted: 580.95.05
       found: ""
       reason: driver absent → 580.95.05
+verdict:
+  description: The host's verdict, as M(flexai.xpu.node_verdict) returns it.
+  returned: when every action of the plan is V(ok)
+  type: dict
 wanted:
   description: What M(flexai.xpu.node_verdict) shall ask for on this host.
   returned: success
@@ -54,8 +63,10 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._decision import OK
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
+from ..module_utils._judge import judge
 from ..module_utils._plan import observe, plan, wanted
 
 # The texts of whole files are needed for the plan only.
@@ -72,25 +83,33 @@ def _without_texts(part: t.Any) -> dict[str, t.Any]:
     return {name: value for name, value in found.items() if name not in NOT_RETURNED}
 
 
-def probe(host: Host, desired: dict[str, t.Any]) -> dict[str, t.Any]:
+def probe(host: Host, name: str, desired: dict[str, t.Any]) -> dict[str, t.Any]:
     facts = observe(host, desired)
-    return {
+    decisions, asked = plan(facts, desired), wanted(facts, desired)
+    result: dict[str, t.Any] = {
         "changed": False,
         "facts": _facts(facts),
-        "plan": [decision.as_dict() for decision in plan(facts, desired)],
-        "wanted": wanted(facts, desired),
+        "plan": [decision.as_dict() for decision in decisions],
+        "wanted": asked,
     }
+    if all(decision.action == OK for decision in decisions):
+        result["verdict"] = judge(host, name, asked, {})
+    return result
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},
+            "name": {"type": "str"},
             "desired": {"type": "dict"},
         },
         supports_check_mode=True,
     )
-    run_module(module, lambda m: probe(Host(m.params["root"]), m.params["desired"]))
+    run_module(
+        module,
+        lambda m: probe(Host(m.params["root"]), m.params["name"] or "", m.params["desired"]),
+    )
 
 
 if __name__ == "__main__":

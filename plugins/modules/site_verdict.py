@@ -27,10 +27,13 @@ options:
     type: list
     elements: str
     required: true
-  result:
-    description: Name of the variable in which the hosts' verdicts are registered.
-    type: str
-    default: flexai_node_verdict
+  results:
+    description:
+      - Names of the variables in which the hosts' verdicts may be registered; the first that
+        holds a verdict counts.
+    type: list
+    elements: str
+    default: [flexai_node_verdict, preflight_probe]
   cluster:
     description: RV(flexai.xpu.cluster_verdict#module:verdict); left out for a site without cluster.
     type: dict

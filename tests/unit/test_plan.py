@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Host
+from ansible_collections.flexai.xpu.plugins.module_utils._judge import judge
 from ansible_collections.flexai.xpu.plugins.module_utils._plan import observe, plan
 from ansible_collections.flexai.xpu.plugins.modules.node_probe import probe
-from ansible_collections.flexai.xpu.plugins.modules.node_verdict import judge
 
 from . import hostroot
 
@@ -36,10 +36,11 @@ def test_a_ready_host_has_nothing_to_do_and_its_verdict_is_ready(
     ready_host: tuple[Host, Desired],
 ) -> None:
     host, desired = ready_host
-    result = probe(host, desired)
+    result = probe(host, "h", desired)
     assert [(step["action"], step["reason"]) for step in result["plan"]] == [("ok", "")] * 5
-    verdict = judge(host, {"name": "h", "wanted": result["wanted"], "planned": {}})["verdict"]
+    verdict = judge(host, "h", result["wanted"], {})
     assert verdict["ready"], verdict
+    assert result["verdict"] == verdict
     assert {component["state"] for component in verdict["components"]} == {"ok"}
 
 
@@ -139,10 +140,10 @@ def test_a_running_module_of_another_version_waits_for_a_reboot_without_work(
 ) -> None:
     host, desired = ready_host
     _edit("/proc/driver/nvidia/version", "580.95.05", "580.65.06")(Path(host.root))
-    result = probe(host, desired)
+    result = probe(host, "h", desired)
     assert result["plan"][0]["action"] == "ok"
     assert result["plan"][0]["reason"] == "kernel module 580.65.06; a reboot loads 580.95.05"
-    verdict = judge(host, {"name": "h", "wanted": result["wanted"], "planned": {}})["verdict"]
+    verdict = judge(host, "h", result["wanted"], {})
     assert verdict["components"][0]["state"] == "pending-reboot"
     assert not verdict["ready"]
 
@@ -201,7 +202,7 @@ BLOCKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
 def test_an_obstacle_blocks_its_component_and_names_the_remedy(case: str, bare_host: Host) -> None:
     change, component, text = BLOCKS[case]
     change(Path(bare_host.root))
-    result = probe(bare_host, hostroot.desired())
+    result = probe(bare_host, "h", hostroot.desired())
     blocked = {
         step["component"]: step["reason"] for step in result["plan"] if step["action"] == "blocked"
     }
@@ -211,7 +212,7 @@ def test_an_obstacle_blocks_its_component_and_names_the_remedy(case: str, bare_h
 
 def test_not_being_root_blocks_the_host(bare_host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    result = probe(bare_host, hostroot.desired())
+    result = probe(bare_host, "h", hostroot.desired())
     assert result["plan"][0]["reason"] == (
         "not root (effective uid 1000); set become: true, or connect as root"
     )
@@ -220,7 +221,7 @@ def test_not_being_root_blocks_the_host(bare_host: Host, monkeypatch: pytest.Mon
 def test_an_artefact_of_another_architecture_blocks(bare_host: Host) -> None:
     desired = hostroot.desired()
     desired["architectures"] = {**desired["architectures"], "nvidia_driver": ["aarch64"]}  # type: ignore[dict-item]
-    steps = {step["component"]: step for step in probe(bare_host, desired)["plan"]}
+    steps = {step["component"]: step for step in probe(bare_host, "h", desired)["plan"]}
     assert steps["nvidia_driver"]["action"] == "blocked"
     assert (
         "has nvidia-driver 580.95.05 for aarch64 architecture, not for"
