@@ -42,6 +42,7 @@ attributes:
   check_mode:
     description: Makes no pods in C(check_mode), and finds no problems then.
     support: partial
+    details: A pod is the only way to look from inside one, so nothing is looked at.
   diff_mode:
     description: There is nothing to show, since nothing stays changed.
     support: N/A
