@@ -35,7 +35,7 @@ class ActionModule(ActionBase):
 
     def _template(self, scope: t.Mapping[str, t.Any]) -> t.Callable[[t.Any], t.Any]:
         templar = self._templar.copy_with_new_env(available_variables=scope)
-        return lambda value: templar.template(value)
+        return templar.template
 
     def _desired(self, variables: dict[str, t.Any]) -> dict[str, t.Any]:
         manifest = self._template(variables)(variables.get("flexai_manifest", ""))

@@ -58,7 +58,7 @@ class ActionModule(ActionBase):
 
     def _template(self, scope: t.Mapping[str, t.Any]) -> t.Callable[[t.Any], t.Any]:
         templar = self._templar.copy_with_new_env(available_variables=scope)
-        return lambda value: templar.template(value)
+        return templar.template
 
 
 class _SiteCheck:
