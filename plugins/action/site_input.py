@@ -32,6 +32,8 @@ from ..plugin_utils._controller import (
 # Of a role's option, what the validator of module arguments knows too.
 SPEC_KEYS = ("type", "elements", "choices", "options", "required")
 CLUSTER_KINDS = ("chart", "binary")
+# Its hosts are the cluster's nodes; role node_labels labels them all, whatever --limit says.
+CLUSTER_GROUP = "flexai_kubernetes"
 
 
 class ActionModule(ActionBase):
@@ -44,9 +46,10 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         hosts = list(variables["ansible_play_hosts_all"])
+        nodes = list(variables["groups"].get(CLUSTER_GROUP, ()))
         check = _SiteCheck(variables["hostvars"], self._template, node_defaults(self._loader))
         try:
-            problems = check.problems(hosts)
+            problems = check.problems(hosts, nodes)
             if not problems:
                 result["artefacts"] = check.artefacts()
         except XpuError as error:
@@ -70,7 +73,7 @@ class _SiteCheck:
         self._needs: dict[tuple[str, str], str] = {}
         self._manifests: dict[str, bool] = {}
 
-    def problems(self, hosts: t.Iterable[str]) -> list[str]:
+    def problems(self, hosts: t.Iterable[str], nodes: t.Iterable[str]) -> list[str]:
         """One line per problem; what many hosts share is said once."""
         found: list[str] = []
         addresses: dict[str, str] = {}
@@ -78,10 +81,22 @@ class _SiteCheck:
             variables = self._hostvars.raw_get(host)
             addresses[host] = self._identity(host, variables)
             found += [line for line in self._of_host(host, variables) if line not in found]
-        return found + [
+        names = {host: self._node_name(host, self._hostvars.raw_get(host)) for host in nodes}
+        twice = [
             f"Duplicate host: {line}. Remedy: take one of them out of the inventory."
             for line in duplicates(addresses)
         ]
+        twice += [
+            f"Duplicate node name: {line}. Remedy: give each host its own node's name in "
+            f"node_labels_node_name, or take one of them out of {CLUSTER_GROUP}."
+            for line in duplicates(names)
+        ]
+        return found + twice
+
+    def _node_name(self, host: str, variables: t.Mapping[str, t.Any]) -> str:
+        """As role node_labels finds it."""
+        written = variables.get("node_labels_node_name")
+        return str(self._template(variables)(written) if written else "") or host
 
     def _identity(self, host: str, variables: t.Mapping[str, t.Any]) -> str:
         """What a host really is: its address, and its root where tests share one address."""

@@ -73,7 +73,8 @@ def choose_engine(host: Host, wanted: str) -> str:
     return "docker" if has_docker and not has_kubelet else "containerd"
 
 
-def _observe_host(host: Host, engine: str) -> HostFacts:
+def observe_host(host: Host, desired: t.Mapping[str, t.Any]) -> HostFacts:
+    """What every user may see."""
     release = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
     kernel = os.uname()
     return HostFacts(
@@ -83,14 +84,13 @@ def _observe_host(host: Host, engine: str) -> HostFacts:
         kernel=kernel.release,
         euid=os.geteuid(),
         free_mib=host.free_bytes("/var/cache") >> 20,
-        engine=engine,
+        engine=choose_engine(host, desired["container_runtime"]["engine"]),
     )
 
 
 def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
-    dpkg_status = host.read(toolkit.DPKG_STATUS) or ""
-    engine = choose_engine(host, desired["container_runtime"]["engine"])
-    facts = _observe_host(host, engine)
+    facts = observe_host(host, desired)
+    engine, dpkg_status = facts.engine, host.read(toolkit.DPKG_STATUS) or ""
     return Facts(
         host=facts,
         driver=driver.observe(host, dpkg_status),
@@ -120,9 +120,15 @@ def wanted_images(desired: t.Mapping[str, t.Any], engine: str) -> t.Mapping[str,
 # -- plan ------------------------------------------------------------------------------------
 
 
+def not_root(facts: HostFacts) -> list[Decision]:
+    """The whole plan of a host where we may not even read all that a plan follows from."""
+    if facts.euid == 0:
+        return []
+    reason = f"not root (effective uid {facts.euid}); set become: true, or connect as root"
+    return [Decision("host", BLOCKED, "", "", reason)]
+
+
 def _host_obstacle(facts: HostFacts, changing: bool, min_free_mib: int) -> str:
-    if facts.euid != 0:
-        return f"not root (effective uid {facts.euid}); set become: true, or connect as root"
     if (facts.system, facts.release) not in SYSTEMS:
         known = ", ".join(f"{system} {release}" for system, release in sorted(SYSTEMS))
         found = f"{facts.system or 'unknown'} {facts.release}".strip()
@@ -181,13 +187,13 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     return decisions
 
 
-def wanted(facts: Facts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def wanted(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """What the verdict shall ask for, told in the terms of the tools that it asks."""
     return {
         "nvidia_driver": desired["nvidia_driver"]["version"],
         "container_toolkit": desired["container_toolkit"]["version"],
         "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
-        "container_runtime": facts.host.engine,
-        "xpu_runtime": wanted_release(desired, facts.host.architecture),
-        "images": dict(wanted_images(desired, facts.host.engine)),
+        "container_runtime": facts.engine,
+        "xpu_runtime": wanted_release(desired, facts.architecture),
+        "images": dict(wanted_images(desired, facts.engine)),
     }

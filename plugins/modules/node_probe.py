@@ -63,11 +63,11 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._decision import OK
+from ..module_utils._decision import OK, Decision
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
 from ..module_utils._judge import judge
-from ..module_utils._plan import observe, plan, wanted
+from ..module_utils._plan import not_root, observe, observe_host, plan, wanted
 
 # The texts of whole files are needed for the plan only.
 NOT_RETURNED = ("drop_in", "cdi", "config")
@@ -84,17 +84,28 @@ def _without_texts(part: t.Any) -> dict[str, t.Any]:
 
 
 def probe(host: Host, name: str, desired: dict[str, t.Any]) -> dict[str, t.Any]:
+    seen = observe_host(host, desired)
+    asked = wanted(seen, desired)
+    refusal = not_root(seen)
+    if refusal:
+        return _result({"host": seen._asdict()}, refusal, asked)
     facts = observe(host, desired)
-    decisions, asked = plan(facts, desired), wanted(facts, desired)
-    result: dict[str, t.Any] = {
-        "changed": False,
-        "facts": _facts(facts),
-        "plan": [decision.as_dict() for decision in decisions],
-        "wanted": asked,
-    }
+    decisions = plan(facts, desired)
+    result = _result(_facts(facts), decisions, asked)
     if all(decision.action == OK for decision in decisions):
         result["verdict"] = judge(host, name, asked, {})
     return result
+
+
+def _result(
+    facts: dict[str, t.Any], decisions: t.Iterable[Decision], asked: dict[str, t.Any]
+) -> dict[str, t.Any]:
+    return {
+        "changed": False,
+        "facts": facts,
+        "plan": [decision.as_dict() for decision in decisions],
+        "wanted": asked,
+    }
 
 
 def main() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,22 @@ from . import hostroot
 REPOSITORY = Path(__file__).parents[2]
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 Site = dict[str, Any]
+NOBODY = pwd.getpwnam("nobody")
+# The way there: nobody has no shell to log in with.
+AS_NOBODY = {
+    "ansible_become": True,
+    "ansible_become_user": NOBODY.pw_name,
+    "ansible_become_method": "ansible.builtin.su",
+    "ansible_become_flags": "-s /bin/sh",
+}
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may look into, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="flexai-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 @pytest.fixture
@@ -33,7 +51,11 @@ def site(tmp_path: Path) -> Site:
         "flexai_manifest": str(hostroot.manifest(tmp_path / "artefacts")),
         "preflight_min_free_mib": 1,
     }
-    return {"all": {"vars": variables, "children": {"flexai_nodes": {"hosts": hosts}}}}
+    groups = {
+        "flexai_nodes": {"hosts": hosts},
+        "flexai_kubernetes": {"hosts": {name: {} for name in hosts}},
+    }
+    return {"all": {"vars": variables, "children": groups}}
 
 
 def run(tmp_path: Path, site: Site, playbook: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -94,6 +116,15 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
         lambda site: hosts(site).update({"gpu3": dict(hosts(site)["gpu1"], ansible_host="gpu1")}),
         "Duplicate host: gpu1 and gpu3 are both gpu1",
     ),
+    "duplicate node name": (
+        set_host("gpu2", node_labels_node_name="gpu1"),
+        "Duplicate node name: gpu1 and gpu2 are both gpu1. Remedy: give each host its own node's "
+        "name in node_labels_node_name, or take one of them out of flexai_kubernetes.",
+    ),
+    "duplicate node name by a template": (
+        set_variable("node_labels_node_name", "{{ inventory_hostname[:3] }}.example.org"),
+        "Duplicate node name: gpu1 and gpu2 are both gpu.example.org. Remedy: give each",
+    ),
     "no manifest": (
         set_variable("flexai_manifest", "/nowhere/manifest.yml"),
         "The artefact manifest /nowhere/manifest.yml (flexai_manifest) does not exist.",
@@ -125,21 +156,65 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
 }
 
 
-def files(root: Path) -> dict[str, int]:
-    return {str(path): path.lstat().st_mtime_ns for path in root.rglob("*")}
+def files(*roots: Path) -> dict[str, str]:
+    """Everything below the roots: kind, mode, time of change and content."""
+    return {str(path): describe(path) for root in roots for path in sorted(root.rglob("*"))}
+
+
+def describe(path: Path) -> str:
+    state = path.lstat()
+    content = ""
+    if path.is_symlink():
+        content = os.readlink(path)
+    elif path.is_file():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    return f"{state.st_mode:o} {state.st_mtime_ns} {content}"
+
+
+def on_one_line(text: str) -> str:
+    return " ".join(text.replace("\\n", "\n").split())
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_one_clear_error_and_no_host_is_touched(
+def test_bad_input_is_one_clear_error_and_no_change_play_runs(
     case: str, tmp_path: Path, site: Site
 ) -> None:
     spoil, text = CASES[case]
     spoil(site)
-    before = files(tmp_path / "gpu1")
-    done = run(tmp_path, site, "preflight")
+    before = files(tmp_path / "gpu1", tmp_path / "gpu2")
+    done = run(tmp_path, site, "site")
     assert done.returncode != 0, done.stdout
-    assert " ".join(text.split()) in " ".join(done.stdout.replace("\\n", "\n").split())
-    assert files(tmp_path / "gpu1") == before
+    assert on_one_line(text) in on_one_line(done.stdout)
+    assert "PLAY [Change]" not in done.stdout
+    assert files(tmp_path / "gpu1", tmp_path / "gpu2") == before
+
+
+def test_one_node_name_is_fine_where_only_one_of_the_hosts_is_in_the_cluster(
+    tmp_path: Path, site: Site
+) -> None:
+    set_host("gpu2", node_labels_node_name="gpu1")(site)
+    del site["all"]["children"]["flexai_kubernetes"]["hosts"]["gpu1"]
+    done = run(tmp_path, site, "preflight")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_not_root_is_told_by_a_host_where_we_really_are_not(
+    open_directory: Path, tmp_path: Path, site: Site
+) -> None:
+    """The user nobody may not read all that the plan follows from, and is told why all the same."""
+    root = hostroot.bare(open_directory / "gpu2")
+    (root / "etc/containerd/config.toml").chmod(0o600)
+    set_host("gpu2", flexai_root=str(root), **AS_NOBODY)(site)
+    before = files(tmp_path / "gpu1", root)
+    done = run(tmp_path, site, "site")
+    assert done.returncode != 0, done.stdout
+    assert on_one_line(
+        "Nothing was changed on any host. gpu2: host is blocked: not root (effective uid "
+        f"{NOBODY.pw_uid}); set become: true, or connect as root."
+    ) in on_one_line(done.stdout)
+    assert "PLAY [Change]" not in done.stdout
+    assert files(tmp_path / "gpu1", root) == before
 
 
 def test_preflight_shows_the_plan_and_changes_nothing(tmp_path: Path, site: Site) -> None:
