@@ -130,6 +130,16 @@ func TestAllocateCycle(t *testing.T) {
 			},
 			want: map[string]string{},
 		},
+		"several slices in one container are refused, though both cards are free": {
+			minMember: 1, policy: "binpack", nodes: []*v1.Node{gpuNode("n", 2)},
+			pods: []*v1.Pod{slicePod("a", "", 2, 40, 6)},
+			want: map[string]string{},
+		},
+		"whole cards are asked for by number alone": {
+			minMember: 1, policy: "binpack", nodes: []*v1.Node{gpuNode("n", 2)},
+			pods: []*v1.Pod{slicePod("a", "", 2, 0, 0)},
+			want: map[string]string{"a": "0,GPU-n-0,GPU,40960,100,0:1,GPU-n-1,GPU,40960,100,0:"},
+		},
 		"the node's sum would do, but no single card": {
 			minMember: 1, policy: "binpack", nodes: []*v1.Node{gpuNode("n", 2)},
 			pods: []*v1.Pod{
@@ -197,6 +207,7 @@ func TestPredicateTellsWhy(t *testing.T) {
 		"fits":     {slicePod("a", "", 1, 20, 3), ""},
 		"too big":  {slicePod("a", "", 1, 20, 41), "huawei-xpu: no healthy card has 20 % cores and 41984 MiB free"},
 		"no count": {slicePod("a", "", 0, 20, 3), "without vgpu-number"},
+		"several":  {slicePod("a", "", 2, 40, 6), "asks for vgpu-number 2 together with vgpu-cores 40"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -39,25 +39,34 @@ type Totals struct {
 
 // FromTotals turns a container's totals into the share of one virtual card. A number alone is
 // that many whole cards; cores alone take the whole memory; memory alone sets no compute limit.
+//
+// Several virtual cards with a share each are refused rather than divided: totals alone don't tell
+// upstream's meaning (numbers per virtual card) from ours. The device plugin refuses them at
+// PreStart for the same reason (native/cluster/xpu, Settle), so a pod let through here would be
+// bound to a node and never start.
 func FromTotals(name string, t Totals) (ContainerAsk, Reason) {
 	ask := ContainerAsk{Name: name, Count: int(t.Number)}
-	if t.Number <= 0 {
-		if t.Cores > 0 || t.MemoryGiB > 0 {
-			return ask, Reason(fmt.Sprintf(
-				"container %s asks for vgpu-cores or vgpu-memory-1Gi without vgpu-number; add vgpu-number",
-				name))
-		}
-		return ask, ""
-	}
-	if t.Cores == 0 && t.MemoryGiB == 0 {
+	shared := t.Cores > 0 || t.MemoryGiB > 0
+	switch {
+	case t.Number <= 0 && shared:
+		return ask, Reason(fmt.Sprintf(
+			"container %s asks for vgpu-cores %d and vgpu-memory-1Gi %d without vgpu-number; "+
+				"add vgpu-number: 1", name, t.Cores, t.MemoryGiB))
+	case t.Number <= 0:
+		return ContainerAsk{Name: name}, ""
+	case !shared:
 		ask.Share = Share{Cores: FullCores}
 		return ask, ""
-	}
-	if t.Cores%t.Number != 0 || t.MemoryGiB%t.Number != 0 || t.Cores > FullCores*t.Number {
+	case t.Number > 1:
 		return ask, Reason(fmt.Sprintf(
-			"container %s asks for %d cores and %d GiB over %d vGPUs; both must divide evenly, "+
-				"with at most %d cores each", name, t.Cores, t.MemoryGiB, t.Number, FullCores))
+			"container %s asks for vgpu-number %d together with vgpu-cores %d and vgpu-memory-1Gi %d; "+
+				"several slices in one container are not supported: ask for one (vgpu-number: 1), "+
+				"or for whole cards by vgpu-number alone", name, t.Number, t.Cores, t.MemoryGiB))
+	case t.Cores > FullCores:
+		return ask, Reason(fmt.Sprintf(
+			"container %s asks for vgpu-cores %d on one card; ask for at most %d",
+			name, t.Cores, FullCores))
 	}
-	ask.Share = Share{Cores: int(t.Cores / t.Number), MemMiB: t.MemoryGiB / t.Number * 1024}
+	ask.Share = Share{Cores: int(t.Cores), MemMiB: t.MemoryGiB * 1024}
 	return ask, ""
 }
