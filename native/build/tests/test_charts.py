@@ -80,6 +80,17 @@ def test_host_paths_are_the_same_inside(program: Path) -> None:
     assert moved == {"driver"}
 
 
+def test_a_new_digest_under_the_same_tag_rolls_the_pods(program: Path) -> None:
+    def annotations(*settings: str) -> dict[str, str]:
+        template = objects(program, *settings)["DaemonSet"]["spec"]["template"]
+        return dict(template["metadata"]["annotations"])
+
+    digest = f"sha256:{'ab' * 32}"
+    assert "gpupool.com/image-digest" not in annotations()
+    rolled = annotations(f"gpuDevicePlugin.image.digest={digest}")
+    assert rolled["gpupool.com/image-digest"] == digest
+
+
 def test_the_image_is_a_full_reference(program: Path) -> None:
     container = plugin(objects(program, "basic.swr_addr=registry.site:5000/xpu"))["containers"][0]
     assert container["image"] == "registry.site:5000/xpu/gpu-device-plugin:v1.0"

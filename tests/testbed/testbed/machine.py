@@ -10,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shlex
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from xpubuild import system
 from xpubuild.cache import say
 
 from .errors import TestbedError
@@ -28,13 +28,13 @@ TOOLS = {
     "debootstrap": "debootstrap",
     "gpgv": "gpgv",
     "ip": "iproute2",
+    "modinfo": "kmod",
     "iptables": "iptables",
     "nsenter": "util-linux",
     "setpriv": "util-linux",
     "ssh-keygen": "openssh-client",
 }
 NETAVARK = (Path("/usr/lib/podman/netavark"), Path("/usr/libexec/podman/netavark"))
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LOCKS = Path("/run/lock")
 # Every systemd, containerd and kubelet takes some; the kernel's default of 128 is used up by about
 # six hosts, and then units fail with "too many open files".
@@ -61,23 +61,21 @@ def missing_packages(have: Callable[[str], bool], netavark: bool) -> tuple[str, 
 
 def look() -> Finding:
     """Which rights and tools there are."""
-
-    def have(command: str) -> bool:
-        return shutil.which(command, path=SYSTEM_PATH) is not None
-
     return Finding(
         root=os.geteuid() == 0,
-        missing=missing_packages(have, any(path.exists() for path in NETAVARK)),
-        apt=have("apt-get"),
+        missing=missing_packages(system.have, any(path.exists() for path in NETAVARK)),
+        apt=system.have("apt-get"),
     )
 
 
 def decide(found: Finding) -> tuple[str, ...]:
     """Packages to install now; an error where we may not, or can't."""
     if not found.root:
+        missing = f" (and {', '.join(found.missing)}, which root gets installed)"
         raise TestbedError(
-            "the testbed needs root: its hosts are privileged containers with their own network",
-            "run the same command with sudo",
+            "the testbed needs root: its hosts are privileged containers with their own network"
+            + (missing if found.missing else ""),
+            system.as_root(),
         )
     if found.missing and not found.apt:
         raise TestbedError(
@@ -91,7 +89,7 @@ def prepare() -> None:
     """Make the machine able to run testbeds, or say what it lacks."""
     packages = decide(look())
     if packages:
-        _install(packages)
+        system.install(packages)
     _raise_inotify_limit()
 
 
@@ -100,19 +98,6 @@ def _raise_inotify_limit() -> None:
     if found < INOTIFY_WANTED:
         INOTIFY.write_text(str(INOTIFY_WANTED))
         say(f"raised {INOTIFY} from {found} to {INOTIFY_WANTED} until the next boot")
-
-
-def _install(packages: Sequence[str]) -> None:
-    command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *packages]
-    say(f"installing {', '.join(packages)} …")
-    run(["apt-get", "update", "-q"], env={"DEBIAN_FRONTEND": "noninteractive"}, check=False)
-    try:
-        run(command, env={"DEBIAN_FRONTEND": "noninteractive"})
-    except TestbedError as error:
-        raise TestbedError(
-            f"could not install {', '.join(packages)}: {error.message}",
-            f"run it by hand and look: {shlex.join(command)}",
-        ) from None
 
 
 def run(
@@ -131,7 +116,7 @@ def run(
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
-            env={**os.environ, "PATH": SYSTEM_PATH, **(env or {})},
+            env={**os.environ, "PATH": system.PATH, **(env or {})},
             check=False,
             timeout=timeout,
         )
