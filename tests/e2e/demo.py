@@ -9,7 +9,10 @@ import sys
 from collections.abc import Mapping
 
 import click
+from testbed import machine
 from testbed.artefacts import publish_all
+from testbed.errors import TestbedError
+from xpubuild.toolchain import ToolchainError
 
 from e2e.platform import ROOT, TOPOLOGY, Platform, PlatformError, must
 
@@ -59,14 +62,18 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--name", default="demo", show_default=True, help="name of the testbed")
-def up(name: str) -> None:
+@click.option("--subnet", default="", help="use this network in place of the topology's")
+def up(name: str, subnet: str) -> None:
     """Build, raise the testbed, run site.yml, start a workload on a 20 % slice, show it."""
+    # Before the builds: who lacks root or podman shall not hear it after a quarter of an hour.
+    machine.prepare()
     platform = Platform(name)
     heading("artefacts")
     publish_all(ROOT / "build" / "artefacts")
     platform.install_collection()
     heading("testbed: systemd hosts and a Kubernetes")
-    must([sys.executable, "-m", "testbed", "up", str(TOPOLOGY), "--name", name])
+    network = ["--subnet", subnet] if subnet else []
+    must([sys.executable, "-m", "testbed", "up", str(TOPOLOGY), "--name", name, *network])
     heading("site.yml: from bare hosts to sliced GPUs")
     done = platform.playbook("site")
     click.echo(done.output[done.output.index("PLAY RECAP") :].rstrip())
@@ -99,7 +106,13 @@ def main() -> None:
     """Run the command line; a failed step is its output and one sentence, not a traceback."""
     try:
         cli(prog_name="demo")
-    except (PlatformError, FileNotFoundError, subprocess.SubprocessError) as error:
+    except (
+        FileNotFoundError,
+        PlatformError,
+        TestbedError,
+        ToolchainError,
+        subprocess.SubprocessError,
+    ) as error:
         click.secho(f"demo: {error}", fg="red", err=True)
         sys.exit(1)
 

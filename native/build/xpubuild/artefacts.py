@@ -118,8 +118,12 @@ def _images(cache: Cache) -> list[Artefact]:
 
 
 def native(cache: Cache) -> list[Artefact]:
-    """What this project builds itself."""
-    return [_xpu_runtime(cache), _helm(cache), *_charts(cache), *_images(cache)]
+    """What this project builds itself.
+
+    Images come first: they alone need root and packages of the machine, and who lacks those shall
+    hear it at once, not after ten minutes of compiling.
+    """
+    return [*_images(cache), _xpu_runtime(cache), _helm(cache), *_charts(cache)]
 
 
 def _place(source: Path, target: Path) -> None:

@@ -3,7 +3,8 @@
 
 ``rootfs(cache, suite, include)`` is the whole interface. Packages come from the mirror this machine
 already uses (its apt sources), else from the distribution's own; which mirror it was does not
-matter to the result, so it is no input of the cache key. Needs root, debootstrap and gpgv.
+matter to the result, so it is no input of the cache key. Needs root; debootstrap and gpgv are
+installed where they are missing.
 """
 
 from __future__ import annotations
@@ -20,11 +21,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import system
 from .cache import Cache, Recipe, say
 from .toolchain import ToolchainError, run
 
 # Raised by hand when the steps below change what comes out.
 FORMAT = "1"
+TOOLS = {
+    "debootstrap": "debootstrap",
+    "gpgv": "gpgv",
+    "setpriv": "util-linux",
+    "unshare": "util-linux",
+}
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
 APT = Path("/etc/apt")
 
@@ -255,7 +263,12 @@ def phase(line: str) -> str | None:
 
 def _run_telling(argv: Sequence[str]) -> None:
     """Run debootstrap and say which part it has come to; on failure show the end of its output."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    environment = {
+        **os.environ,
+        "DEBIAN_FRONTEND": "noninteractive",
+        "LC_ALL": "C",
+        "PATH": system.PATH,
+    }
     last: deque[str] = deque(maxlen=TAIL_LINES)
     told = None
     with subprocess.Popen(
@@ -296,6 +309,7 @@ def rootfs(cache: Cache, suite: str, include: Sequence[str]) -> Path:
     packages = sorted(set(include))
 
     def build(out: Path) -> None:
+        system.require(TOOLS, f"a root file system of {suite}")
         keys = keyring(cache, SUITES[suite])
         target = out / "root"
         try:

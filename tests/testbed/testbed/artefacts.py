@@ -7,11 +7,13 @@ join what the project builds itself.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 from xpubuild import artefacts
 from xpubuild.cache import Cache
+from xpubuild.toolchain import ToolchainError
 
 from .recipes import vendor
 
@@ -49,7 +51,11 @@ def publish_all(out: Path) -> int:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to fill")
 def main(out: Path) -> None:
     """Everything the demo installs, with its manifest."""
-    click.echo(f"{publish_all(out)} artefacts in {out}")
+    try:
+        click.echo(f"{publish_all(out)} artefacts in {out}")
+    except (FileNotFoundError, ToolchainError) as error:
+        click.echo(f"artefacts: {error}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
