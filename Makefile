@@ -33,9 +33,9 @@ dist: venv ## collection tarball and native artefacts with their digests in buil
 	@$(PY) -m xpubuild dist --out build/dist
 
 .PHONY: demo demo-status demo-down
-demo: venv ## the main job, from bare hosts to a pod on a 20 % slice; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
+demo: collection ## the main job, from bare hosts to a pod on a 20 % slice; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
 	@$(PY) -m e2e.demo up --name $(TESTBED) $(if $(SUBNET),--subnet $(SUBNET))
-demo-status: venv ## hosts, nodes, slices and the monitor's lines of the demo [10 s]
+demo-status: collection ## hosts, nodes, slices and the monitor's lines of the demo [10 s]
 	@$(PY) -m e2e.demo status --name $(TESTBED)
 demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 	@$(PY) -m testbed down --name $(TESTBED)

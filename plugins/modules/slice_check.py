@@ -89,6 +89,7 @@ from ..module_utils._errors import XpuError, run_module
 NAMESPACES = "/api/v1/namespaces"
 LABEL = "flexai.io/slice-check"
 RUNTIME_CLASS = "flexai-xpu"
+PLACEMENT = "huawei.com/vgpu-ids-new"  # written by huawei-xpu together with the bind
 POLL_S = 1
 GIB = 1 << 30
 # Runs in the pod: what it sees, as one line of JSON after whatever else is printed.
@@ -177,6 +178,8 @@ def problems(trial: Trial, seen: t.Mapping[str, t.Any], params: t.Mapping[str, t
         return [f"{where}: {seen['error']}"]
     if not trial.sliced:
         return [f"{where} sees {seen['cards']} cards without a slice"] if seen["cards"] else []
+    if not seen.get("placement"):
+        return [f"{where} was bound without {PLACEMENT}; vc-scheduler has not loaded huawei-xpu"]
     if seen["cards"] != 1:
         return [f"{where} sees {seen['cards']} cards, its slice is on one"]
     monitor = seen.get("monitor")
@@ -259,8 +262,10 @@ class Run:
         return str(found.get("status", {}).get("phase", ""))
 
     def _result(self, found: Object) -> dict[str, t.Any]:
+        metadata = found["metadata"]
         if self._phase(found) == "Succeeded":
-            return _read(self._cluster.log(self._namespace, found["metadata"]["name"]))
+            seen = _read(self._cluster.log(self._namespace, metadata["name"]))
+            return {**seen, "placement": metadata.get("annotations", {}).get(PLACEMENT, "")}
         return {"error": _why_not(self._cluster, self._namespace, found)}
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from typing import Any
 
 import click
+from ansible_collections.flexai.xpu.plugins.module_utils._verdict import table
 from testbed import machine
 from testbed.artefacts import publish_all
 from testbed.errors import TestbedError
@@ -24,17 +25,10 @@ def heading(text: str) -> None:
     click.secho(f"\n== {text}", bold=True)
 
 
-def verdict_table(verdict: Mapping[str, object]) -> str:
-    """One line per node and component."""
-    nodes = verdict["nodes"]
-    assert isinstance(nodes, list)
-    lines = [f"site {verdict['site']}: {'ready' if verdict['ready'] else 'NOT ready'}"]
-    for node in nodes:
-        for part in node["components"]:
-            found = part["found"] or "-"
-            line = f"  {node['name']:<10} {part['name']:<20} {part['state']:<10} {found}"
-            lines.append(f"{line}  {part['reason']}".rstrip())
-    return "\n".join(lines)
+def show_verdict(verdict: dict[str, Any]) -> None:
+    """The verdict as the playbook shows it."""
+    click.echo(f"site {verdict['site']}: {'ready' if verdict['ready'] else 'NOT ready'}")
+    click.echo("\n".join(table(verdict["nodes"])))
 
 
 def show_slice(platform: Platform, pod: str, period_s: int) -> None:
@@ -79,7 +73,7 @@ def up(name: str, subnet: str) -> None:
     click.echo(done.output[done.output.index("PLAY RECAP") :].rstrip())
     heading("verdict")
     verdict = platform.verdict()
-    click.echo(verdict_table(verdict))
+    show_verdict(verdict)
     if not verdict["ready"]:
         raise PlatformError(f"the site is not ready: {json.dumps(verdict)}")
     heading("workload: Deployment and Service of document 000 on a slice of 20 % and 3 GiB")
@@ -97,7 +91,7 @@ def status(name: str) -> None:
     heading("nodes and pods")
     click.echo(platform.kubectl("get", "nodes,pods", "-A", "-o", "wide").output.rstrip())
     heading("verdict of the last run")
-    click.echo(verdict_table(platform.verdict()))
+    show_verdict(platform.verdict())
     show_slice(platform, platform.start_workload(), period_s=2)
     click.echo(around(platform))
 

@@ -16,6 +16,7 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from testbed.recipes import kubernetes
@@ -91,7 +92,7 @@ class Platform:
         ]
         return run(command, env=env, check=check)
 
-    def verdict(self) -> dict[str, object]:
+    def verdict(self) -> dict[str, Any]:
         """The verdict of the last run, as data (DESIGN section 11)."""
         return dict(json.loads(self.verdict_file.read_text(encoding="utf-8")))
 

@@ -238,7 +238,8 @@ def test_volcano_is_judged(
 PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1}
 SLICED = slice_check.Trial("a", True, "flexai-xpu")
 BARE = slice_check.Trial("a", False)
-GOOD = {"cards": 1, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 << 30}]}}
+PLACED = {"cards": 1, "placement": "0,GPU-1,GPU,1024,5,0:"}
+GOOD = {**PLACED, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 << 30}]}}
 
 
 @pytest.mark.parametrize(
@@ -248,11 +249,19 @@ GOOD = {"cards": 1, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 <<
         (BARE, {"cards": 0}, []),
         (BARE, {"cards": 2}, ["pod bare-default-a sees 2 cards without a slice"]),
         (SLICED, {**GOOD, "cards": 2}, ["pod slice-a sees 2 cards, its slice is on one"]),
-        (SLICED, {"cards": 1}, ["pod slice-a: gpu-monitor shows nothing"]),
+        (SLICED, PLACED, ["pod slice-a: gpu-monitor shows nothing"]),
+        (
+            SLICED,
+            {**GOOD, "placement": ""},
+            [
+                "pod slice-a was bound without huawei.com/vgpu-ids-new; "
+                "vc-scheduler has not loaded huawei-xpu"
+            ],
+        ),
         (SLICED, {"error": "is Pending: no room"}, ["pod slice-a: is Pending: no room"]),
         (
             SLICED,
-            {"cards": 1, "monitor": {"vxpus": [{"core_quota": 100, "memory_quota": 1 << 30}]}},
+            {**PLACED, "monitor": {"vxpus": [{"core_quota": 100, "memory_quota": 1 << 30}]}},
             ["pod slice-a has a quota of 100 % and 1073741824 bytes, not (5, 1073741824)"],
         ),
     ],
