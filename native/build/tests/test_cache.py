@@ -45,6 +45,18 @@ def test_a_failed_build_leaves_no_result_and_may_be_tried_again(tmp_path: Path) 
     assert (cache.get(recipe("a")) / "result").read_text(encoding="utf-8") == "a"
 
 
+def test_a_killed_build_is_swept_by_the_next_of_the_same_inputs_alone(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    room = tmp_path / "thing"
+    killed = room / f".building-{recipe('a').key}-x1"
+    at_work = room / f".building-{recipe('b').key}-x2"
+    for scratch in (killed, at_work):
+        (scratch / "half").mkdir(parents=True)
+    cache.get(recipe("a"))
+    assert not killed.exists()
+    assert at_work.exists()
+
+
 def test_two_callers_at_once_build_once(tmp_path: Path) -> None:
     calls: list[str] = []
     started, finish = threading.Event(), threading.Event()

@@ -113,7 +113,11 @@ class Cache:
         with _locked(self.root / recipe.name / f".{recipe.key}.lock"):
             if final.is_dir():
                 return final
-            scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=final.parent))
+            # The lock is ours, so whoever began these was killed.
+            for leftover in final.parent.glob(f".building-{recipe.key}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            prefix = f".building-{recipe.key}-"
+            scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
             started = time.monotonic()
             say(f"build {recipe.name} ({recipe.key[:12]}) …")
             try:
