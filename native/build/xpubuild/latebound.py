@@ -33,6 +33,17 @@ def module_file(module: Path, dependency: str, path: str) -> Path:
     return Path(where.strip()) / path
 
 
+def scratch(out: Path) -> Path:
+    """Where :func:`compiler` puts its files for a recipe that builds into *out*.
+
+    At a fixed place: the compiler's path is an input of Go's own build cache, and with a new one
+    each time every package that uses C would be compiled again.
+    """
+    place = out.parent / ".latebound"
+    place.mkdir(exist_ok=True)
+    return place
+
+
 def compiler(scratch: Path, declarations: Iterable[str]) -> dict[str, str]:
     """Go's environment (CC, CGO_CFLAGS) for such a build; *scratch* must outlive the build."""
     header = scratch / "weak.h"

@@ -19,10 +19,6 @@ def sources() -> list[Path]:
 
 
 def _build(out: Path) -> None:
-    # At a fixed place: the compiler's path is an input of Go's own build cache, and with a new one
-    # each time every package that uses C would be compiled again.
-    scratch = out.parent / ".latebound"
-    scratch.mkdir(exist_ok=True)
     header = latebound.module_file(MODULE, *NVML_HEADER).read_text(encoding="utf-8")
     go_build(
         MODULE,
@@ -30,7 +26,7 @@ def _build(out: Path) -> None:
         cgo=True,
         ldflags=f"-s -w {latebound.LDFLAGS}",
         extra=["-tags", "netgo,osusergo"],
-        env=latebound.compiler(scratch, [header]),
+        env=latebound.compiler(latebound.scratch(out), [header]),
     )
 
 
