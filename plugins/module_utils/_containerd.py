@@ -26,6 +26,8 @@ COMPONENT = "container_runtime"
 PROGRAM = "/usr/bin/containerd"
 CONFIG_FILE = "/etc/containerd/config.toml"
 DROP_IN = "/etc/containerd/conf.d/flexai-xpu.toml"
+# The site's text of CONFIG_FILE from before we added our import; it exists as long as the import.
+ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/containerd-config.toml"
 IMPORT_PATTERN = "/etc/containerd/conf.d/*.toml"
 SOCKET = "/run/containerd/containerd.sock"
 RUNTIMES = {
@@ -39,6 +41,7 @@ WANTED = "+".join(RUNTIMES)
 _HEADER = re.compile(r"""^\s*\[([^\[\]"']*(?:(?:"[^"]*"|'[^']*')[^\[\]"']*)*)\]\s*$""")
 _VERSION = re.compile(r"^version[ \t]*=[ \t]*(\d+)[ \t]*$", re.MULTILINE)
 _IMPORTS = re.compile(r"^imports\s*=\s*\[([^\]]*)\]", re.MULTILINE)
+_IMPORTS_LINE = re.compile(_IMPORTS.pattern + r"[ \t]*\n?", re.MULTILINE)
 _DISABLED = re.compile(r"^\s*disabled_plugins\s*=\s*\[([^\]]*)\]", re.MULTILINE)
 _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 _BASIS = re.compile(r"^# basis=([0-9a-f]{64}) body=([0-9a-f]{64})$", re.MULTILINE)
@@ -104,6 +107,22 @@ def importing_us(config: str | None) -> str:
     if covers_drop_in(text):
         return text
     return with_imports(text, [*imports(text), IMPORT_PATTERN])
+
+
+def without_our_import(config: str | None, original: str | None) -> str | None:
+    """The site's configuration as it is without us; None where there was no file.
+
+    *original* is None where we added no import. What the site has edited since stays.
+    """
+    if config is None or original is None:
+        return config
+    if config == importing_us(original):
+        return original or None
+    theirs = [entry for entry in imports(config) if entry != IMPORT_PATTERN]
+    if theirs or _IMPORTS.search(_before_tables(original)):
+        return with_imports(config, theirs)
+    head = _before_tables(config)
+    return _IMPORTS_LINE.sub("", head, count=1) + config[len(head) :]
 
 
 def _name(header: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from ._host import Host
 COMPONENT = "container_runtime"
 PROGRAMS = ("/usr/sbin/dockerd", "/usr/bin/dockerd")
 CONFIG_FILE = "/etc/docker/daemon.json"
+# The site's text of CONFIG_FILE from before our runtimes; it exists as long as they do.
 ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/docker-daemon.json"
 RUNTIMES: dict[str, dict[str, t.Any]] = {
     "nvidia": {"path": "/usr/bin/nvidia-container-runtime", "args": []},
@@ -46,17 +47,25 @@ def parse(text: str | None) -> dict[str, t.Any]:
     return value
 
 
+def names_of_ours(text: str | None) -> set[str]:
+    """Which of our runtimes stand there, as we define them."""
+    runtimes = parse(text).get("runtimes", {})
+    return {name for name, ours in RUNTIMES.items() if runtimes.get(name) == ours}
+
+
 def merged(text: str | None) -> str:
     """daemon.json with our runtimes; the text itself when they stand there already."""
     config = parse(text)
-    runtimes = config.get("runtimes", {})
-    if text is not None and all(runtimes.get(name) == ours for name, ours in RUNTIMES.items()):
+    if text is not None and names_of_ours(text) == set(RUNTIMES):
         return text
+    runtimes = config.get("runtimes", {})
     return _print({**config, "runtimes": {**runtimes, **RUNTIMES}})
 
 
 def without(text: str | None, original: str | None) -> str | None:
     """daemon.json without our runtimes; the original's own text where nothing else changed."""
+    if not names_of_ours(text):
+        return text
     config = parse(text)
     runtimes = {k: v for k, v in config.get("runtimes", {}).items() if RUNTIMES.get(k) != v}
     rest = {k: v for k, v in config.items() if k != "runtimes"}

@@ -10,6 +10,7 @@ are then taken under it, and programs run only when they lie under it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
@@ -170,6 +171,15 @@ class Host:
     def remove(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path(path))
+
+    def remove_empty(self, directory: str) -> None:
+        """Remove a directory when nothing is in it."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            try:
+                os.rmdir(self.path(directory))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
 
     # -- programs ----------------------------------------------------------------------------
     def program(self, name: str) -> str:

@@ -46,15 +46,16 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _containerd as containerd
+from ..module_utils import _service as service
 from ..module_utils._decision import BLOCKED
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
+from ..module_utils._texts import Texts, read, write
 
 UNIT = "containerd.service"
-ORIGINAL = "/var/lib/flexai-xpu/originals/containerd-config.toml"
 ANSWER_LIMIT_S = 30.0
 
-Texts = t.Dict[str, t.Optional[str]]
+FILES = (containerd.DROP_IN, containerd.CONFIG_FILE, containerd.ORIGINAL_FILE)
 
 
 def base_dump(host: Host, config: str) -> str:
@@ -80,22 +81,21 @@ def wanted_texts(host: Host, facts: containerd.Facts) -> Texts:
     drop_in = facts.drop_in
     if not containerd.drop_in_is_current(drop_in, facts.basis):
         drop_in = containerd.render(base_dump(host, config), facts.basis)
-    return {containerd.DROP_IN: drop_in, containerd.CONFIG_FILE: config}
+    texts: Texts = {containerd.DROP_IN: drop_in, containerd.CONFIG_FILE: config}
+    if config != facts.config:
+        # What doesn't import us is the site's own text, whatever was kept before; kept first, so
+        # that it is there when the import is.
+        return {containerd.ORIGINAL_FILE: facts.config or "", **texts}
+    return texts
 
 
 def texts_without_us(host: Host, facts: containerd.Facts) -> Texts:
-    config, original = facts.config, host.read(ORIGINAL)
-    if config is not None and original is not None and config == containerd.importing_us(original):
-        config = original or None
-    return {containerd.DROP_IN: None, containerd.CONFIG_FILE: config}
-
-
-def _write(host: Host, texts: Texts) -> None:
-    for path, text in texts.items():
-        if text is None:
-            host.remove(path)
-        elif host.read(path) != text:
-            host.write(path, text)
+    original = host.read(containerd.ORIGINAL_FILE)
+    return {
+        containerd.DROP_IN: None,
+        containerd.CONFIG_FILE: containerd.without_our_import(facts.config, original),
+        containerd.ORIGINAL_FILE: None,
+    }
 
 
 def answers(host: Host) -> bool:
@@ -111,26 +111,26 @@ def answers(host: Host) -> bool:
         time.sleep(0.5)
 
 
-def restart(host: Host, former: Texts) -> bool:
+def restart(host: Host, texts: Texts, former: Texts) -> bool:
     """Restart with the new files; go back to the former ones when that fails."""
     if not host.is_real:
         return False
-    host.run(["systemctl", "restart", UNIT], timeout_s=120)
-    if answers(host):
+    if service.restart(host, UNIT) and answers(host):
         return True
-    why = host.run(["journalctl", "-u", UNIT, "-n", "5", "--no-pager", "-o", "cat"]).out.strip()
-    _write(host, former)
-    host.run(["systemctl", "restart", UNIT], timeout_s=120)
-    state = "runs with its former configuration" if answers(host) else "does not run"
+    words = service.last_words(host, UNIT)
+    write(host, former)
+    runs = service.restart(host, UNIT) and answers(host)
+    preposition = "without" if texts[containerd.DROP_IN] is None else "with"
     raise XpuError(
-        f"containerd did not come back with {containerd.DROP_IN}; it now {state}. It said: {why}.",
-        "mend what it names in the site's own configuration, then run again.",
+        f"containerd did not come back {preposition} {containerd.DROP_IN}; its former files are in "
+        f"place again, and it {'runs' if runs else 'does not run'} with them. It said: {words}.",
+        f"mend what it names (`journalctl -u {UNIT}` has more), then run again.",
     )
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     facts = containerd.observe(host)
-    former: Texts = {containerd.DROP_IN: facts.drop_in, containerd.CONFIG_FILE: facts.config}
+    former: Texts = read(host, FILES)
     if params["state"] == "present":
         decision = containerd.plan(facts)
         if decision.action == BLOCKED:
@@ -140,13 +140,12 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     else:
         texts, due = texts_without_us(host, facts), False
     differing = [path for path, text in texts.items() if former[path] != text]
+    # The kept original is ours alone: containerd doesn't know it.
+    restart_due = due or any(path != containerd.ORIGINAL_FILE for path in differing)
     restarted = False
     if (differing or due) and not check:
-        keep_original = params["state"] == "present" and containerd.CONFIG_FILE in differing
-        if keep_original and not host.exists(ORIGINAL):
-            host.write(ORIGINAL, facts.config or "", mode=0o600)
-        _write(host, texts)
-        restarted = restart(host, former)
+        write(host, texts)
+        restarted = restart_due and restart(host, texts, former)
     return {
         "changed": bool(differing) or due,
         "restarted": restarted,

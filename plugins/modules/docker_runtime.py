@@ -43,9 +43,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _docker as docker
+from ..module_utils import _service as service
 from ..module_utils._decision import BLOCKED
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
+from ..module_utils._texts import Texts, read, write
 
 UNIT = "docker.service"
 ANSWER_LIMIT_S = 20.0
@@ -59,71 +61,92 @@ def _effective_runtimes(host: Host) -> set[str]:
         return set()
 
 
-def _has_ours(host: Host) -> bool:
+def _has(host: Host, wanted: set[str]) -> bool:
+    """Whether dockerd has of our runtimes exactly the wanted ones, within its time."""
     deadline = time.monotonic() + ANSWER_LIMIT_S
-    while not set(docker.RUNTIMES) <= _effective_runtimes(host):
+    while _effective_runtimes(host) & set(docker.RUNTIMES) != wanted:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
     return True
 
 
-def apply(host: Host, former: str | None, text: str | None) -> bool:
-    """Bring the new file into force; whether that took a restart."""
+def apply(host: Host, texts: Texts, former: Texts) -> bool:
+    """Bring the new file into force, or the former one back; whether that took a restart."""
     if not host.is_real:
         return False
-    host.run(["systemctl", "reload-or-restart", UNIT], timeout_s=120)
-    if text is None or "nvidia-cdi" not in text or _has_ours(host):
-        return False
-    running = host.run(["docker", "ps", "-q"]).out.strip()
-    if docker.keeps_containers_on_restart(text) or not running:
-        host.run(["systemctl", "restart", UNIT], timeout_s=120)
-        if _has_ours(host):
-            return True
-    _restore(host, former)
+    text = texts[docker.CONFIG_FILE]
+    wanted = docker.names_of_ours(text)
+    may_restart = docker.keeps_containers_on_restart(text) or not _containers(host)
+    took, restarted = _bring(host, wanted, may_restart)
+    if took:
+        return restarted
+    words = service.last_words(host, UNIT)
+    write(host, former)
+    runs = _take_back(host, may_restart)
     raise XpuError(
-        "dockerd did not take the runtimes nvidia and nvidia-cdi; daemon.json has its former text "
-        "again.",
-        "look at `journalctl -u docker`; where containers run, set live-restore or stop them, so "
-        "that dockerd may be restarted.",
+        f"dockerd did not {'take' if wanted else 'drop'} the runtimes "
+        f"{', '.join(docker.RUNTIMES)}; {docker.CONFIG_FILE} has its former text again, and "
+        f"dockerd {'runs' if runs else 'does not run'} with it. It said: {words}.",
+        f"mend what it names (`journalctl -u {UNIT}` has more), then run again; where containers "
+        "run, set live-restore or stop them, so that dockerd may be restarted.",
     )
 
 
-def _restore(host: Host, former: str | None) -> None:
-    if former is None:
-        host.remove(docker.CONFIG_FILE)
-    else:
-        host.write(docker.CONFIG_FILE, former)
-    host.run(["systemctl", "reload-or-restart", UNIT], timeout_s=120)
+def _bring(host: Host, wanted: set[str], may_restart: bool) -> tuple[bool, bool]:
+    """(whether dockerd took the file, whether it was restarted for that)"""
+    # A reload leaves containers alone. It adds runtimes, but drops none.
+    if wanted and service.reload(host, UNIT) and _has(host, wanted):
+        return True, False
+    if may_restart:
+        return service.restart(host, UNIT) and _has(host, wanted), True
+    # What it can't drop now is two names without programs, until its next start.
+    return not wanted and service.reload(host, UNIT), False
+
+
+def _containers(host: Host) -> str:
+    return host.run(["docker", "ps", "-q"]).out.strip()
+
+
+def _take_back(host: Host, may_restart: bool) -> bool:
+    """Let dockerd read its former file; whether it runs."""
+    took = service.restart(host, UNIT) if may_restart else service.reload(host, UNIT)
+    return took and host.run(["docker", "info"], timeout_s=20).rc == 0
+
+
+def _texts(host: Host, facts: docker.Facts, present: bool) -> Texts:
+    if not present:
+        text = docker.without(facts.config, host.read(docker.ORIGINAL_FILE))
+        return {docker.CONFIG_FILE: text, docker.ORIGINAL_FILE: None}
+    decision = docker.plan(facts)
+    if decision.action == BLOCKED:
+        raise XpuError(f"Docker can't be configured: {decision.reason}.", "see above.")
+    texts: Texts = {docker.CONFIG_FILE: docker.merged(facts.config)}
+    if not docker.names_of_ours(facts.config):
+        # What holds none of ours is the site's own text, whatever was kept before; kept first, so
+        # that it is there when ours are.
+        return {docker.ORIGINAL_FILE: facts.config or "", **texts}
+    return texts
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     facts = docker.observe(host)
-    if params["state"] == "present":
-        decision = docker.plan(facts)
-        if decision.action == BLOCKED:
-            raise XpuError(f"Docker can't be configured: {decision.reason}.", "see above.")
-        text: str | None = docker.merged(facts.config)
-    else:
-        text = docker.without(facts.config, host.read(docker.ORIGINAL_FILE))
-    changed = text != facts.config
+    texts = _texts(host, facts, params["state"] == "present")
+    former: Texts = read(host, texts)
+    differing = [path for path, text in texts.items() if former[path] != text]
     restarted = False
-    if changed and not check:
-        if params["state"] == "present" and not host.exists(docker.ORIGINAL_FILE):
-            host.write(docker.ORIGINAL_FILE, facts.config or "", mode=0o600)
-        if text is None:
-            host.remove(docker.CONFIG_FILE)
-        else:
-            host.write(docker.CONFIG_FILE, text)
-        restarted = apply(host, facts.config, text)
+    if differing and not check:
+        write(host, texts)
+        # The kept original is ours alone: dockerd doesn't know it.
+        restarted = docker.CONFIG_FILE in differing and apply(host, texts, former)
     return {
-        "changed": changed,
+        "changed": bool(differing),
         "restarted": restarted,
         "diff": {
             "before_header": docker.CONFIG_FILE,
             "after_header": docker.CONFIG_FILE,
             "before": facts.config or "",
-            "after": text or "",
+            "after": texts[docker.CONFIG_FILE] or "",
         },
     }
 

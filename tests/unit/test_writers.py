@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.flexai.xpu.plugins.module_utils import _containerd as containerd
 from ansible_collections.flexai.xpu.plugins.module_utils import _xpu_runtime as xpu
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Completed, Host
@@ -213,6 +214,63 @@ def test_containerd_cycle_and_the_way_back(bare_host: Host) -> None:
     assert not (Path(bare_host.root) / "etc/containerd/conf.d/flexai-xpu.toml").exists()
 
 
+def edit(host: Host, path: str, addition: str) -> str:
+    """What the site does between our runs; the file's text after it."""
+    text = (host.read(path) or "") + addition
+    host.write(path, text)
+    return text
+
+
+def our_traces(host: Host) -> list[str]:
+    """Our files, and foreign ones that name us or our directory of drop-ins."""
+    return [
+        name
+        for name, what in snapshot(Path(host.root)).items()
+        if not name.startswith(("sim/", "usr/"))
+        if "flexai" in name or "flexai" in what or "conf.d" in what or "nvidia" in what
+    ]
+
+
+def test_a_reinstall_keeps_what_the_site_edited_since_the_first(bare_host: Host) -> None:
+    containerd_runtime.converge(bare_host, {"state": "present"}, False)
+    containerd_runtime.converge(bare_host, {"state": "absent"}, False)
+    assert our_traces(bare_host) == []
+    text = edit(bare_host, "/etc/containerd/config.toml", "[debug]\n  level = 'warn'\n")
+    containerd_runtime.converge(bare_host, {"state": "present"}, False)
+    containerd_runtime.converge(bare_host, {"state": "absent"}, False)
+    assert bare_host.read("/etc/containerd/config.toml") == text
+    assert our_traces(bare_host) == []
+
+
+@pytest.mark.parametrize("imports", ["", 'imports = ["/etc/site/*.toml"]\n'])
+def test_what_the_site_edits_while_we_are_installed_stays_when_we_go(
+    bare_host: Host, imports: str
+) -> None:
+    config = "/etc/containerd/config.toml"
+    bare_host.write(config, f"version = 2\n{imports}[plugins]\n")
+    containerd_runtime.converge(bare_host, {"state": "present"}, False)
+    edit(bare_host, config, "[debug]\n")
+    containerd_runtime.converge(bare_host, {"state": "absent"}, False)
+    assert bare_host.read(config) == f"version = 2\n{imports}[plugins]\n[debug]\n"
+    assert our_traces(bare_host) == []
+
+
+def test_an_import_that_the_site_had_before_us_stays_when_we_go(bare_host: Host) -> None:
+    config = "/etc/containerd/config.toml"
+    text = 'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n'
+    bare_host.write(config, text)
+    containerd_runtime.converge(bare_host, {"state": "present"}, False)
+    containerd_runtime.converge(bare_host, {"state": "absent"}, False)
+    assert bare_host.read(config) == text
+
+
+def test_the_kept_original_is_readable_by_root_only(bare_host: Host) -> None:
+    """A site's configuration may hold a registry's password."""
+    containerd_runtime.converge(bare_host, {"state": "present"}, False)
+    state = bare_host.stat(containerd.ORIGINAL_FILE)
+    assert state is not None and state.st_mode & 0o777 == 0o600
+
+
 def test_the_sites_comments_and_own_imports_stay(bare_host: Host) -> None:
     file = Path(bare_host.root) / "etc/containerd/config.toml"
     file.write_text('# ours\nversion = 2\nimports = ["/etc/site/*.toml"]\n[plugins]\n')
@@ -250,7 +308,7 @@ def test_a_failed_restart_restores_the_former_files_and_says_so(
         containerd=lambda _argv: Completed(0, base),
         ctr=ctr,
         systemctl=lambda _argv: Completed(0),
-        journalctl=lambda _argv: Completed(0, "invalid plugin config"),
+        journalctl=lambda _argv: Completed(0, "invalid plugin config\nfailed\n"),
     )
     host = Daemon(str(root), runner=programs)
     host_with(root, programs, "systemctl", "journalctl")
@@ -259,10 +317,10 @@ def test_a_failed_restart_restores_the_former_files_and_says_so(
     with pytest.raises(XpuError) as error:
         containerd_runtime.converge(host, {"state": "present"}, False)
     assert error.value.msg == (
-        "containerd did not come back with /etc/containerd/conf.d/flexai-xpu.toml; it now runs "
-        "with its former configuration. It said: invalid plugin config."
+        "containerd did not come back with /etc/containerd/conf.d/flexai-xpu.toml; its former "
+        "files are in place again, and it runs with them. It said: invalid plugin config / failed."
     )
-    assert not drop_in.exists()
+    assert our_traces(host) == []
     assert (root / "etc/containerd/config.toml").read_text() == before
 
 
@@ -281,6 +339,19 @@ def test_docker_cycle_gives_the_original_text_back(tmp_path: Path, text: str | N
     host = docker_host(tmp_path, text)
     cycle(docker_runtime.converge, host, {})
     assert host.read("/etc/docker/daemon.json") == text
+
+
+def test_docker_is_left_as_the_site_has_it_since_the_first_time(tmp_path: Path) -> None:
+    """Compared with the first install's original, an empty object would be taken for no file."""
+    host = docker_host(tmp_path, None)
+    docker_runtime.converge(host, {"state": "present"}, False)
+    docker_runtime.converge(host, {"state": "absent"}, False)
+    assert our_traces(host) == []
+    text = edit(host, "/etc/docker/daemon.json", '{ "dns":["10.0.0.1"] }\n')
+    docker_runtime.converge(host, {"state": "present"}, False)
+    docker_runtime.converge(host, {"state": "absent"}, False)
+    assert host.read("/etc/docker/daemon.json") == text
+    assert our_traces(host) == []
 
 
 def test_foreign_keys_of_daemon_json_keep_their_meaning(tmp_path: Path) -> None:
