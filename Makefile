@@ -60,7 +60,7 @@ test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 mi
 
 .PHONY: bench bench-site
 bench: bench-site ## every benchmark; reports in build/bench
-bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local]
+bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
 	@$(PY) -m bench.site
 
 .PHONY: docs

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from testbed.artefacts import publish_all
 
-from e2e.platform import ROOT, STATE, TOPOLOGY, Platform, Run, must
+from e2e.platform import ROOT, TOPOLOGY, Platform, Run, must
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Demo:
 def demo() -> Iterator[Demo]:
     """The demo testbed, converged. One that was up before stays up; one made here is removed."""
     platform = Platform(os.environ.get("FLEXAI_TESTBED", "demo"))
-    was_up = (STATE / platform.name / "state.json").exists()
+    was_up = platform.state_file.exists()
     publish_all(ROOT / "build" / "artefacts")
     platform.install_collection()
     must([sys.executable, "-m", "testbed", "up", str(TOPOLOGY), "--name", platform.name])

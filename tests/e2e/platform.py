@@ -63,9 +63,14 @@ class Platform:
         return self.directory / "verdict.json"
 
     @property
+    def state_file(self) -> Path:
+        """What the testbed says of itself (docs/interfaces.md section 9)."""
+        return STATE / self.name / "state.json"
+
+    @property
     def kubeconfig(self) -> Path:
         """Kubeconfig of the testbed's cluster."""
-        state = json.loads((STATE / self.name / "state.json").read_text(encoding="utf-8"))
+        state = json.loads(self.state_file.read_text(encoding="utf-8"))
         return Path(state["kubeconfig"])
 
     def install_collection(self) -> None:

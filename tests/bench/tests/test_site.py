@@ -6,7 +6,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from bench import fleet, site
+import pytest
+from bench import fleet, realfleet, site
 from unit import hostroot
 
 PLAN = """\
@@ -51,3 +52,10 @@ def snapshot(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_symlink() or path.is_file()
     }
+
+
+def test_the_shells_times_are_read_per_execution() -> None:
+    text = "0m0.010000s 0m0.000000s\n0m0.250000s 0m0.040000s\n" * 2
+    assert realfleet.read(text).executions == 2
+    assert realfleet.read(text).cpu_s == pytest.approx(0.6)
+    assert realfleet.read("") == realfleet.Book(0, 0)
