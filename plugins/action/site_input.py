@@ -7,6 +7,7 @@ import typing as t
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
 from ..module_utils._artefacts import Artefact, check_digest, require
@@ -17,6 +18,7 @@ from ..module_utils._site import (
     SITE_PREFIX,
     SITE_VARIABLES,
     contradictions,
+    dangers,
     duplicates,
     unknown_variables,
 )
@@ -32,6 +34,7 @@ from ..plugin_utils._controller import (
 # Of a role's option, what the validator of module arguments knows too.
 SPEC_KEYS = ("type", "elements", "choices", "options", "required")
 CLUSTER_KINDS = ("chart", "binary")
+ENVVAR = "container_toolkit_accept_envvar_unprivileged"
 # Its hosts are the cluster's nodes; role node_labels labels them all, whatever --limit says.
 CLUSTER_GROUP = "flexai_kubernetes"
 
@@ -56,6 +59,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from error
         if problems:
             raise AnsibleActionFail("\n".join(problems))
+        if check.warnings:
+            result["warnings"] = check.warnings
         result["hosts"] = len(hosts)
         return result
 
@@ -72,6 +77,7 @@ class _SiteCheck:
         self._seen: set[str] = set()
         self._needs: dict[tuple[str, str], str] = {}
         self._manifests: dict[str, bool] = {}
+        self.warnings: list[str] = []
 
     def problems(self, hosts: t.Iterable[str], nodes: t.Iterable[str]) -> list[str]:
         """One line per problem; what many hosts share is said once."""
@@ -153,7 +159,9 @@ class _SiteCheck:
         for component, artefact in ARTEFACT_OF.items():
             version = str(values[f"{component}_version"] or "")
             self._needs[(artefact, version)] = manifest
-        return [f"{host}: {line}." for line in contradictions(values)]
+        values[ENVVAR] = boolean(values[ENVVAR])
+        self.warnings += [line for line in dangers(values) if line not in self.warnings]
+        return [f"{host}: {line}" for line in contradictions(values)]
 
     def artefacts(self) -> int:
         """Check every artefact that this run can need against its digest; how many there were."""

@@ -28,13 +28,66 @@ SITE_PREFIX = "flexai_"
 # Registered by our own plays, so they may be seen among a host's variables.
 OWN_RESULTS = ("preflight_probe", "nvidia_driver_result", "flexai_verdict", "flexai_node_verdict")
 
-# 1.17.4 is the first toolkit without the known container escapes; driver branches before 580 get
-# no security fixes any more.
-SUPPORTED_TOOLKIT = "1.17.4"
-SUPPORTED_DRIVER = "580"
-# The CDI handler that slices run on came with this toolkit.
-OLDEST_TOOLKIT = "1.13.0"
 OPEN_MODULE_SINCE = "515"
+
+
+class Floor(t.NamedTuple):
+    """What is wrong with every version of something that is older than *since*."""
+
+    variable: str
+    since: str
+    danger: str
+    refused_by: tuple[str, ...]
+
+    def hurts(self, values: t.Mapping[str, t.Any]) -> bool:
+        return version_key(str(values[self.variable])) < version_key(self.since)
+
+
+_TOOLKIT, _DRIVER = "container_toolkit_version", "nvidia_driver_version"
+_ALL, _SUPPORTED = ("supported", "documents"), ("supported",)
+# In the order in which they are told. A floor that the site's profile doesn't refuse is a warning.
+FLOORS = (
+    Floor(_TOOLKIT, "1.13.0", "it lacks the CDI handler that slices run on", _ALL),
+    Floor(
+        _TOOLKIT,
+        "1.16.2",
+        "CVE-2024-0132 (mended in 1.16.2: an image reaches the host's file system while its "
+        "container is set up)",
+        _SUPPORTED,
+    ),
+    Floor(
+        _TOOLKIT,
+        "1.17.4",
+        "CVE-2025-23359 (mended in 1.17.4: a way round the mending of CVE-2024-0132)",
+        _SUPPORTED,
+    ),
+    Floor(
+        _TOOLKIT,
+        "1.17.4",
+        "an image that ships cuda-compat gets its own libcuda in place of the host's under runtime "
+        "nvidia (mended in 1.17.4)",
+        _SUPPORTED,
+    ),
+    Floor(
+        _TOOLKIT,
+        "1.17.8",
+        "CVE-2025-23266 (mended in 1.17.8: an image's own library is loaded by a hook that runs as "
+        "root on the host)",
+        _SUPPORTED,
+    ),
+    Floor(
+        _DRIVER,
+        "550",
+        "driver branches before 550 get no security fixes any more (535 until June 2026)",
+        _SUPPORTED,
+    ),
+    Floor(
+        _DRIVER,
+        "580.65.06",
+        "programs built with CUDA 13 don't run on it (they do from 580.65.06 on)",
+        (),
+    ),
+)
 
 
 def unknown_variables(
@@ -50,33 +103,53 @@ def unknown_variables(
     return unknown
 
 
+def _hurting(values: t.Mapping[str, t.Any], refused: bool) -> dict[str, list[Floor]]:
+    """Variable → the floors that its value is under, either those that refuse it or the others."""
+    found: dict[str, list[Floor]] = {}
+    for floor in FLOORS:
+        if floor.hurts(values) and refused == (values["flexai_profile"] in floor.refused_by):
+            found.setdefault(floor.variable, []).append(floor)
+    return found
+
+
+def _told(values: t.Mapping[str, t.Any], floors: t.Sequence[Floor]) -> tuple[str, str]:
+    """(what is wrong, the first version without any of it)"""
+    variable = floors[0].variable
+    newest = max((floor.since for floor in floors), key=version_key)
+    return f"{variable} {values[variable]}: " + "; ".join(f.danger for f in floors), newest
+
+
 def contradictions(values: t.Mapping[str, t.Any]) -> list[str]:
-    """Versions and choices that can't stand together, each with its remedy."""
-    toolkit = str(values["container_toolkit_version"])
-    driver = str(values["nvidia_driver_version"])
+    """Versions and choices that can't stand together, each with its reason and remedy."""
     found = []
-    if values["flexai_profile"] == "supported":
-        if version_key(toolkit) < version_key(SUPPORTED_TOOLKIT):
-            found.append(
-                f"container_toolkit_version {toolkit} has known container escapes; take "
-                f"{SUPPORTED_TOOLKIT} or newer, or set flexai_profile: documents"
-            )
-        if version_key(driver) < version_key(SUPPORTED_DRIVER):
-            found.append(
-                f"nvidia_driver_version {driver} is of a branch that gets no fixes any more; take "
-                f"{SUPPORTED_DRIVER} or newer, or set flexai_profile: documents"
-            )
-    if version_key(toolkit) < version_key(OLDEST_TOOLKIT):
+    for floors in _hurting(values, refused=True).values():
+        wrong, since = _told(values, floors)
+        excusable = all("documents" not in floor.refused_by for floor in floors)
+        way_out = ", or accept this with flexai_profile: documents" if excusable else ""
+        found.append(f"{wrong}. Remedy: take {since} or newer{way_out}.")
+    driver = str(values[_DRIVER])
+    wants_open = values["nvidia_driver_kernel_module_type"] == "open"
+    if wants_open and version_key(driver) < version_key(OPEN_MODULE_SINCE):
         found.append(
-            f"container_toolkit_version {toolkit} lacks the CDI handler that slices run on; take "
-            f"{OLDEST_TOOLKIT} or newer"
+            f"nvidia_driver_kernel_module_type open: driver {driver} has no open module. Remedy: "
+            f"take {_DRIVER} {OPEN_MODULE_SINCE} or newer, or nvidia_driver_kernel_module_type: "
+            "proprietary."
         )
-    if values["nvidia_driver_kernel_module_type"] == "open" and version_key(driver) < version_key(
-        OPEN_MODULE_SINCE
-    ):
+    return found
+
+
+def dangers(values: t.Mapping[str, t.Any]) -> list[str]:
+    """What is taken although something is wrong with it: warnings."""
+    found = []
+    for floors in _hurting(values, refused=False).values():
+        wrong, since = _told(values, floors)
+        excused = any(floor.refused_by for floor in floors)
+        why = "Taken because of flexai_profile: documents; " if excused else ""
+        found.append(f"{wrong}. {why}{since} or newer is without.")
+    if values["container_toolkit_accept_envvar_unprivileged"]:
         found.append(
-            f"nvidia_driver_kernel_module_type open needs driver {OPEN_MODULE_SINCE} or newer, "
-            f"nvidia_driver_version is {driver}; take proprietary"
+            "container_toolkit_accept_envvar_unprivileged true: any pod whose image or "
+            "specification sets NVIDIA_VISIBLE_DEVICES sees every card of its host, slice or none."
         )
     return found
 

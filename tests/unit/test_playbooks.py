@@ -110,7 +110,7 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "contradicting versions": (
         set_host("gpu2", container_toolkit_version="1.16.1"),
-        "gpu2: container_toolkit_version 1.16.1 has known container escapes; take 1.17.4 or newer",
+        "gpu2: container_toolkit_version 1.16.1: CVE-2024-0132 (mended in 1.16.2",
     ),
     "duplicate host": (
         lambda site: hosts(site).update({"gpu3": dict(hosts(site)["gpu1"], ansible_host="gpu1")}),
@@ -224,3 +224,28 @@ def test_preflight_shows_the_plan_and_changes_nothing(tmp_path: Path, site: Site
     assert "gpu1  nvidia_driver      install  driver absent → 580.95.05" in done.stdout
     assert "changed=0" in done.stdout
     assert files(tmp_path / "gpu1") == before
+
+
+def as_document_000(site: Site) -> None:
+    """Its versions of driver and toolkit in the manifest, under its profile."""
+    manifest = Path(variables(site)["flexai_manifest"])
+    entries = yaml.safe_load(manifest.read_text())
+    old = {"nvidia-driver": "535.183.06", "nvidia-container-toolkit": "1.16.1"}
+    for entry in entries["artefacts"]:
+        entry["version"] = old.get(entry["name"], entry["version"])
+    manifest.write_text(yaml.safe_dump(entries))
+    variables(site)["flexai_profile"] = "documents"
+
+
+def test_the_documents_profile_is_taken_with_a_warning_that_names_its_dangers(
+    tmp_path: Path, site: Site
+) -> None:
+    as_document_000(site)
+    done = run(tmp_path, site, "preflight")
+    assert done.returncode == 0, done.stdout
+    said = on_one_line(done.stdout + done.stderr)
+    for warning in (
+        "[WARNING]: container_toolkit_version 1.16.1: CVE-2024-0132 (mended in 1.16.2",
+        "[WARNING]: nvidia_driver_version 535.183.06: driver branches before 550",
+    ):
+        assert said.count(warning) == 1, said

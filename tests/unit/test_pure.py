@@ -262,39 +262,130 @@ def values(**changes: Any) -> dict[str, Any]:
         "nvidia_driver_version": "580.95.05",
         "nvidia_driver_kernel_module_type": "",
         "container_toolkit_version": "1.17.8",
+        "container_toolkit_accept_envvar_unprivileged": False,
         **changes,
     }
 
 
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"container_toolkit_version": "1.17.3"}, "has known container escapes"),
-        ({"nvidia_driver_version": "535.183.06"}, "gets no fixes any more"),
-        (
-            {"flexai_profile": "documents", "container_toolkit_version": "1.9.0"},
-            "lacks the CDI handler",
-        ),
-        (
-            {
-                "flexai_profile": "documents",
-                "nvidia_driver_version": "470.1",
-                "nvidia_driver_kernel_module_type": "open",
-            },
-            "needs driver 515 or newer",
-        ),
-    ],
+ESCAPE_2024_0132 = (
+    "CVE-2024-0132 (mended in 1.16.2: an image reaches the host's file system while its container "
+    "is set up)"
 )
-def test_versions_that_contradict_are_refused(changes: dict[str, Any], text: str) -> None:
-    found = site.contradictions(values(**changes))
-    assert len(found) == 1
-    assert text in found[0]
+ESCAPE_2025_23359 = "CVE-2025-23359 (mended in 1.17.4: a way round the mending of CVE-2024-0132)"
+ESCAPE_2025_23266 = (
+    "CVE-2025-23266 (mended in 1.17.8: an image's own library is loaded by a hook that runs as "
+    "root on the host)"
+)
+COMPAT = (
+    "an image that ships cuda-compat gets its own libcuda in place of the host's under runtime "
+    "nvidia (mended in 1.17.4)"
+)
+OLD_BRANCH = "driver branches before 550 get no security fixes any more (535 until June 2026)"
+NO_CUDA_13 = "programs built with CUDA 13 don't run on it (they do from 580.65.06 on)"
+ACCEPT = "or accept this with flexai_profile: documents"
+DOCUMENTS = {
+    "flexai_profile": "documents",
+    "nvidia_driver_version": "535.183.06",
+    "container_toolkit_version": "1.16.1",
+}
+
+REFUSALS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "what the roles take by themselves": ({}, []),
+    "document 000's versions under its own profile": (DOCUMENTS, []),
+    "document 000's toolkit": (
+        {"container_toolkit_version": "1.16.1"},
+        [
+            f"container_toolkit_version 1.16.1: {ESCAPE_2024_0132}; {ESCAPE_2025_23359}; {COMPAT}; "
+            f"{ESCAPE_2025_23266}. Remedy: take 1.17.8 or newer, {ACCEPT}."
+        ],
+    ),
+    "the last toolkit with the second escape": (
+        {"container_toolkit_version": "1.17.3"},
+        [
+            f"container_toolkit_version 1.17.3: {ESCAPE_2025_23359}; {COMPAT}; "
+            f"{ESCAPE_2025_23266}. Remedy: take 1.17.8 or newer, {ACCEPT}."
+        ],
+    ),
+    "a toolkit with the third escape only": (
+        {"container_toolkit_version": "1.17.4"},
+        [
+            f"container_toolkit_version 1.17.4: {ESCAPE_2025_23266}. Remedy: take 1.17.8 or "
+            f"newer, {ACCEPT}."
+        ],
+    ),
+    "document 000's driver": (
+        {"nvidia_driver_version": "535.183.06"},
+        [f"nvidia_driver_version 535.183.06: {OLD_BRANCH}. Remedy: take 550 or newer, {ACCEPT}."],
+    ),
+    "the first driver branch that is taken": ({"nvidia_driver_version": "550.54.14"}, []),
+    "no profile excuses a toolkit that can't do the work": (
+        {**DOCUMENTS, "container_toolkit_version": "1.12.1"},
+        [
+            "container_toolkit_version 1.12.1: it lacks the CDI handler that slices run on. "
+            "Remedy: take 1.13.0 or newer."
+        ],
+    ),
+    "an open module for a driver that has none": (
+        {
+            **DOCUMENTS,
+            "nvidia_driver_version": "470.256.02",
+            "nvidia_driver_kernel_module_type": "open",
+        },
+        [
+            "nvidia_driver_kernel_module_type open: driver 470.256.02 has no open module. Remedy: "
+            "take nvidia_driver_version 515 or newer, or nvidia_driver_kernel_module_type: "
+            "proprietary."
+        ],
+    ),
+    "both at once, each with its own line": (
+        {"container_toolkit_version": "1.17.4", "nvidia_driver_version": "470.256.02"},
+        [
+            f"container_toolkit_version 1.17.4: {ESCAPE_2025_23266}. Remedy: take 1.17.8 or "
+            f"newer, {ACCEPT}.",
+            f"nvidia_driver_version 470.256.02: {OLD_BRANCH}. Remedy: take 550 or newer, {ACCEPT}.",
+        ],
+    ),
+}
 
 
-def test_versions_that_agree_pass() -> None:
-    assert site.contradictions(values()) == []
-    documents = {"nvidia_driver_version": "535.183.06", "container_toolkit_version": "1.16.1"}
-    assert site.contradictions(values(flexai_profile="documents", **documents)) == []
+@pytest.mark.parametrize("case", REFUSALS)
+def test_versions_that_contradict_are_refused_with_reason_and_remedy(case: str) -> None:
+    changes, wanted = REFUSALS[case]
+    assert site.contradictions(values(**changes)) == wanted
+
+
+DANGERS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "what the roles take by themselves": ({}, []),
+    "document 000's versions": (
+        DOCUMENTS,
+        [
+            f"container_toolkit_version 1.16.1: {ESCAPE_2024_0132}; {ESCAPE_2025_23359}; {COMPAT}; "
+            f"{ESCAPE_2025_23266}. Taken because of flexai_profile: documents; 1.17.8 or newer is "
+            "without.",
+            f"nvidia_driver_version 535.183.06: {OLD_BRANCH}; {NO_CUDA_13}. Taken because of "
+            "flexai_profile: documents; 580.65.06 or newer is without.",
+        ],
+    ),
+    "profile documents with new versions": ({"flexai_profile": "documents"}, []),
+    "a driver that is taken under every profile": (
+        {"nvidia_driver_version": "570.172.08"},
+        [f"nvidia_driver_version 570.172.08: {NO_CUDA_13}. 580.65.06 or newer is without."],
+    ),
+    "every image may ask for cards": (
+        {"container_toolkit_accept_envvar_unprivileged": True},
+        [
+            "container_toolkit_accept_envvar_unprivileged true: any pod whose image or "
+            "specification sets NVIDIA_VISIBLE_DEVICES sees every card of its host, slice or "
+            "none."
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DANGERS)
+def test_dangers_of_what_is_taken_all_the_same_are_named(case: str) -> None:
+    changes, wanted = DANGERS[case]
+    assert site.dangers(values(**changes)) == wanted
 
 
 def test_two_names_for_one_address() -> None:
