@@ -186,6 +186,12 @@ std::vector<CardView::Usage> CardView::usages() const {
   return found;
 }
 
+CardView::Reading CardView::read() const {
+  const Hold hold(*this);
+  settle_held(monotonic_now());
+  return {card_->clock.now, usages()};
+}
+
 std::vector<CardView::WindowBusy> CardView::windows(std::uint32_t number, Nanos since,
                                                     Nanos now) const {
   const Seat& seat = fleet_->seat[index_][number];

@@ -49,6 +49,14 @@ class CardView {
   // Processes that hold memory on the card or have run on it.
   std::vector<Usage> usages() const;
 
+  // Usages and the instant up to which they hold. Both are taken under the card's lock: read one
+  // after the other, a reader who is delayed in between would see a share that never was.
+  struct Reading {
+    Nanos at_ns;
+    std::vector<Usage> usages;
+  };
+  Reading read() const;
+
   struct WindowBusy {
     Nanos end_ns;
     Nanos busy_ns;

@@ -22,12 +22,14 @@ struct Line {
   bool alive;
 };
 
-std::vector<Line> living(sim::Fleet& fleet, std::uint32_t ticket) {
+// `settled` gets the instant up to which the busy times hold; of several cards, the last one's.
+std::vector<Line> living(sim::Fleet& fleet, std::uint32_t ticket, sim::Nanos& settled) {
   std::vector<Line> lines;
   for (std::size_t i = 0; i < fleet.cards; ++i) {
     const sim::CardView card(fleet, i, ticket);
-    card.settle();
-    for (const auto& usage : card.usages()) {
+    const sim::CardView::Reading reading = card.read();
+    settled = reading.at_ns;
+    for (const auto& usage : reading.usages) {
       lines.push_back({usage.host_pid, usage.pid, card.info().uuid, usage.command, usage.busy_ns,
                        usage.memory_bytes,
                        fleet.seat[i][usage.seat].memory_peak_bytes.load(), true});
@@ -61,8 +63,8 @@ std::string quoted(const std::string& text) {
   return out + "\"";
 }
 
-void print_json(const std::vector<Line>& lines, sim::Nanos now) {
-  std::printf("{\"simulated\": true, \"monotonic_ns\": %lld, \"processes\": [", static_cast<long long>(now));
+void print_json(const std::vector<Line>& lines, sim::Nanos settled) {
+  std::printf("{\"simulated\": true, \"monotonic_ns\": %lld, \"processes\": [", static_cast<long long>(settled));
   const char* between = "\n";
   for (const Line& line : lines) {
     std::printf("%s  {\"host_pid\": %d, \"pid\": %d, \"command\": %s, \"uuid\": %s, \"busy_ns\": %lld, "
@@ -107,10 +109,11 @@ int main(int count, char** words) {
     std::fprintf(stderr, "simgpu: %s\n", session.error().c_str());
     return 1;
   }
-  std::vector<Line> lines = living(session.fleet(), session.ticket());
+  sim::Nanos settled = 0;
+  std::vector<Line> lines = living(session.fleet(), session.ticket(), settled);
   if (with_dead) {
     for (Line& line : dead(session.fleet())) lines.push_back(std::move(line));
   }
-  json ? print_json(lines, sim::monotonic_now()) : print_table(lines);
+  json ? print_json(lines, settled) : print_table(lines);
   return 0;
 }
