@@ -7,6 +7,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from xpubuild.toolchain import run, zig_cxx, zig_version
 
 HERE = Path(__file__).resolve().parent
 TENANT = (sys.executable, "-m", "simulators.tests.tenant")
+HANGS_SECONDS = 60
 ENGINE_TEST = (
     "tests/engine_test.cc",
     "engine/card.cc",
@@ -92,6 +95,32 @@ class Tenant:
 
 def ledger(node: simnode.Node, *options: str) -> list[dict[str, Any]]:
     """What the cards really did: the referee."""
-    answer: dict[str, Any] = json.loads(node.run("simgpu", "ledger", "--json", *options))
-    processes: list[dict[str, Any]] = answer["processes"]
+    processes: list[dict[str, Any]] = reading(node, *options)["processes"]
     return processes
+
+
+def reading(node: simnode.Node, *options: str) -> dict[str, Any]:
+    """The ledger with the instant to which it was settled (``monotonic_ns``)."""
+    answer: dict[str, Any] = json.loads(node.run("simgpu", "ledger", "--json", *options))
+    return answer
+
+
+def await_ledger(node: simnode.Node, wanted: Callable[[list[dict[str, Any]]], bool]) -> None:
+    """Wait until the ledger is as wanted: the daemon hears of a death after it has happened.
+
+    The limit only ends a test that would never end; nothing is judged by it.
+    """
+    deadline = time.monotonic() + HANGS_SECONDS
+    while not wanted(found := ledger(node)):
+        assert time.monotonic() < deadline, f"the ledger stays at {found}"
+        time.sleep(0.01)
+
+
+def queue_up(tenants: list[Tenant]) -> list[int]:
+    """Let tenants with verb ``backlog`` queue their work; their pids."""
+    pids = [one.says()["pid"] for one in tenants]
+    for one in tenants:
+        one.go()
+    for one in tenants:
+        one.says()
+    return pids

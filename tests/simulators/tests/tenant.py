@@ -10,8 +10,8 @@ import ctypes
 import json
 import os
 import signal
-import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -47,16 +47,21 @@ def flood(kernel_ns: str, seconds: str) -> None:
 
 
 def latency(kernel_ns: str, count: str) -> None:
-    """Launch and wait, again and again; the worst and the median wall time of one."""
+    """Launch and wait, again and again: times on the wall, of the card, and of submission."""
     cuda = Cuda()
+    first, last = cuda.event(), cuda.event()
     wait_for_start()
-    walls = []
+    took, submitted, walls = [], [], []
     for _ in range(int(count)):
         begin = time.monotonic_ns()
+        cuda.call("cuEventRecord", first, None)
         cuda.launch(int(kernel_ns))
+        cuda.call("cuEventRecord", last, None)
+        submitted.append((time.monotonic_ns() - begin) / 1e6)
         cuda.synchronize()
-        walls.append(time.monotonic_ns() - begin)
-    say(worst_ns=max(walls), median_ns=statistics.median(walls))
+        walls.append((time.monotonic_ns() - begin) / 1e6)
+        took.append(cuda.elapsed_ms(first, last))
+    say(most_ms=max(took), submission_ms=max(submitted), least_wall_ms=min(walls))
 
 
 def hold(mebibytes: str, kernel_ns: str = "0") -> None:
@@ -78,12 +83,13 @@ def events(kernel_ns: str, count: str) -> None:
     cuda = Cuda()
     first, last = cuda.event(), cuda.event()
     unrecorded = cuda.code("cuEventQuery", first)
+    begin = time.monotonic_ns()
     cuda.launch(1000)
     cuda.call("cuEventRecord", first, None)
-    begin = time.monotonic_ns()
     for _ in range(int(count)):
         cuda.launch(int(kernel_ns))
     cuda.call("cuEventRecord", last, None)
+    submitted = time.monotonic_ns()
     at_once = cuda.code("cuEventQuery", last)
     too_early = cuda.code("cuEventElapsedTime", ctypes.byref(ctypes.c_float()), first, last)
     cuda.call("cuEventSynchronize", last)
@@ -93,6 +99,7 @@ def events(kernel_ns: str, count: str) -> None:
         too_early=too_early,
         after=cuda.code("cuEventQuery", last),
         wall_ns=time.monotonic_ns() - begin,
+        submission_ns=submitted - begin,
         elapsed_ms=cuda.elapsed_ms(first, last),
         cpu_s=time.process_time(),
     )
@@ -103,32 +110,58 @@ def streams() -> None:
     cuda = Cuda()
     slow, quick = cuda.stream(), cuda.stream()
     done = cuda.event()
-    cuda.launch(50_000_000, slow)
+    cuda.launch(200_000_000, slow)
     cuda.call("cuEventRecord", done, slow)
     busy = cuda.code("cuStreamQuery", slow)
     idle = cuda.code("cuStreamQuery", quick)
     cuda.call("cuStreamWaitEvent", quick, done, 0)
     dependent = cuda.code("cuStreamQuery", quick)
-    begin = time.monotonic_ns()
     cuda.call("cuStreamSynchronize", quick)
     say(
         busy=busy,
         idle=idle,
         dependent=dependent,
-        waited_ns=time.monotonic_ns() - begin,
+        done=cuda.code("cuEventQuery", done),
         after=cuda.code("cuStreamQuery", slow),
     )
 
 
 def queue(kernel_ns: str, count: str) -> None:
-    """When each of many launches returned: the queue takes 1024 and then blocks."""
+    """When the last of many launches returned: the queue takes 1024 and then blocks."""
     cuda = Cuda()
     begin = time.monotonic_ns()
-    returned = []
     for _ in range(int(count)):
         cuda.launch(int(kernel_ns))
-        returned.append(time.monotonic_ns() - begin)
-    say(returned_ns=returned)
+    say(last_returned_ns=time.monotonic_ns() - begin)
+
+
+def full_queue() -> None:
+    """Behind a kernel of an hour nothing leaves the queue: 1024 launches return, one more waits."""
+    cuda = Cuda()
+    cuda.launch(3600 * 10**9)
+    for _ in range(1023):
+        cuda.launch(1000)
+    say(launched=1024)
+
+    def launch_one_more() -> None:
+        cuda.call("cuCtxSetCurrent", cuda.context)  # a context is a thread's own
+        cuda.launch(1000)
+
+    one_more = threading.Thread(target=launch_one_more, daemon=True)
+    one_more.start()
+    one_more.join(0.2)
+    say(waits=one_more.is_alive())
+    signal.pause()
+
+
+def backlog(kernel_ns: str, count: str) -> None:
+    """Queue so many kernels at once and stay: the card then needs nothing of this process."""
+    cuda = Cuda()
+    wait_for_start()
+    for _ in range(int(count)):
+        cuda.launch(int(kernel_ns))
+    say(queued=int(count))
+    signal.pause()
 
 
 def memory() -> None:
@@ -239,7 +272,10 @@ def devices() -> None:
 
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
-    for verb in (flood, latency, hold, events, streams, queue, memory, paths, fork, devices)
+    for verb in (
+        *(flood, backlog, latency, hold, events, streams, queue, full_queue),
+        *(memory, paths, fork, devices),
+    )
 }
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from simulators.simnode import Node
 from simulators.tests.cudriver import NOT_READY
-from simulators.tests.harness import Tenant, ledger
+from simulators.tests.harness import Tenant, await_ledger, ledger, queue_up, reading
 
 MS = 1_000_000
 Start = Callable[..., Tenant]
@@ -21,15 +23,16 @@ def test_events_tell_a_kernel_s_time(node: Node, tenant: Start) -> None:
     assert seen["unrecorded"] == 0
     assert seen["at_once"] == NOT_READY and seen["too_early"] == NOT_READY
     assert seen["after"] == 0
-    # exactly the kernels; what is more is the time the first launch took to be submitted
-    assert 100 <= seen["elapsed_ms"] < 103
-    assert 99 * MS < seen["wall_ns"] < 120 * MS
+    # The kernels, and at most the time their submission took: the card may have waited for it.
+    assert 100 <= seen["elapsed_ms"] <= 100 + seen["submission_ns"] / MS
+    assert seen["wall_ns"] >= 100 * MS
     assert ledger(node, "--dead")[0]["busy_ns"] == 100 * MS + 1000
 
 
 def test_waiting_costs_no_cpu(node: Node, tenant: Start) -> None:
-    one = tenant(node, "events", 1000 * MS, 2).says()
+    one = tenant(node, "events", 250 * MS, 2).says()
     base = tenant(node, "events", 1, 1).says()
+    # CPU time, not wall time: half a second of polling would be half a second of it.
     assert one["cpu_s"] - base["cpu_s"] < 0.1
 
 
@@ -38,65 +41,63 @@ def test_a_stream_waits_for_its_own_work_and_for_events(node: Node, tenant: Star
     assert seen["busy"] == NOT_READY
     assert seen["idle"] == 0
     assert seen["dependent"] == NOT_READY
-    assert 40 * MS < seen["waited_ns"] < 70 * MS
-    assert seen["after"] == 0
+    assert (seen["done"], seen["after"]) == (0, 0)
 
 
 def test_the_launch_queue_takes_1024_and_then_blocks(node: Node, tenant: Start) -> None:
-    returned = tenant(node, "queue", 1 * MS, 1100).says()["returned_ns"]
-    assert returned[1000] < 900 * MS
+    full = tenant(node, "full_queue")
+    assert full.says()["launched"] == 1024
+    assert full.says()["waits"]
+
+
+def test_a_blocked_launch_goes_on_when_there_is_a_place(node: Node, tenant: Start) -> None:
     # The 1100th launch has a place only when 76 kernels of 1 ms are done.
-    assert returned[1099] >= 76 * MS
+    assert tenant(node, "queue", 1 * MS, 1100).says()["last_returned_ns"] >= 76 * MS
 
 
-def flood(node: Node, tenant: Start, kernels_ms: tuple[float, ...], seconds: float) -> list[float]:
-    """Shares of the card that tenants with full queues got, in percent."""
-    tenants = [tenant(node, "flood", int(ms * MS), seconds) for ms in kernels_ms]
-    pids = [one.says()["pid"] for one in tenants]
-    before = {entry["pid"]: entry["busy_ns"] for entry in ledger(node)}
-    for one in tenants:
-        one.go()
-    time.sleep(seconds * 0.9)
-    busy = {entry["pid"]: entry["busy_ns"] - before.get(entry["pid"], 0) for entry in ledger(node)}
-    total = sum(busy[pid] for pid in pids)
-    # The card was never idle: what was used is the time that passed.
-    assert total > 0.85 * seconds * 1000 * MS
-    return [100 * busy[pid] / total for pid in pids]
+def shares(node: Node, tenant: Start, kernels_ms: tuple[int, ...]) -> list[float]:
+    """Shares of the card over half a second, in percent, of tenants with work for ten seconds.
+
+    All of it is queued before: the figures depend on the card alone, not on who gets a processor.
+    """
+    tenants = [tenant(node, "backlog", ms * MS, 10_000 // ms) for ms in kernels_ms]
+    pids = queue_up(tenants)
+    before = reading(node)
+    time.sleep(0.5)
+    after = reading(node)
+    used = [busy(after, pid) - busy(before, pid) for pid in pids]
+    # Not a moment idle: nobody ran out of work.
+    assert sum(used) == after["monotonic_ns"] - before["monotonic_ns"]
+    return [100 * one / sum(used) for one in used]
+
+
+def busy(seen: dict[str, Any], pid: int) -> int:
+    (found,) = [entry["busy_ns"] for entry in seen["processes"] if entry["pid"] == pid]
+    return int(found)
 
 
 def test_two_equal_tenants_get_half_each(node: Node, tenant: Start) -> None:
-    for share in flood(node, tenant, (5, 5), 2.0):
-        assert abs(share - 50) <= 3
+    # half a point is a slice of 2 ms more or less at each end
+    assert shares(node, tenant, (10, 10)) == pytest.approx([50, 50], abs=1)
 
 
 def test_shares_do_not_depend_on_the_length_of_kernels(node: Node, tenant: Start) -> None:
-    for share in flood(node, tenant, (300, 5, 40), 2.0):
-        assert abs(share - 100 / 3) <= 3
+    assert shares(node, tenant, (250, 10, 40)) == pytest.approx([100 / 3] * 3, abs=1)
 
 
 def test_a_long_kernel_of_another_delays_by_slices(node: Node, tenant: Start) -> None:
-    alone = tenant(node, "latency", 1 * MS, 50)
-    alone.says()
-    alone.go()
-    quiet = alone.says()
-    assert quiet["median_ns"] < 2 * MS
-    neighbour = tenant(node, "flood", 300 * MS, 3)
-    neighbour.says()
-    neighbour.go()
-    time.sleep(0.2)
-    beside = tenant(node, "latency", 1 * MS, 50)
+    queue_up([tenant(node, "backlog", 300 * MS, 100)])
+    beside = tenant(node, "latency", 1 * MS, 20)
     beside.says()
     beside.go()
-    # One slice of the neighbour's before each kernel; a busy machine may add a little.
-    assert beside.says()["median_ns"] < quiet["median_ns"] + 3 * MS
+    # One slice of the neighbour's (2 ms) before the kernel, never the rest of 300 ms. The least of
+    # 20, since any of them may also wait for a processor.
+    assert 1 <= beside.says()["least_wall_ms"] < 1 + 2 + 1
 
 
 def test_cards_do_not_disturb_each_other(node_of: Callable[..., Node], tenant: Start) -> None:
     node = node_of("a100-40g", "t4")
-    first = tenant(node, "flood", 5 * MS, 1.0)
-    first.says()
-    first.go()
-    time.sleep(0.8)
+    queue_up([tenant(node, "backlog", 5 * MS, 20)])
     assert [entry["uuid"] for entry in ledger(node)] == [node.uuids[0]]
 
 
@@ -112,12 +113,12 @@ def test_an_idle_node_uses_no_cpu(node: Node, tenant: Start) -> None:
     assert ticks() - before <= 1
 
 
-def test_the_killing_of_tenants_harms_nobody(node: Node, tenant: Start) -> None:
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.soak)])
+def test_the_killing_of_tenants_harms_nobody(node: Node, tenant: Start, rounds: int) -> None:
     """SIGKILLs at any instruction; the survivor's kernels keep their time."""
-    survivor = tenant(node, "flood", 1 * MS, 60)
-    survivor.says()
-    survivor.go()
-    for round_ in range(4):
+    survivor = tenant(node, "backlog", 1000 * MS, 1000)
+    queue_up([survivor])
+    for round_ in range(rounds):
         victims = [tenant(node, "flood", 20_000, 60) for _ in range(6)]
         for victim in victims:
             victim.says()
@@ -125,10 +126,9 @@ def test_the_killing_of_tenants_harms_nobody(node: Node, tenant: Start) -> None:
         for victim, pause in zip(victims, itertools.cycle((0.013, 0.029, 0.0)), strict=False):
             time.sleep(pause + round_ / 1000)
             victim.end()
-    time.sleep(0.1)
-    left = ledger(node)
-    assert [entry["pid"] for entry in left] == [survivor.process.pid]
-    begin, busy = time.monotonic(), left[0]["busy_ns"]
-    time.sleep(0.5)
-    used = ledger(node)[0]["busy_ns"] - busy
-    assert 0.8 < used / 1e9 / (time.monotonic() - begin) <= 1.1
+    await_ledger(node, lambda found: [entry["pid"] for entry in found] == [survivor.process.pid])
+    before = reading(node)
+    time.sleep(0.2)
+    after = reading(node)
+    used = after["processes"][0]["busy_ns"] - before["processes"][0]["busy_ns"]
+    assert used == after["monotonic_ns"] - before["monotonic_ns"]
