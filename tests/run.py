@@ -49,7 +49,7 @@ NATIVE = Area(
     "native",
     (
         (sys.executable, "-m", "xpubuild", "go-test", "native/cluster", "native/volcano"),
-        pytest("native/common/tests", "native/cuda/tests", "tests/simulators"),
+        pytest("native/common/tests", "native/cuda/tests", "tests/simulators/tests"),
     ),
 )
 INTEGRATION = Area(
