@@ -35,6 +35,7 @@ Say = Callable[[str], None]
 DELIVERED = "testbed"
 READY_SECONDS = 120
 POLL_SECONDS = 0.3
+SHOWN = 4
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -77,6 +78,12 @@ def _carry_out(host: Host, document: dict[str, Any]) -> list[str]:
     return list(json.loads(done.stdout)["changed"])
 
 
+def few(names: list[str]) -> str:
+    """The first of *names*, and how many more: a first ``up`` changes dozens of files."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
 def _configure(testbed: Testbed, cluster: Layout, store: Store, delivered: Delivered) -> list[str]:
     # Orders are made one after another: two threads must not issue the same certificate.
     orders = [
@@ -86,7 +93,7 @@ def _configure(testbed: Testbed, cluster: Layout, store: Store, delivered: Deliv
     with ThreadPoolExecutor(max_workers=4) as pool:
         changes = list(pool.map(lambda pair: _carry_out(*pair), orders))
     return [
-        f"{node.name}: {len(changed)} changes"
+        f"{node.name}: {len(changed)} changes: {few(changed)}"
         for node, changed in zip(cluster.nodes, changes, strict=True)
         if changed
     ]

@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,16 +86,22 @@ def put_links(links: dict[str, str]) -> list[str]:
 
 def unit_state(name: str) -> dict[str, str]:
     shown = run(
-        "systemctl", "show", name,
-        "--property=ActiveState,UnitFileState,InactiveExitTimestampMonotonic",
+        "systemctl", "show", name, "--timestamp=us+utc",
+        "--property=ActiveState,UnitFileState,InactiveExitTimestamp",
     )  # fmt: skip
     return dict(line.split("=", 1) for line in shown.splitlines())
 
 
 def started_at(state: dict[str, str]) -> float:
-    """When a unit was last started, on the clock that file times use."""
-    boot = time.time() - time.clock_gettime(time.CLOCK_MONOTONIC)
-    return boot + int(state.get("InactiveExitTimestampMonotonic") or 0) / 1e6
+    """When a unit was last started, as the wall clock said then.
+
+    File times come from the same clock. A start reckoned back from the monotonic clock moves when
+    the wall clock is set, and units would be restarted for files they have read.
+    """
+    _, _, shown = state.get("InactiveExitTimestamp", "").partition(" ")
+    if not shown:
+        return 0.0
+    return datetime.strptime(shown, "%Y-%m-%d %H:%M:%S.%f %Z").replace(tzinfo=UTC).timestamp()
 
 
 def must_restart(state: dict[str, str], files: list[str]) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import os
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,11 @@ def test_links_are_made_and_moved(tmp_path: Path) -> None:
 
 
 def running_since(seconds_ago: float) -> dict[str, str]:
-    monotonic = time.clock_gettime(time.CLOCK_MONOTONIC) - seconds_ago
+    """A unit's state in the form of systemctl, on Debian 12 and Ubuntu 24.04 alike."""
+    when = datetime.now(UTC) - timedelta(seconds=seconds_ago)
     return {
         "ActiveState": "active",
-        "InactiveExitTimestampMonotonic": str(int(monotonic * 1e6)),
+        "InactiveExitTimestamp": when.strftime("%a %Y-%m-%d %H:%M:%S.%f UTC"),
     }
 
 
@@ -92,6 +94,21 @@ def test_a_unit_started_after_its_files_goes_on(tmp_path: Path) -> None:
     path.write_text("")
     time.sleep(0.02)
     assert not on_host.must_restart(running_since(0), [str(path)])
+
+
+def test_a_clock_that_is_set_afterwards_restarts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config"
+    path.write_text("")
+    state = running_since(-0.1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    assert not on_host.must_restart(state, [str(path)])
+
+
+def test_a_unit_that_never_ran_has_no_start() -> None:
+    assert on_host.started_at({"InactiveExitTimestamp": ""}) == 0.0
 
 
 @pytest.mark.parametrize("active", ["inactive", "failed", "deactivating"])
