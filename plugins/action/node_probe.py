@@ -7,6 +7,7 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
+from ..module_utils._artefacts import Artefact
 from ..module_utils._errors import XpuError
 from ..plugin_utils._controller import desired_state, load_manifest, node_defaults, node_values
 
@@ -20,12 +21,16 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         arguments = dict(self._task.args)
+        template = self._template(variables)
+        manifest = arguments.pop("manifest", template(variables.get("flexai_manifest", "")))
+        without_artefacts = self._task.args.get("manifest") == ""
         try:
-            arguments.setdefault("desired", self._desired(variables))
+            artefacts = [] if without_artefacts else load_manifest(manifest)[1]
+            arguments.setdefault("desired", self._desired(variables, artefacts))
         except XpuError as error:
             raise AnsibleActionFail(str(error)) from error
         arguments.setdefault("name", variables.get("inventory_hostname", ""))
-        arguments.setdefault("root", self._template(variables)(variables.get("flexai_root", "/")))
+        arguments.setdefault("root", template(variables.get("flexai_root", "/")))
         result.update(
             self._execute_module(
                 module_name="flexai.xpu.node_probe", module_args=arguments, task_vars=variables
@@ -37,8 +42,6 @@ class ActionModule(ActionBase):
         templar = self._templar.copy_with_new_env(available_variables=scope)
         return templar.template
 
-    def _desired(self, variables: dict[str, t.Any]) -> dict[str, t.Any]:
-        manifest = self._template(variables)(variables.get("flexai_manifest", ""))
-        _directory, artefacts = load_manifest(manifest)
+    def _desired(self, variables: dict[str, t.Any], artefacts: list[Artefact]) -> dict[str, t.Any]:
         values = node_values(node_defaults(self._loader), variables, self._template)
         return desired_state(values, artefacts)

@@ -244,21 +244,33 @@ def _after_change(component: Component, action: str) -> Component:
     return component
 
 
+Wanted = t.Mapping[str, t.Any]
+
+
+def _ask_toolkit(host: Host, wanted: Wanted) -> Component:
+    # Asked about the toolkit alone, what its CDI file should describe is the driver that runs.
+    driver = wanted.get("nvidia_driver") or _kernel_side(host)
+    allow_envvar = bool(wanted.get("accept_envvar_unprivileged"))
+    return judge_toolkit(host, wanted["container_toolkit"], driver, allow_envvar)
+
+
+JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
+    "nvidia_driver": lambda host, wanted: judge_driver(host, wanted["nvidia_driver"]),
+    "container_toolkit": _ask_toolkit,
+    "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
+    "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),
+    "images": lambda host, wanted: judge_images(host, wanted["images"]),
+}
+
+
 def judge(
-    host: Host, name: str, wanted: t.Mapping[str, t.Any], planned: t.Mapping[str, str]
+    host: Host,
+    name: str,
+    wanted: Wanted,
+    planned: t.Mapping[str, str],
+    components: t.Iterable[str] = tuple(JUDGES),
 ) -> dict[str, t.Any]:
     """The verdict of one host. ``planned`` maps a component to the action of this run."""
-    components = [
-        judge_driver(host, wanted["nvidia_driver"]),
-        judge_toolkit(
-            host,
-            wanted["container_toolkit"],
-            wanted["nvidia_driver"],
-            bool(wanted.get("accept_envvar_unprivileged")),
-        ),
-        judge_runtime(host, wanted["container_runtime"]),
-        judge_xpu(host, wanted["xpu_runtime"]),
-        judge_images(host, wanted["images"]),
-    ]
-    after = [_after_change(component, planned.get(component.name, "")) for component in components]
+    judged = [JUDGES[component](host, wanted) for component in components]
+    after = [_after_change(component, planned.get(component.name, "")) for component in judged]
     return build(name, after)

@@ -17,6 +17,11 @@ options:
   name:
     description: Name of the host in the verdict; the inventory's when not given.
     type: str
+  manifest:
+    description:
+      - The artefact manifest, on the controller; C(flexai_manifest) when not given.
+      - Empty for none, where only the facts are asked for.
+    type: path
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.
     type: dict
@@ -113,6 +118,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "name": {"type": "str"},
+            "manifest": {"type": "path"},
             "desired": {"type": "dict"},
         },
         supports_check_mode=True,

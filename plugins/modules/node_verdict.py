@@ -24,6 +24,16 @@ options:
     description: Component to planned action; one that is right after a change is C(changed).
     type: dict
     default: {}
+  components:
+    description: The components to judge. Only for these must O(wanted) say something.
+    type: list
+    elements: str
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+    default: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+  strict:
+    description: Whether a verdict that is not ready is an error.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes_info
@@ -59,14 +69,29 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._errors import run_module
+from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
-from ..module_utils._judge import judge
+from ..module_utils._judge import JUDGES, judge
+from ..module_utils._verdict import READY_STATES
 
 
 def verdict(host: Host, params: dict[str, t.Any]) -> dict[str, t.Any]:
-    judged = judge(host, params["name"], params["wanted"], params["planned"])
+    judged = judge(host, params["name"], params["wanted"], params["planned"], params["components"])
+    if params["strict"] and not judged["ready"]:
+        raise XpuError(
+            f"{judged['name']} is not ready: {'; '.join(_complaints(judged))}.",
+            "run flexai.xpu.site, or the component's role, for this host.",
+        )
     return {"changed": False, "verdict": judged}
+
+
+def _complaints(judged: dict[str, t.Any]) -> list[str]:
+    return [
+        f"{part['name']} is {part['state']} (wanted {part['wanted']}, found "
+        f"{part['found'] or 'nothing'}): {part['reason']}"
+        for part in judged["components"]
+        if part["state"] not in READY_STATES
+    ]
 
 
 def main() -> None:
@@ -76,6 +101,13 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "wanted": {"type": "dict", "required": True},
             "planned": {"type": "dict", "default": {}},
+            "components": {
+                "type": "list",
+                "elements": "str",
+                "choices": list(JUDGES),
+                "default": list(JUDGES),
+            },
+            "strict": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

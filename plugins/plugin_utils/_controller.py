@@ -29,6 +29,11 @@ Templates = t.Callable[[Variables], t.Callable[[t.Any], t.Any]]
 
 def load_manifest(path: str) -> tuple[str, list[Artefact]]:
     """(directory of the manifest, its entries)"""
+    if not path:
+        raise XpuError(
+            "flexai_manifest, the artefact manifest on the controller, is not set.",
+            "set it in the inventory; `make artefacts` writes one.",
+        )
     where = os.path.abspath(os.path.expanduser(str(path)))
     try:
         with open(where, encoding="utf-8") as stream:
@@ -38,6 +43,11 @@ def load_manifest(path: str) -> tuple[str, list[Artefact]]:
             f"The artefact manifest {where} (flexai_manifest) does not exist.",
             "make it with `make artefacts`, or write it as docs/interfaces.md §2 shows.",
         ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise XpuError(
+            f"The artefact manifest {where} (flexai_manifest) can't be read: {error}.",
+            "name a readable text file.",
+        ) from error
     except yaml.YAMLError as error:
         raise XpuError(f"{where} is no YAML: {error}.", "mend it.") from error
     return os.path.dirname(where), parse(data, where)

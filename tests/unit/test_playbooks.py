@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
+from ansible_collections.flexai.xpu.plugins.plugin_utils._controller import load_manifest
 
 from . import hostroot
 
@@ -249,3 +251,30 @@ def test_the_documents_profile_is_taken_with_a_warning_that_names_its_dangers(
         "[WARNING]: nvidia_driver_version 535.183.06: driver branches before 550",
     ):
         assert said.count(warning) == 1, said
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda file: (file.unlink(), file.mkdir()), "can't be read: [Errno 21] Is a directory"),
+        (lambda file: file.write_bytes(b"\xff\xfe"), "can't be read: 'utf-8' codec can't decode"),
+        (lambda file: file.write_text("{"), "is no YAML: while parsing"),
+        (lambda file: file.write_text("version: 2"), "of version 1 (found 2)"),
+    ],
+    ids=["directory", "no text", "no YAML", "other version"],
+)
+def test_a_manifest_that_is_none_is_told_without_a_traceback(
+    spoil: Callable[[Path], object], text: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "manifest.yml"
+    file.write_text("")
+    spoil(file)
+    with pytest.raises(XpuError) as error:
+        load_manifest(str(file))
+    assert str(file) in error.value.msg
+    assert text in error.value.msg
+
+
+def test_a_manifest_that_nobody_named_is_told() -> None:
+    with pytest.raises(XpuError, match="flexai_manifest, the artefact manifest on the controller"):
+        load_manifest("")
