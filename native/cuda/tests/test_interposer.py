@@ -87,11 +87,21 @@ def test_memory_of_a_destroyed_context_is_given_back(stub: Slice) -> None:
 
 
 def test_capture_is_neither_delayed_nor_touched(stub: Slice) -> None:
-    stub.grant(cores_percent=10, tau_ns=50_000_000)
-    seen = stub.scenario("capture")
-    assert seen["touched"] == 0
-    assert seen["ended"] == 0
-    assert seen["seconds"] < 2, "1000 captured launches would wait 50 s if they were work"
+    stub.grant(cores_percent=10, tau_ns=5_000_000)
+    process = stub.start([sys.executable, HERE / "tenant.py", "capture"])
+    assert process.stdin is not None and process.stdout is not None
+
+    def told() -> tuple[int, int]:
+        assert process.stdout is not None and process.stdout.readline() == "{}\n"
+        card = stub.ledger().cards[0]
+        return card.launches, card.throttled_ns
+
+    before = told()
+    assert before[1] > 0, "so far it was held back"
+    print(file=process.stdin, flush=True)
+    assert told() == before, "1000 captured launches are no work and wait for nothing"
+    rest, _ = process.communicate("\n", timeout=60)
+    assert json.loads(rest) == {"touched": 0, "ended": 0}
 
 
 def test_a_forked_child_owns_nothing_of_its_parent(stub: Slice) -> None:

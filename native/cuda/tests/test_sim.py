@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The slice on a simulated card. The referee is the card's own ledger, never our own figures.
 
-Functional, not a benchmark: windows of a few seconds on a machine that does other things, so a
-share is held to within 2 points. `make bench-share` is where accuracy is measured.
+Functional, not a benchmark. Tolerance: 2 points of the card over windows of 1 or 2 s, and of 4 s
+for kernels of 50 ms, of which one more or less is 1.3 points. No window may be above the share by
+more. One may be below, because a tenant that gets no processor launches nothing and unused time is not
+saved up; but of WINDOWS in a row one must reach it. `make test-soak` has longer windows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,13 @@ from xpu_slice import GIB, HERE, LOAD, Slice
 
 OUT_OF_MEMORY = 2
 TOLERANCE_POINTS = 2.0
+WINDOWS = 5
+HANGS_SECONDS = 60
 NO_BURST = {"tau_ns": 20_000_000}  # the mean is the share from the start on
 
 
 def referee(node: simnode.Node, pids: Sequence[int]) -> tuple[int, int]:
-    """(card time these processes used, when it was read), by the simulated card's own ledger."""
+    """(card time these processes used, up to when), by the simulated card's own ledger."""
     ledger = json.loads(node.run("simgpu", "ledger", "--json", "--dead"))
     used = [entry["busy_ns"] for entry in ledger["processes"] if entry["pid"] in pids]
     return sum(used), ledger["monotonic_ns"]
@@ -38,12 +43,48 @@ def busy_ns(node: simnode.Node, pids: Sequence[int]) -> int:
     return referee(node, pids)[0]
 
 
-def share_percent(node: simnode.Node, pids: Sequence[int], seconds: float) -> float:
-    """Mean share of the card over the next seconds."""
-    busy_before, before = referee(node, pids)
-    time.sleep(seconds)
-    busy_after, after = referee(node, pids)
-    return 100 * (busy_after - busy_before) / (after - before)
+@dataclass
+class Window:
+    """A stretch of the referee's time; `share` is in percent of the card once it is over."""
+
+    node: simnode.Node
+    pids: Sequence[int]
+    share: float = 0.0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+
+    def __enter__(self) -> Window:
+        self._busy, self._begin = referee(self.node, self.pids)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        busy, end = referee(self.node, self.pids)
+        self.seconds, self.busy_seconds = (end - self._begin) / 1e9, (busy - self._busy) / 1e9
+        self.share = 100 * self.busy_seconds / self.seconds
+
+
+def assert_share(
+    node: simnode.Node, pids: Sequence[int], percent: float, seconds: float = 2.0
+) -> None:
+    """Never above *percent*, and in one of WINDOWS windows as much (see the top of this file)."""
+    seen = []
+    for _ in range(WINDOWS):
+        with Window(node, pids) as window:
+            time.sleep(seconds)
+        seen.append(round(window.share, 2))
+        if window.share > percent + TOLERANCE_POINTS:
+            break
+        if window.share >= percent - TOLERANCE_POINTS:
+            return
+    pytest.fail(f"the card says {seen} % over {seconds} s each, granted were {percent} %")
+
+
+def await_work(node: simnode.Node, pids: Sequence[int], at_least_ns: int = 1) -> None:
+    """Wait until each of them has run on the card; only a hang ends it otherwise."""
+    deadline = time.monotonic() + HANGS_SECONDS
+    while any(busy_ns(node, [pid]) < at_least_ns for pid in pids):
+        assert time.monotonic() < deadline, "the load does not run"
+        time.sleep(0.02)
 
 
 @contextmanager
@@ -69,37 +110,48 @@ def ask(port: int, *what: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("kernel_us", [1_000, 5_000, 50_000])
+@pytest.mark.parametrize(
+    ("kernel_us", "seconds"),
+    [
+        (1_000, 2.0),
+        (50_000, 4.0),
+        *(pytest.param(us, 12.0, marks=pytest.mark.soak) for us in (200, 1_000, 5_000, 50_000)),
+    ],
+)
 def test_one_process_gets_its_share(
-    sim: Slice, node: simnode.Node, free_port: int, kernel_us: int
+    sim: Slice, node: simnode.Node, free_port: int, kernel_us: int, seconds: float
 ) -> None:
     sim.grant(cores_percent=20, **NO_BURST)
     with load(sim, free_port, kernel_us) as pid:
-        time.sleep(1)
-        share = share_percent(node, [pid], 8)
+        # Four kernels start before the first is measured; their debt is paid after five times that.
+        await_work(node, [pid], 5 * kernel_us * 1000)
+        assert_share(node, [pid], 20, seconds)
+        before = busy_ns(node, [pid])
         charged = sim.ledger().cards[0].charged_ns
-        true = busy_ns(node, [pid])
-    assert share == pytest.approx(20, abs=TOLERANCE_POINTS)
-    assert charged == pytest.approx(true, rel=0.1, abs=2 * kernel_us * 1000 * 4)
+        after = busy_ns(node, [pid])
+    unsettled = 2 * 4 * kernel_us * 1000  # stretches that are still being measured
+    assert 0.9 * before - unsettled <= charged <= 1.1 * after + unsettled
 
 
-def test_two_processes_share_one_grant(sim: Slice, node: simnode.Node, free_port: int) -> None:
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(12.0, marks=pytest.mark.soak)])
+def test_two_processes_share_one_grant(
+    sim: Slice, node: simnode.Node, free_port: int, seconds: float
+) -> None:
     sim.grant(cores_percent=20, **NO_BURST)
     with load(sim, free_port, 2_000) as first, load(sim, free_port + 1, 10_000) as second:
-        time.sleep(1)
-        share = share_percent(node, [first, second], 8)
-        each = [busy_ns(node, [pid]) for pid in (first, second)]
-    assert share == pytest.approx(20, abs=TOLERANCE_POINTS)
-    assert min(each) > 0, "neither starves"
+        await_work(node, [first, second], 50_000_000)  # neither starves
+        assert_share(node, [first, second], 20, seconds)
 
 
 def test_an_unlimited_slice_is_not_held_back(
     sim: Slice, node: simnode.Node, free_port: int
 ) -> None:
     sim.grant(memory_bytes=3 * GIB)
-    with load(sim, free_port, 5_000) as pid:
-        time.sleep(0.5)
-        assert share_percent(node, [pid], 2) > 90
+    with load(sim, free_port, 20_000, depth=16) as pid:
+        await_work(node, [pid])
+        # 320 ms of work are always queued, so the card is busy though the tenant is not on time.
+        assert_share(node, [pid], 100, 0.5)
+    assert sim.ledger().cards[0].throttled_ns == 0
 
 
 def test_a_changed_grant_takes_effect_while_running(
@@ -107,11 +159,10 @@ def test_a_changed_grant_takes_effect_while_running(
 ) -> None:
     sim.grant(cores_percent=10, memory_bytes=GIB, **NO_BURST)
     with load(sim, free_port, 5_000) as pid:
-        time.sleep(1)
-        assert share_percent(node, [pid], 3) == pytest.approx(10, abs=TOLERANCE_POINTS)
+        await_work(node, [pid], 40_000_000)
+        assert_share(node, [pid], 10, 1.0)
         sim.regrant(cores_percent=60, memory_bytes=2 * GIB, **NO_BURST)
-        time.sleep(0.5)
-        assert share_percent(node, [pid], 3) == pytest.approx(60, abs=3)
+        assert_share(node, [pid], 60, 1.0)
         assert ask(free_port, "state")[1]["memory_total"] == 2 * GIB
 
 
@@ -126,8 +177,10 @@ def test_the_demo_allocation_over_quota_is_refused_and_the_load_runs_on(
         assert ask(free_port, "allocate", "3GiB")[0] == 0
         assert ask(free_port, "allocate", "1")[0] == 1
         assert ask(free_port, "free")[0] == 0
-        time.sleep(0.5)
-        after = ask(free_port, "state")[1]
+        before_wait, after = before["launches"], before
+        deadline = time.monotonic() + HANGS_SECONDS
+        while after["launches"] <= before_wait and time.monotonic() < deadline:
+            after = ask(free_port, "state")[1]
     assert after["launches"] > before["launches"]
     assert after["memory_free"] == 3 * GIB
     assert after["error"] is None
@@ -163,26 +216,33 @@ def test_monitor_shows_what_the_card_saw(sim: Slice, node: simnode.Node, free_po
     sim.grant(cores_percent=20, memory_bytes=3 * GIB, **NO_BURST)
     with load(sim, free_port, 5_000) as pid:
         assert ask(free_port, "allocate", "512MiB")[0] == 0
-        time.sleep(1)
-        before = busy_ns(node, [pid])
-        shown = json.loads(sim.monitor("-p", "5", "-o", "json").stdout)
-        true = (busy_ns(node, [pid]) - before) / 5e7
+        await_work(node, [pid], 40_000_000)
+        with Window(node, [pid]) as window:
+            shown = json.loads(sim.monitor("-p", "2", "-o", "json").stdout)
         table = sim.monitor("-p", "1").stdout
-    device = shown["vxpus"][0]
+    (device,) = shown["vxpus"]
     assert shown["type"] == "vGPU"
-    assert device["core_exact"] == pytest.approx(true, abs=TOLERANCE_POINTS)
+    # The referee's window begins before the monitor's and ends after it; what ran outside the
+    # monitor's was at most the share. A stretch is measured when it is over, a little late.
+    period = shown["period_seconds"]
+    shown_seconds = device["core_exact"] / 100 * period
+    late = TOLERANCE_POINTS / 100 * period
+    outside = 0.2 * (window.seconds - period)
+    assert window.busy_seconds - outside - late <= shown_seconds <= window.busy_seconds + late
     assert (device["device"], device["core_quota"]) == (0, 20)
     assert (device["memory"], device["memory_quota"]) == (512 << 20, 3 * GIB)
     assert [entry["pid"] for entry in device["processes"]] == [pid]
     assert device["processes"][0]["memory"] == 512 << 20
     assert "nvml_card_core" in device, "the simulated node has NVML"
-    assert re.fullmatch(
+    lines = re.fullmatch(
         r"vGPU num: 1\n"
-        r"vGPU 0 usage (1[89]|2[012])%, limit 20%, memory usage    512/3072MB"
-        r", whole card by NVML +\d+%\n"
-        rf"pid {pid}, core usage (1[89]|2[012])%, memory usage    512MB\n",
+        r"vGPU 0 usage +(\d+)%, limit 20%, memory usage    512/3072MB, whole card by NVML +\d+%\n"
+        rf"pid {pid}, core usage +(\d+)%, memory usage    512MB\n",
         table,
-    ), table
+    )
+    assert lines, table
+    assert lines[1] == lines[2], "one process has it all"
+    assert 0 < int(lines[1]) <= 20 + TOLERANCE_POINTS
 
 
 def test_slice_of_another_card_leaves_this_one_alone(sim: Slice, tmp_path: Path) -> None:
