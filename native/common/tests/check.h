@@ -41,6 +41,12 @@ std::string shown(const T& value) {
     std::exit(1);
 }
 
+// How often a case repeats what chance decides: `quick`, times XPU_TEST_ROUNDS where that is set.
+inline int rounds(int quick) {
+    const char* factor = std::getenv("XPU_TEST_ROUNDS");
+    return factor == nullptr ? quick : quick * std::atoi(factor);
+}
+
 inline int run(int argc, char** argv) {
     const std::string wanted = argc > 1 ? argv[1] : "--list";
     for (const Case& one : cases()) {

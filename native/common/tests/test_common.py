@@ -47,16 +47,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cpp_case", found, ids=[case for _, case in found])
 
 
-def test_cpp(cpp_case: tuple[str, str], tmp_path: Path) -> None:
+def run_case(cpp_case: tuple[str, str], scratch: Path, rounds: int) -> None:
     program, case = cpp_case
     done = subprocess.run(
         [programs() / program, case],
-        env={**os.environ, "XPU_TEST_DIR": str(tmp_path)},
+        env={**os.environ, "XPU_TEST_DIR": str(scratch), "XPU_TEST_ROUNDS": str(rounds)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=120 * rounds,  # ends a hang, judges nothing
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_cpp(cpp_case: tuple[str, str], tmp_path: Path) -> None:
+    run_case(cpp_case, tmp_path, 1)
+
+
+@pytest.mark.soak
+def test_cpp_for_long(cpp_case: tuple[str, str], tmp_path: Path) -> None:
+    """Cases that leave something to chance repeat it twenty times as often."""
+    run_case(cpp_case, tmp_path, 20)
 
 
 def vectors() -> list[dict[str, Any]]:

@@ -244,7 +244,7 @@ CASE(storm_of_kills_leaves_an_exact_ledger) {
         }
     };
     for (pid_t& worker : workers) start_worker(worker);
-    for (int round = 0; round < 300; ++round) {
+    for (int round = 0; round < check::rounds(60); ++round) {
         usleep(static_cast<useconds_t>(random() % 3000));
         pid_t& victim = workers[random() % workers.size()];
         int status = 0;
@@ -264,7 +264,7 @@ CASE(storm_of_kills_leaves_an_exact_ledger) {
 // Four ask at once for 40 of 100: exactly two get it, however their claims collide.
 CASE(charges_at_once_fill_the_quota_and_never_exceed_it) {
     const std::string path = fresh_ledger("race.page");
-    for (int round = 0; round < 100; ++round) {
+    for (int round = 0; round < check::rounds(30); ++round) {
         int start[2], answers[2], finish[2];
         CHECK(pipe(start) == 0 && pipe(answers) == 0 && pipe(finish) == 0);
         std::vector<pid_t> racers;
@@ -310,7 +310,7 @@ CASE(two_that_exclude_each_other_never_hold_together) {
         Ledger own;
         attach(own, path);
         if (!own.join(0)) _exit(9);
-        for (int turn = 0; turn < 4'000'000; ++turn) {
+        for (int turn = 0; turn < check::rounds(400'000); ++turn) {
             if (own.charge_memory(0, 60 * kMiB, 100 * kMiB) != Charge::kGranted) continue;
             if (holders->fetch_add(1) != 0) _exit(8);
             holders->fetch_sub(1);
