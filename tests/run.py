@@ -56,7 +56,7 @@ INTEGRATION = Area(
     "integration", (pytest("tests/testbed/tests/live", "tests/simulators/installers"),)
 )
 E2E = Area("e2e", (pytest("tests/e2e"),))
-SOAK = Area("soak", (pytest("-m", "soak", "tests"),))
+SOAK = Area("soak", (pytest("-m", "soak", "tests", "native"),))
 
 AREAS: dict[str, tuple[Area, ...]] = {
     "all": (PREPARE, SANITY, UNIT, NATIVE, INTEGRATION, E2E),
