@@ -13,7 +13,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from .toolchain import go, run, zig_cc
+from .toolchain import zig_cc
 
 # Binding at the first call needs the first two: symbols of the loaded library must be found, and
 # not before it is loaded. Go's own -s doesn't reach zig's linker, hence the third.
@@ -25,12 +25,6 @@ def weak_header(declarations: Iterable[str]) -> str:
     """A C header that makes every driver function named in *declarations* a weak symbol."""
     names = {name for text in declarations for name in _DRIVER_FUNCTION.findall(text)}
     return "".join(f"#pragma weak {name}\n" for name in sorted(names))
-
-
-def module_file(module: Path, dependency: str, path: str) -> Path:
-    """A file of *dependency*, a Go module that *module* requires."""
-    where = run([go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", dependency], cwd=module)
-    return Path(where.strip()) / path
 
 
 def scratch(out: Path) -> Path:

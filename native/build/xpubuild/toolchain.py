@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -81,6 +82,15 @@ def go_inputs(module: Path, recipe: Path, **more: str) -> dict[str, str]:
         "go": go_version(),
         **more,
     }
+
+
+def module_directory(module: Path, dependency: str) -> Path:
+    """Where the sources of *dependency* lie, a Go module that *module* requires.
+
+    Fetched first where it has to be: ``go list`` answers with nothing then.
+    """
+    argv = [go(), "mod", "download", "-json", dependency]
+    return Path(json.loads(run(argv, cwd=module, env={"GOTOOLCHAIN": "local"}))["Dir"])
 
 
 def go_build(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import latebound
 from ..cache import Cache, Recipe, digest_file, digest_tree
-from ..toolchain import REPOSITORY, go_build, go_inputs, zig_version
+from ..toolchain import REPOSITORY, go_build, go_inputs, module_directory, zig_version
 
 MODULE = REPOSITORY / "native/cluster"
 NVML_HEADER = ("github.com/NVIDIA/go-nvml", "pkg/nvml/nvml.h")
@@ -19,7 +19,8 @@ def sources() -> list[Path]:
 
 
 def _build(out: Path) -> None:
-    header = latebound.module_file(MODULE, *NVML_HEADER).read_text(encoding="utf-8")
+    bindings, path = NVML_HEADER
+    header = (module_directory(MODULE, bindings) / path).read_text(encoding="utf-8")
     go_build(
         MODULE,
         {out / "gpu-device-plugin": "./cmd/gpu-device-plugin"},

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..archive import write_tarball
 from ..cache import Cache, Recipe, digest_file, digest_tree
-from ..toolchain import REPOSITORY, go, go_build, go_inputs, run, zig_cc, zig_version
+from ..toolchain import REPOSITORY, go_build, go_inputs, module_directory, zig_cc, zig_version
 
 VERSION = "1.10.0"
 UPSTREAM = "volcano.sh/volcano"
@@ -49,8 +49,7 @@ def _plugin(out: Path) -> None:
 
 
 def _chart(out: Path) -> None:
-    where = run([go(), "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", UPSTREAM], cwd=MODULE)
-    root = Path(where.strip()) / CHART
+    root = module_directory(MODULE, UPSTREAM) / CHART
     members = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
     if "volcano/Chart.yaml" not in members:
         raise FileNotFoundError(f"{root}/volcano/Chart.yaml: the module has no chart there")

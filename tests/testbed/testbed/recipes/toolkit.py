@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xpubuild import latebound
 from xpubuild.cache import Cache, Recipe, digest_file
-from xpubuild.toolchain import REPOSITORY, go_build, go_inputs, zig_version
+from xpubuild.toolchain import REPOSITORY, go_build, go_inputs, module_directory, zig_version
 
 VERSION = "1.17.8"
 UPSTREAM = "github.com/NVIDIA/nvidia-container-toolkit"
@@ -34,7 +34,8 @@ DECLARATIONS = (
 def _build(out: Path) -> None:
     scratch = latebound.scratch(out)
     declarations = [
-        latebound.module_file(MODULE, *where).read_text(encoding="utf-8") for where in DECLARATIONS
+        (module_directory(MODULE, dependency) / path).read_text(encoding="utf-8")
+        for dependency, path in DECLARATIONS
     ]
     go_build(
         MODULE,
