@@ -3,8 +3,8 @@
 
 Functional, not a benchmark. Tolerance: 2 points of the card over windows of 1 or 2 s, and of 4 s
 for kernels of 50 ms, of which one more or less is 1.3 points. No window may be above the share by
-more. One may be below, because a tenant that gets no processor launches nothing and unused time is not
-saved up; but of WINDOWS in a row one must reach it. `make test-soak` has longer windows.
+more. One may be below, because a tenant that gets no processor launches nothing and unused time is
+not saved up; but of WINDOWS in a row one must reach it. `make test-soak` has longer windows.
 """
 
 from __future__ import annotations
