@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-export PYTHONPATH := $(CURDIR)/native/build:$(CURDIR)/tests/testbed:$(CURDIR)/tests:$(CURDIR)/build/collections
+export PYTHONPATH := $(CURDIR)/native/build:$(CURDIR)/tests/testbed:$(CURDIR)/tests:$(CURDIR)/native/common/python:$(CURDIR)/build/collections
 export PATH := $(CURDIR)/build/venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 PY := build/venv/bin/python
@@ -58,8 +58,14 @@ test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root;
 test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 min]
 	@$(PY) tests/run.py soak
 
-.PHONY: bench bench-site
-bench: bench-site ## every benchmark; reports in build/bench
+.PHONY: bench bench-site bench-launch bench-memory bench-init
+bench: bench-launch bench-memory bench-init bench-site ## every benchmark; reports in build/bench
+bench-launch: venv ## what the CUDA slice adds to a launch [root; 20 s; ROUNDS=60 BASELINE=other.so DEVICE=real]
+	@$(PY) -m bench.launch
+bench-memory: venv ## is the memory quota exact, what does it cost [root; 20 s; ROUNDS=60 DEVICE=real]
+	@$(PY) -m bench.memory
+bench-init: venv ## CPU the CUDA slice adds to a start, 1 to 300 at once [root; 1 min; STARTS="1 300" REPEAT=5]
+	@$(PY) -m bench.init
 bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
 	@$(PY) -m bench.site
 
