@@ -23,6 +23,7 @@ from xpubuild.toolchain import ToolchainError
 
 from . import down as removal
 from . import machine, up
+from . import prune as unused_images
 from .errors import TestbedError
 from .hosts import STATE_ROOT, Host, Testbed, load
 from .topology import check_name, check_subnet, read_topology
@@ -212,6 +213,14 @@ def kubeconfig_command(name: str) -> None:
             f"python -m testbed status --name {name}",
         )
     click.echo(path)
+
+
+@cli.command("prune")
+def prune_command() -> None:
+    """Remove host images that no testbed uses: what older versions of them left."""
+    machine.prepare()
+    say = _say_from(time.monotonic())
+    say(f"{unused_images.prune(say)} unused host images removed")
 
 
 @cli.command("list")

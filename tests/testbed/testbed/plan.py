@@ -83,7 +83,9 @@ def choose_subnet(wanted: str | None, taken: Sequence[tuple[str, str]]) -> str:
         if ipaddress.IPv4Network(wanted).overlaps(network):
             raise TestbedError(
                 f"subnet {wanted} is already taken by {owner} ({network})",
-                f"choose another in the topology or with --subnet; {free or 'none'} is free",
+                f"--subnet {free} is free (make demo SUBNET={free})"
+                if free
+                else f"give a free one with --subnet; {POOL} has none",
             )
     return wanted
 

@@ -13,6 +13,8 @@ from . import machine
 LABEL = "flexai.testbed"
 LABEL_HOST = "flexai.testbed.host"
 LABEL_DEFINITION = "flexai.testbed.definition"
+# Host images are called <IMAGES><system>:<key of what they were made from>.
+IMAGES = "localhost/flexai-testbed/"
 
 
 def podman(*argv: str | Path, input: bytes | None = None, check: bool = True) -> str:
@@ -44,6 +46,15 @@ def networks() -> list[dict[str, Any]]:
 
 def image_exists(reference: str) -> bool:
     return machine.run(["podman", "image", "exists", reference], check=False).returncode == 0
+
+
+def host_images() -> set[str]:
+    """Every host image in podman's storage, of whatever version.
+
+    A set: an image with several names is listed once for each, with all of them.
+    """
+    listed = _json("images", "--filter", f"reference={IMAGES}*", "--format", "json")
+    return {name for image in listed for name in image.get("Names") or []}
 
 
 def import_image(archive: Path, reference: str, changes: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from . import machine, plan
 from .errors import TestbedError
 from .hosts import STATE_ROOT, Host, Testbed, load
 from .podman import (
+    IMAGES,
     LABEL,
     LABEL_DEFINITION,
     cgroup_manager,
@@ -111,7 +112,7 @@ def settle(topology: Topology, name: str, subnet: str | None) -> Testbed:
 def _image(cache: Cache, system: str, say: Say) -> str:
     archive = images.build(cache, system)
     # The cache key of the archive is its directory's name.
-    reference = f"localhost/flexai-testbed/{system}:{archive.parent.name[:12]}"
+    reference = f"{IMAGES}{system}:{archive.parent.name[:12]}"
     if not image_exists(reference):
         say(f"importing the {system} image …")
         import_image(archive, reference, [f'CMD ["{plan.INIT}"]', "STOPSIGNAL SIGRTMIN+3"])
