@@ -220,7 +220,7 @@ def prune_command() -> None:
     """Remove host images that no testbed uses: what older versions of them left."""
     machine.prepare()
     say = _say_from(time.monotonic())
-    say(f"{unused_images.prune(say)} unused host images removed")
+    say(f"unused host images removed: {unused_images.prune(say)}")
 
 
 @cli.command("list")
