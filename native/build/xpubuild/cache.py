@@ -86,11 +86,9 @@ def say(message: str) -> None:
 
 
 def _processor_seconds() -> float:
-    """Processor time so far of us and of all commands that ended: what a busy machine can't skew."""
-    own, commands = (
-        resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return own.ru_utime + own.ru_stime + commands.ru_utime + commands.ru_stime
+    """Processor time of ours and of commands that ended: a busy machine doesn't stretch it."""
+    spent = [resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 @contextmanager
