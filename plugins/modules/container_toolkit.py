@@ -34,7 +34,7 @@ options:
     choices: [auto, cdi, legacy]
     default: auto
   state:
-    description: V(absent) purges the packages and takes the CDI file away.
+    description: V(absent) purges the packages with their configuration and takes our CDI file away.
     type: str
     choices: [present, absent]
     default: present
@@ -181,11 +181,21 @@ class Change:
 
     def drop(self, path: str) -> None:
         before = self.host.read(path)
-        if before is None or not before.startswith(OURS):
+        if before is None:
             return
         self._note(path, before, "")
         if not self.check:
             self.host.remove(path)
+            self.host.remove_empty(os.path.dirname(path))
+
+    def purge(self) -> None:
+        if (self.host.read(toolkit.CDI_FILE) or "").startswith(OURS):
+            self.drop(toolkit.CDI_FILE)
+        if self.installed():
+            # Written by a package's script, so no package owns it; before the packages, since
+            # without them nobody could tell whose it is.
+            self.drop(toolkit.CONFIG_FILE)
+        self.packages({})
 
     def cdi(self, basis: toolkit.CdiBasis) -> None:
         before = self.host.read(toolkit.CDI_FILE)
@@ -211,8 +221,7 @@ def _lines(packages: t.Mapping[str, str]) -> str:
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     change = Change(host, params, check)
     if params["state"] == "absent":
-        change.drop(toolkit.CDI_FILE)
-        change.packages({})
+        change.purge()
     else:
         wanted = toolkit.Wanted(
             params["version"],

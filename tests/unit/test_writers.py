@@ -160,10 +160,10 @@ def toolkit_host(root: Path) -> tuple[Host, Programs]:
     def dpkg(argv: Sequence[str]) -> Completed:
         if "--install" in argv:
             hostroot.install_toolkit(root)
+            # As the package's postinst does: no package owns the file, so none purges it.
+            hostroot.put(root, "/etc/nvidia-container-runtime/config.toml", "#mode of upstream\n")
         else:
             hostroot.put(root, "/var/lib/dpkg/status", hostroot.package("bash", "5.2.15-2"))
-            # As the package's own purge does with its configuration.
-            (root / "etc/nvidia-container-runtime/config.toml").unlink()
         return Completed(0)
 
     programs = Programs(
@@ -173,7 +173,6 @@ def toolkit_host(root: Path) -> tuple[Host, Programs]:
     hostroot.bare(root)
     hostroot.install_driver(root)
     hostroot.toolkit_tarball(root / "toolkit.tar.gz")
-    hostroot.put(root, "/etc/nvidia-container-runtime/config.toml", "#mode of upstream\n")
     return host_with(root, programs, "dpkg"), programs
 
 
@@ -184,6 +183,18 @@ def test_toolkit_cycle_installs_exactly_the_five_packages(tmp_path: Path) -> Non
     assert sorted(Path(file).name.split("_")[0] for file in install[3:]) == sorted(
         hostroot.PACKAGES
     )
+    for directory in ("etc/cdi", "etc/nvidia-container-runtime"):
+        assert not (tmp_path / directory).exists()
+
+
+def test_a_toolkit_that_is_not_there_is_not_removed_with_its_foreign_files(tmp_path: Path) -> None:
+    """Another owner, an operator say, brought them without packages."""
+    host, _programs = toolkit_host(tmp_path)
+    hostroot.put(tmp_path, "/etc/nvidia-container-runtime/config.toml", "theirs\n")
+    hostroot.put(tmp_path, "/etc/cdi/nvidia.yaml", "theirs\n")
+    assert not container_toolkit.converge(host, {**TOOLKIT, "state": "absent"}, False)["changed"]
+    assert host.read("/etc/nvidia-container-runtime/config.toml") == "theirs\n"
+    assert host.read("/etc/cdi/nvidia.yaml") == "theirs\n"
 
 
 def test_a_tarball_of_another_architecture_is_refused_before_dpkg(tmp_path: Path) -> None:
