@@ -76,6 +76,14 @@ class Slice:
         """Fresh pages with this grant."""
         xpu_pages.write_slice(self.directory, [self.card(**grant)])
 
+    def grant_upstream(self, memory_mib: int, cores_percent: int) -> None:
+        """A grant as another node agent writes it: two text files, a ledger, no config page."""
+        self.grant()
+        self.config.unlink()
+        limits = f"UsedMem:{memory_mib}\nUsedCores:{cores_percent}\n"
+        self.config.with_name("vgpu.config").write_text(limits)
+        self.config.with_name("vgpu-ids.config").write_text(f"{self.uuid}-0\n")
+
     def regrant(self, **grant: Any) -> None:
         """Change the grant of running processes."""
         xpu_pages.change_config(self.config, [self.card(**grant)])

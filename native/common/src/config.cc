@@ -66,6 +66,9 @@ const char* describe(PageState state) noexcept {
     case PageState::kWrongMagic: return "does not begin with the magic number";
     case PageState::kWrongVersion: return "has another layout version";
     case PageState::kInvalid: return "holds values out of range, or is being written without end";
+    case PageState::kBadLimits: return "is not two lines UsedMem:<MiB> and UsedCores:<0 to 100>";
+    case PageState::kBadIds: return "is not lines of <UUID of a card>-<number> for 1 to 16 cards";
+    case PageState::kNoIds: return "does not exist, though vgpu.config beside it does";
     }
     return "unknown";
 }

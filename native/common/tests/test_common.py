@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
 HERE = Path(__file__).parent
 VECTORS = COMMON / "vectors" / "pages.json"
-PROGRAMS = ["test_limiter", "test_slice", "test_vectors"]
+WITH_CASES = ["test_limiter", "test_slice", "test_upstream"]
+PROGRAMS = [*WITH_CASES, "test_vectors"]
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
 
 
@@ -43,7 +45,7 @@ def cases(program: str) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cpp_case" in metafunc.fixturenames:
-        found = [(program, case) for program in PROGRAMS[:2] for case in cases(program)]
+        found = [(program, case) for program in WITH_CASES for case in cases(program)]
         metafunc.parametrize("cpp_case", found, ids=[case for _, case in found])
 
 
@@ -104,3 +106,11 @@ def test_cpp_reads_the_vector(page: dict[str, Any]) -> None:
 
 def test_ledger_size_is_pinned() -> None:
     assert json.loads(VECTORS.read_text())["ledger_bytes"] == xpu_pages.LEDGER_BYTES
+
+
+def test_the_default_burst_is_the_device_plugin_s() -> None:
+    """A grant from upstream's files must be the one that config.page would hold."""
+    ours = re.search(r"XPU_DEFAULT_TAU_NS (\d+)u", (COMMON / "include/xpu/pages.h").read_text())
+    store = REPOSITORY / "native/cluster/store/store.go"
+    theirs = re.search(r"const burstNs = ([\d_]+)", store.read_text())
+    assert ours and theirs and int(ours[1]) == int(theirs[1])

@@ -10,6 +10,7 @@
 
 #include "nvml.h"
 #include "report.h"
+#include "xpu/upstream.h"
 
 namespace xpu::monitor {
 namespace {
@@ -87,13 +88,14 @@ Nanos now() {
 
 Config config_or_exit() {
     const char* path = path_of("/etc/xpu/config.page", "XPU_CONFIG_PAGE");
-    const Mapping mapping = map_config(path);
+    xpu_config_page made;
+    GrantSource source = open_grant(path, made);
     Config config;
-    PageState state = mapping.state;
-    if (state == PageState::kGood)
-        state = read_config(*static_cast<const xpu_config_page*>(mapping.base), config);
-    if (state == PageState::kGood) return config;
-    std::fprintf(stderr, "gpu-monitor: %s %s: %s\n", path, describe(state),
+    if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
+    unmap(source.mapping, sizeof(xpu_config_page));
+    if (source.state == PageState::kGood) return config;
+    const PageState state = source.state;
+    std::fprintf(stderr, "gpu-monitor: %s %s: %s\n", source.file, describe(state),
                  state == PageState::kAbsent
                      ? "this container has no slice of a GPU; a pod gets one by asking for "
                        "huawei.com/vgpu-number"

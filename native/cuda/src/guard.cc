@@ -9,6 +9,7 @@
 #include "allocations.h"
 #include "meter.h"
 #include "xpu/log.h"
+#include "xpu/upstream.h"
 
 // What pthread_atfork() is made of. Taken directly because the wrapper is a static function of the
 // newer glibc and a shared one of the older; without a handle it stays registered, which is right
@@ -66,18 +67,15 @@ void Guard::initialise() noexcept {
 
 bool Guard::map_pages() noexcept {
     const char* path = path_of(kConfigPath, "XPU_CONFIG_PAGE");
-    Mapping mapping = map_config(path);
+    GrantSource source = open_grant(path, made_page_);
     Config config;
-    PageState state = mapping.state;
-    if (state == PageState::kGood) {
-        page_ = static_cast<const xpu_config_page*>(mapping.base);
-        state = read_config(*page_, config);
-    }
-    if (state != PageState::kGood) {
-        XPU_LOG_ONCE("%s %s: no limits in this process", path, describe(state));
-        unmap(mapping, sizeof(xpu_config_page));
+    if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
+    if (source.state != PageState::kGood) {
+        XPU_LOG_ONCE("%s %s: no limits in this process", source.file, describe(source.state));
+        unmap(source.mapping, sizeof(xpu_config_page));
         return false;
     }
+    page_ = source.page;
     apply(config);
     const char* ledger_path = path_of(kLedgerPath, "XPU_LEDGER_PAGE");
     ledger_.attach(map_ledger(ledger_path, true), ledger_path);

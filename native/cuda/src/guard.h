@@ -66,6 +66,7 @@ class Guard {
 
     std::atomic<State> state_{State::kFresh};
     const xpu_config_page* page_ = nullptr;
+    xpu_config_page made_page_ = {}; // of upstream's text files, where there is no config.page
     std::atomic<std::uint32_t> seen_epoch_{0};
     SpinLock rereading_;
     SpinLock joining_;

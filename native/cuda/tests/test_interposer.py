@@ -130,6 +130,17 @@ def test_without_a_usable_grant_nothing_is_limited(
     assert said.count("\n") == 1 and "no limits in this process" in said
 
 
+def test_upstream_s_files_grant_where_there_is_no_page(stub: Slice) -> None:
+    stub.grant_upstream(memory_mib=3072, cores_percent=20)
+    seen = stub.scenario("memory")
+    assert (seen["shown"], seen["over"], seen["first"]) == ([3 * GIB, 3 * GIB], OUT_OF_MEMORY, 0)
+    page = stub.config.with_name("vgpu.config")
+    page.write_text("UsedMem:3072")
+    said = stub.scenario("memory", XPU_LOG="1")
+    assert said["over"] == 0
+    assert f"{page} is not two lines UsedMem" in said["stderr"]
+
+
 def test_a_card_outside_the_slice_is_not_limited(stub: Slice) -> None:
     stub.grant(memory_bytes=GIB)
     stub.config.write_bytes(stub.config.read_bytes().replace(b"GPU-a0", b"GPU-ff"))

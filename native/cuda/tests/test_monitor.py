@@ -39,6 +39,8 @@ def test_help_needs_no_slice(stub: Slice) -> None:
     [
         ("no config", 3, "config.page does not exist: this container has no slice of a GPU"),
         ("bad config", 4, "config.page does not begin with the magic number"),
+        ("bad limits", 4, "vgpu.config is not two lines UsedMem:<MiB> and UsedCores:<0 to 100>"),
+        ("no ids", 4, "vgpu-ids.config does not exist, though vgpu.config beside it does"),
         ("no ledger", 5, "ledger.page does not exist: without it usage is not known"),
         ("short ledger", 5, "ledger.page is shorter than its layout"),
     ],
@@ -49,6 +51,10 @@ def test_what_is_missing_is_named_at_once(stub: Slice, damage: str, status: int,
         stub.config.unlink()
     elif damage == "bad config":
         stub.config.write_bytes(b"x" * 4096)
+    elif damage in ("bad limits", "no ids"):
+        stub.grant_upstream(memory_mib=1024, cores_percent=101 if damage == "bad limits" else 20)
+        if damage == "no ids":
+            stub.config.with_name("vgpu-ids.config").unlink()
     elif damage == "no ledger":
         stub.ledger_file.unlink()
     else:
@@ -67,6 +73,12 @@ def test_an_idle_slice(stub: Slice) -> None:
         "vGPU num: 1\nvGPU 0 usage  0%, limit 20%, memory usage      0/3072MB\n"
     )
     assert json.loads(shown.result().stdout)["vxpus"][0]["processes"] == []
+
+
+def test_a_slice_of_upstream_s_files(stub: Slice) -> None:
+    stub.grant_upstream(memory_mib=3072, cores_percent=20)
+    table = stub.monitor("-p", "1").stdout
+    assert table == "vGPU num: 1\nvGPU 0 usage  0%, limit 20%, memory usage      0/3072MB\n"
 
 
 def test_no_compute_limit_reads_as_the_whole_card(stub: Slice) -> None:

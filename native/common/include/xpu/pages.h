@@ -25,6 +25,7 @@
 #define XPU_MAX_CARDS 16u
 #define XPU_MAX_PROCESSES 256u
 #define XPU_UUID_BYTES 48u /* "GPU-8-4-4-4-12" and a NUL fit */
+#define XPU_DEFAULT_TAU_NS 500000000u /* where nobody grants another; gpu-device-plugin's burstNs */
 
 /* How the compute limit of a card is enforced. */
 enum xpu_mode {

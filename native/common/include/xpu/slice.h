@@ -34,8 +34,19 @@ inline const std::atomic<T>& shared(const T& field) noexcept {
     return reinterpret_cast<const std::atomic<T>&>(field);
 }
 
-// Why a page cannot be used.
-enum class PageState { kGood, kAbsent, kUnreadable, kTooShort, kWrongMagic, kWrongVersion, kInvalid };
+// Why a page, or a file that stands in for one (xpu/upstream.h), cannot be used.
+enum class PageState {
+    kGood,
+    kAbsent,
+    kUnreadable,
+    kTooShort,
+    kWrongMagic,
+    kWrongVersion,
+    kInvalid,
+    kBadLimits,
+    kBadIds,
+    kNoIds
+};
 const char* describe(PageState state) noexcept;
 
 // A consistent copy of a config page, checked.
