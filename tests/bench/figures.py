@@ -78,22 +78,24 @@ def resize_lag_ms(before: float, after: float, busy_ns: float, elapsed_ns: float
     return (after / 100 * elapsed_ns - busy_ns) / ((after - before) / 100) / 1e6
 
 
-def fits_credit(
+def in_credit(
     arrivals_ns: Sequence[float], burst_ns: float, percent: float, tau_ns: float
-) -> bool:
-    """Whether bursts at these instants never wait for a limiter of *percent* with credit *tau_ns*.
+) -> list[bool]:
+    """Which bursts a limiter of *percent* with credit *tau_ns* never holds back.
 
-    The limiter's own arithmetic: a burst moves the theoretical arrival time ahead by
-    burst · 100 / P, and its pieces start unhindered while that time is at most τ ahead of now; the
-    whole burst must fit, less what passes while it runs.
+    The limiter's own arithmetic: work moves the theoretical arrival time (TAT) ahead by
+    cost · 100 / P and starts unhindered while that is at most τ ahead of now. Bursts run one after
+    another; one that does not fit is delayed, and is taken to be paid for by its delay.
     """
-    ahead_until = -math.inf
+    answers = []
+    tat = end = -math.inf
     for arrival in arrivals_ns:
-        begin = max(arrival, ahead_until)
-        ahead_until = begin + burst_ns * 100 / percent
-        if ahead_until - (arrival + burst_ns) > tau_ns:
-            return False
-    return True
+        begin = max(arrival, end)
+        end = begin + burst_ns
+        tat = max(tat, begin) + burst_ns * 100 / percent
+        answers.append(tat - end <= tau_ns)
+        tat = min(tat, end + tau_ns)
+    return answers
 
 
 def growth(counts: Sequence[int], repeats: Sequence[Sequence[float]]) -> tuple[float, float]:

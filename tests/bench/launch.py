@@ -121,7 +121,8 @@ def measure() -> int:
             method=(
                 f"{rounds} rounds, in each {BATCHES} batches of {LAUNCHES_PER_BATCH} launches of a "
                 f"{KERNEL_NS}-ns kernel per place, taking turns; a round's median minus the bare "
-                f"driver's of the same round, median over rounds; limit {LIMIT_PERCENT} %, not reached; {method}"
+                f"driver's of the same round, median over rounds; limit {LIMIT_PERCENT} %, not "
+                f"reached; {method}"
             ),
             device=device,
             figures=judged,

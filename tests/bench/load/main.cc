@@ -3,11 +3,12 @@
 // bench-load: the program whose calls the CUDA benchmarks time and whose kernels they count.
 //
 //   bench-load launch DEVICE PTX KERNEL_NS THREADS   "N" → N batches of 64 launches: ns per launch of each
-//   bench-load shape DEVICE PTX NAME SEED            "count" → what is done; "latencies" → one per item
+//   bench-load shape DEVICE PTX NAME SEED            "count" → what is done; "items" → begin and end of each
 //   bench-load allocate DEVICE BYTES                 "N" → N batches of 64: ns per allocation, per free
 //   bench-load refuse DEVICE HELD BYTES              "N" → holding HELD bytes, ns of N allocations of BYTES
 //                                                    that must all be refused
 //   bench-load fill DEVICE PATH BYTES                "" → allocates until refused: bytes granted
+//   bench-load functions DEVICE                      "" → which of the optional functions the driver has
 //   bench-load init DEVICE                           "" → CPU and wall time from dlopen to a first allocation
 //
 // Each first says {"ready": true}, then answers each line of stdin with one line of JSON, and ends at
@@ -272,16 +273,26 @@ std::string initialise(int device) {
 // -- shape ----------------------------------------------------------------------------------------
 
 std::string answer(const bench::Progress& progress, const std::string& question) {
-    if (question == "latencies") {
-        std::vector<double> each;
-        for (const Nanos latency : progress.latencies()) each.push_back(static_cast<double>(latency));
-        return array(each);
+    if (question == "items") {
+        std::string text = "[";
+        for (const auto& [since, done] : progress.items())
+            text += (text.size() > 1 ? ",[" : "[") + std::to_string(since) + "," + std::to_string(done) + "]";
+        return text + "]";
     }
     const bench::Progress::Count done = progress.count();
     return "{\"now_ns\":" + std::to_string(monotonic_now()) +
            ",\"items\":" + std::to_string(done.items) +
            ",\"kernel_ns\":" + std::to_string(done.kernel_ns) +
            ",\"last_item_ns\":" + std::to_string(done.last_item) + "}";
+}
+
+std::string functions() {
+    std::string text = "{";
+#define BENCH_PRESENCE(name)                                                                       \
+    text += std::string(text.size() > 1 ? "," : "") + "\"" #name "\":" + (api.name ? "true" : "false");
+    BENCH_OPTIONAL(BENCH_PRESENCE)
+#undef BENCH_PRESENCE
+    return text + "}";
 }
 
 // -- entry ----------------------------------------------------------------------------------------
@@ -323,6 +334,10 @@ int main(int count, char** words) {
         return 0;
     }
     bench::open_driver();
+    if (verb == "functions" && given.size() == 2) {
+        serve([&](const std::string&) { return functions(); });
+        return 0;
+    }
     bench::enter_device(device);
     if (verb == "launch" && given.size() == 5) {
         const LaunchTimer timer(words[3], static_cast<Nanos>(number(3)), static_cast<int>(number(4)));

@@ -15,7 +15,7 @@ void Progress::complete(Nanos kernel_ns, Nanos since) {
     ++count_.items;
     count_.kernel_ns += kernel_ns;
     count_.last_item = now;
-    latencies_.push_back(now - since);
+    items_.push_back({since, now});
 }
 
 Progress::Count Progress::count() const {
@@ -23,9 +23,9 @@ Progress::Count Progress::count() const {
     return count_;
 }
 
-std::vector<Nanos> Progress::latencies() const {
+std::vector<Progress::Item> Progress::items() const {
     std::lock_guard hold(mutex_);
-    return latencies_;
+    return items_;
 }
 
 namespace {

@@ -25,12 +25,15 @@ class Progress {
         Nanos last_item; // when the latest item was complete
     };
     Count count() const;
-    std::vector<Nanos> latencies() const; // one per item, in order
+    struct Item {
+        Nanos since, done;
+    };
+    std::vector<Item> items() const; // in the order of completion
 
   private:
     mutable std::mutex mutex_;
     Count count_ = {};
-    std::vector<Nanos> latencies_;
+    std::vector<Item> items_;
 };
 
 // Run the shape called `name` until `stop`; fails naming the shapes when there is none of that name,
