@@ -70,6 +70,7 @@ present:
 import os
 import shutil
 import typing as t
+from http.client import HTTPException
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -94,19 +95,56 @@ def place(host: Host, artefact: Artefact, stream: t.BinaryIO) -> None:
         os.rename(host.path(partial), real)
     except BaseException:
         host.remove(partial)
+        host.remove_empty(os.path.dirname(partial))
         raise
+
+
+class _Counted:
+    """A response whose bytes are counted: one that breaks off ends like a whole one."""
+
+    def __init__(self, response: t.Any) -> None:
+        self._response, self.length = response, 0
+
+    def read(self, size: int = -1) -> bytes:
+        block: bytes = self._response.read(size)
+        self.length += len(block)
+        return block
 
 
 def _fetch(module: t.Any, host: Host, artefact: Artefact) -> None:
     from ansible.module_utils.urls import fetch_url
 
-    response, info = fetch_url(module, artefact.source, timeout=60)
-    if info["status"] != 200:
+    try:
+        response, info = fetch_url(module, artefact.source, timeout=60)
+    except HTTPException as error:  # an error page that breaks off
         raise XpuError(
-            f"{artefact.source} answered {info['status']} ({info['msg']}).",
+            f"{artefact.source} gave a broken answer ({error}).",
+            "check the URL and the host's proxy variables, or give a file as source.",
+        ) from error
+    if info["status"] != 200:
+        # No answer at all has a negative status, and what happened in msg.
+        answered = f"answered {info['status']}" if info["status"] > 0 else "can't be fetched"
+        raise XpuError(
+            f"{artefact.source} {answered} ({info['msg']}).",
             "check the URL and the host's proxy variables, or give a file as source.",
         )
-    place(host, artefact, response)
+    counted = _Counted(response)
+    try:
+        place(host, artefact, t.cast(t.BinaryIO, counted))
+    except (OSError, XpuError, HTTPException) as error:
+        _raise_if_broken_off(artefact, counted.length, info.get("content-length", ""), error)
+        raise
+
+
+def _raise_if_broken_off(
+    artefact: Artefact, length: int, promised: str, cause: BaseException
+) -> None:
+    if promised.isdigit() and length < int(promised):
+        raise XpuError(
+            f"{artefact.source} broke off after {length} of {promised} bytes.",
+            "run again; when it breaks off there each time, the server's file or a proxy is at "
+            "fault.",
+        ) from cause
 
 
 def bring(module: t.Any) -> dict[str, t.Any]:

@@ -119,7 +119,7 @@ def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: obj
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
     return Run(done.returncode, done.stdout + done.stderr)
