@@ -15,7 +15,8 @@ find_python() {
             return
         fi
     done
-    echo "no Python 3.11, 3.12 or 3.13 found; install one, or name it: make PYTHON=/path/to/python3.12" >&2
+    echo "no Python 3.11, 3.12 or 3.13 found; install one (Debian 12, Ubuntu 24.04: sudo apt-get install python3)," \
+        "or name it: make PYTHON=/path/to/python3.12" >&2
     exit 1
 }
 
@@ -25,10 +26,11 @@ ensure_venv_module() {
     package=$("$1" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "installing $package" >&2
-        apt-get update -qq
+        # A broken third-party source need not be in the way of this package.
+        apt-get update -qq || echo "apt-get update failed; going on with the lists there are" >&2
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
     else
-        echo "Python's venv module is missing; run: sudo apt-get install $package" >&2
+        echo "Python's venv module is missing; run: sudo apt-get update && sudo apt-get install $package" >&2
         exit 1
     fi
 }
