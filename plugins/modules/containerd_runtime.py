@@ -10,12 +10,14 @@ description:
   - Writes one drop-in that holds the complete effective CRI table and the runtimes C(nvidia) and
     C(nvidia-cdi), since an imported file replaces the plugin's whole table.
   - C(config.toml) gets an C(imports) entry only when it has none that covers the drop-in; its
-    former text is kept under C(/var/lib/flexai-xpu/originals).
+    former text is kept under C(/var/lib/flexai-xpu/originals) as long as the entry is there.
   - containerd is restarted only when something changed. When it does not come back, the former
     files are put back, it is started with them, and the error says so.
 options:
   state:
-    description: V(absent) takes the drop-in and our C(imports) entry away.
+    description:
+      - V(absent) takes the drop-in, our C(imports) entry and the kept text away; what the site has
+        edited since stays.
     type: str
     choices: [present, absent]
     default: present

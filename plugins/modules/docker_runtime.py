@@ -8,12 +8,13 @@ short_description: Put the runtimes for cards and slices into Docker's daemon.js
 version_added: 0.1.0
 description:
   - Sets the keys C(runtimes.nvidia) and C(runtimes.nvidia-cdi); every other key keeps its meaning,
-    and the former text is kept under C(/var/lib/flexai-xpu/originals).
+    and the former text is kept under C(/var/lib/flexai-xpu/originals) as long as ours are there.
   - dockerd is told to reload, which leaves containers alone. It is restarted only when that does
-    not bring the runtimes and C(live-restore) keeps containers running.
+    not bring the runtimes and C(live-restore) keeps containers running, or none runs. When it does
+    not come back, its former file is put back, it is started with that, and the error says so.
 options:
   state:
-    description: V(absent) takes our keys out again.
+    description: V(absent) takes our keys out again, and the kept text away.
     type: str
     choices: [present, absent]
     default: present

@@ -8,7 +8,9 @@ short_description: Check what a site wrote, before any host is contacted
 version_added: 0.1.0
 description:
   - Runs on the controller. Finds unknown variables, wrong types, contradicting versions, hosts that
-    stand in the inventory twice, missing artefacts and wrong digests.
+    stand in the inventory twice, two hosts with one Kubernetes node name, missing artefacts and
+    wrong digests.
+  - Versions with known dangers that the site's profile takes are warned of.
   - It is an action plugin; no module is executed and nothing is changed.
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
