@@ -62,9 +62,14 @@ def held_back_ns(made: Slice | None) -> int:
 
 
 def rate(before: Mapping[str, int], after: Mapping[str, int]) -> float:
-    """Items a second between two counts, from the last item before each: no item is cut."""
+    """Items a second between two counts, from the last item before each: no item is cut.
+
+    0 when nothing was completed before the first count: there is no instant to count from.
+    """
     passed = after["last_item_ns"] - before["last_item_ns"]
-    return (after["items"] - before["items"]) / passed * 1e9 if passed > 0 else 0.0
+    if before["items"] == 0 or passed <= 0:
+        return 0.0
+    return (after["items"] - before["items"]) / passed * 1e9
 
 
 def watch_resizes(
@@ -116,7 +121,7 @@ def run_cell(on: Rig, cell: Cell, card: int, seconds: float, key: str) -> Result
         for plan in cell.tenants:
             started.append(start(on, plan, card))
             ends.callback(started[-1][0].end)
-        time.sleep(max(cells.warm_up_s(plan) for plan in cell.tenants))
+        time.sleep(cells.WARM_UP_S)
         first, made = started[0]
         if cell.resize and made is not None:
             return Result(cell.name, (), watch_resizes(on, first, made, cell), key, _now())
@@ -267,7 +272,8 @@ def measure() -> int:
     method = (
         f"{seconds:g} s per cell after a warm-up, a reading a second, cells on cards of their own, "
         f"{len(results)} cells measured {dates[0]} to {dates[-1]}; τ {cells.TAU_NS / 1e6:g} ms; "
-        f"throughput against the same shape on the bare driver{lacking}; {described}"
+        "throughput per card time against the same shape on the bare driver"
+        f"{lacking}; {described}"
     )
     return benchlib.publish(Report("share", method, device, cells.judge(results, device)))
 

@@ -24,6 +24,7 @@
     X(cuEventCreate)                                                                               \
     X(cuEventRecord)                                                                               \
     X(cuEventSynchronize)                                                                          \
+    X(cuEventQuery)                                                                                \
     X(cuMemAlloc_v2)                                                                               \
     X(cuMemFree_v2)
 

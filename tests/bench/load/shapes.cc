@@ -73,11 +73,10 @@ void deep(Run& run) {
     std::vector<CUevent> spare(kDepth);
     for (CUevent& event : spare) must(api.cuEventCreate(&event, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     while (!run.stop) {
-        if (spare.empty()) {
-            const Sent oldest = queue.front();
-            must(api.cuEventSynchronize(oldest.done), "cuEventSynchronize");
-            run.progress.complete(kLength, oldest.since);
-            spare.push_back(oldest.done);
+        if (spare.empty()) must(api.cuEventSynchronize(queue.front().done), "cuEventSynchronize");
+        while (!queue.empty() && api.cuEventQuery(queue.front().done) == CUDA_SUCCESS) {
+            run.progress.complete(kLength, queue.front().since);
+            spare.push_back(queue.front().done);
             queue.pop_front();
         }
         const Sent next = {spare.back(), monotonic_now()};

@@ -142,6 +142,7 @@ def test_throughput_counts_whole_items() -> None:
     after = {"items": 14, "last_item_ns": 3 * SECOND}
     assert share.rate(before, after) == pytest.approx(2.0)
     assert share.rate(before, before) == 0.0
+    assert share.rate({"items": 0, "last_item_ns": 0}, after) == 0.0
 
 
 def test_the_plot_is_sound_and_shows_every_tenant() -> None:
@@ -169,3 +170,9 @@ def test_documents_are_json() -> None:
 def test_a_card_of_ones_own_has_no_cells_with_several_tenants() -> None:
     chosen: list[Cell] = share.choose([*cells.KERNEL_NS, share.TENANTS], [30], alone=True)
     assert all(len(cell.tenants) == 1 for cell in chosen)
+
+
+def test_throughput_is_that_of_a_whole_card() -> None:
+    native = tenant("mixed", None, [80.0] * 20, 8.0)  # ten items per second of card time
+    found = judged("mixed at 40 %", tenant("mixed", 40, [40.0] * 20, 4.0), native=native)
+    assert found["mixed at 40 %: throughput of P × native"].value == 100.0
