@@ -62,8 +62,10 @@ class Cell:
 class TenantResult:
     """What one tenant got: the referee's readings, items a second, begin and end of each item.
 
-    ``held_back_ns`` is how long the limiter made it wait, by the slice's own ledger. A tenant below
-    its share who was not held back did not ask for more: the machine was too busy to run it.
+    By the slice's own ledger, ``held_back_ns`` is how long the limiter made it wait, and
+    ``charged_ns`` what it was charged. They tell why a share is missed: who was not held back did
+    not ask for more (the machine was too busy to run it), who was charged another time than it used
+    was measured wrongly.
     """
 
     shape: str
@@ -72,6 +74,7 @@ class TenantResult:
     items_per_s: float
     items: tuple[tuple[int, int], ...] = ()
     held_back_ns: int = 0
+    charged_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def result_of(data: Mapping[str, Any]) -> Result:
             items_per_s=one["items_per_s"],
             items=tuple((begin, end) for begin, end in one["items"]),
             held_back_ns=one["held_back_ns"],
+            charged_ns=one["charged_ns"],
         )
         for one in data["tenants"]
     )
@@ -177,6 +181,11 @@ def _judge_tenant(
             round(abs(got - wanted), 2), "points", MAX_MEAN_ERROR_POINTS[kind]
         ),
     }
+    used_ns = tenant.readings[-1].busy_ns - tenant.readings[0].busy_ns
+    if used_ns > 0:
+        found[f"{label}: charged of what the card was used"] = Figure(
+            round(100 * tenant.charged_ns / used_ns, 1), "%"
+        )
     if demand < tenant.percent:
         return found
     length = figures.window_s(KERNEL_NS[tenant.shape], tenant.percent)

@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,9 +57,26 @@ def watch(on: Rig, tenants: Sequence[Tenant], seconds: float) -> list[list[figur
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def held_back_ns(made: Slice | None) -> int:
-    """How long the limiter has made a slice wait so far."""
-    return made.ledger().throttled_ns if made else 0
+@dataclass(frozen=True)
+class Account:
+    """What a slice's own ledger says: how long it was held back, what it was charged."""
+
+    held_back_ns: int = 0
+    charged_ns: int = 0
+
+    def since(self, earlier: Account) -> Account:
+        """What was added since."""
+        return Account(
+            self.held_back_ns - earlier.held_back_ns, self.charged_ns - earlier.charged_ns
+        )
+
+
+def own_account(made: Slice | None) -> Account:
+    """The account of a slice so far; without a slice nothing is kept."""
+    if made is None:
+        return Account()
+    ledger = made.ledger()
+    return Account(ledger.throttled_ns, ledger.charged_ns)
 
 
 def rate(before: Mapping[str, int], after: Mapping[str, int]) -> float:
@@ -95,8 +113,11 @@ def observe(
     """Watch the tenants of a cell for a while."""
     tenants = [tenant for tenant, _ in started]
     before = [tenant.ask("count") for tenant in tenants]
-    waited = [held_back_ns(made) for _, made in started]
+    accounts = [own_account(made) for _, made in started]
     readings = watch(on, tenants, seconds)
+    accounts = [
+        own_account(made).since(was) for (_, made), was in zip(started, accounts, strict=True)
+    ]
     after = [tenant.ask("count") for tenant in tenants]
     found = []
     for i, plan in enumerate(cell.tenants):
@@ -108,7 +129,8 @@ def observe(
                 readings=tuple(readings[i]),
                 items_per_s=rate(before[i], after[i]),
                 items=tuple((begin, end) for begin, end in items),
-                held_back_ns=held_back_ns(started[i][1]) - waited[i],
+                held_back_ns=accounts[i].held_back_ns,
+                charged_ns=accounts[i].charged_ns,
             )
         )
     return tuple(found)

@@ -41,7 +41,8 @@ FULL = tenant("mid", None, [100.0] * 20, 100.0)
 
 def test_an_exact_share_meets_all_its_figures() -> None:
     found = judged("mid at 30 %", tenant("mid", 30, [30.0] * 20, 30.0), native=FULL)
-    assert [figure.met for figure in found.values()] == [None, True, True, True]
+    judged_ones = [figure.met for figure in found.values() if figure.target is not None]
+    assert judged_ones == [True, True, True]
 
 
 @pytest.mark.parametrize(
