@@ -22,11 +22,13 @@ const Route routes[] = {
 #define USE(name) {#name, nullptr, reinterpret_cast<void**>(&real.name)},
 #define LATER(name, why)
 #define PASS(name, why)
+#define FAMILY(prefix, why)
 #include "symbols.def"
 #undef HOOK
 #undef USE
 #undef LATER
 #undef PASS
+#undef FAMILY
 };
 
 // RTLD_NEXT would miss it where the application opened us locally, so it is asked for by the name

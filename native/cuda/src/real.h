@@ -13,11 +13,13 @@ struct RealDriver {
 #define USE(name) decltype(&::name) name = nullptr;
 #define LATER(name, why)
 #define PASS(name, why)
+#define FAMILY(prefix, why)
 #include "symbols.def"
 #undef HOOK
 #undef USE
 #undef LATER
 #undef PASS
+#undef FAMILY
 };
 
 extern RealDriver real;

@@ -104,13 +104,6 @@ def test_the_shipped_build_ignores_the_environment(built: Path) -> None:
         assert b"XPU_CONFIG_PAGE" not in read_elf(built / file).data, "a tenant sets his variables"
 
 
-def test_every_symbol_is_classified_once() -> None:
-    rows = re.findall(
-        r"^(?:HOOK|USE|LATER|PASS)\((\w+)", (cuda.CUDA / "symbols.def").read_text(), re.MULTILINE
-    )
-    assert len(rows) == len(set(rows)) > 0
-
-
 def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
     """Sizes and parameter counts; types differ in name, not in kind."""
     headers = simulators.headers(Cache())
