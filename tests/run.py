@@ -53,7 +53,8 @@ NATIVE = Area(
     ),
 )
 INTEGRATION = Area(
-    "integration", (pytest("tests/testbed/tests/live", "tests/simulators/installers"),)
+    "integration",
+    (pytest("tests/testbed/tests/live", "tests/simulators/installers", "tests/integration"),),
 )
 E2E = Area("e2e", (pytest("tests/e2e"),))
 SOAK = Area("soak", (pytest("-m", "soak", "tests", "native"),))
