@@ -28,7 +28,6 @@ CONFIG_FILE = "/etc/containerd/config.toml"
 DROP_IN = "/etc/containerd/conf.d/flexai-xpu.toml"
 # The site's text of CONFIG_FILE from before we added our import; it exists as long as the import.
 ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/containerd-config.toml"
-IMPORT_PATTERN = "/etc/containerd/conf.d/*.toml"
 SOCKET = "/run/containerd/containerd.sock"
 RUNTIMES = {
     "nvidia": "/usr/bin/nvidia-container-runtime",
@@ -106,7 +105,8 @@ def importing_us(config: str | None) -> str:
     text = config or ""
     if covers_drop_in(text):
         return text
-    return with_imports(text, [*imports(text), IMPORT_PATTERN])
+    # This file alone: a pattern would put stray files of the site in force that never were.
+    return with_imports(text, [*imports(text), DROP_IN])
 
 
 def without_our_import(config: str | None, original: str | None) -> str | None:
@@ -118,7 +118,7 @@ def without_our_import(config: str | None, original: str | None) -> str | None:
         return config
     if config == importing_us(original):
         return original or None
-    theirs = [entry for entry in imports(config) if entry != IMPORT_PATTERN]
+    theirs = [entry for entry in imports(config) if entry != DROP_IN]
     if theirs or _IMPORTS.search(_before_tables(original)):
         return with_imports(config, theirs)
     head = _before_tables(config)

@@ -86,7 +86,7 @@ def _touch_drop_in(root: Path) -> None:
 
 
 def _add_import(root: Path) -> None:
-    hostroot.put(root, "/etc/containerd/conf.d/site.toml", "version = 2\n")
+    hostroot.put(root, "/etc/containerd/site.d/site.toml", "version = 2\n")
 
 
 FACTS: dict[str, tuple[Callable[[Path], None], str]] = {

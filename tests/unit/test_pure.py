@@ -144,19 +144,19 @@ def test_a_base_without_runc_is_refused_with_the_table_to_define() -> None:
 @pytest.mark.parametrize(
     ("config", "wanted"),
     [
-        ("", 'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n'),
-        ("version = 2\n", 'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n'),
+        ("", f'version = 2\nimports = ["{containerd.DROP_IN}"]\n'),
+        ("version = 2\n", f'version = 2\nimports = ["{containerd.DROP_IN}"]\n'),
         (
             'version = 2\nimports = ["conf.d/*.toml"]\n',
             'version = 2\nimports = ["conf.d/*.toml"]\n',
         ),
         (
             'version = 2\nimports = [\n  "/a.toml",\n]\n[plugins]\n',
-            'version = 2\nimports = ["/a.toml", "/etc/containerd/conf.d/*.toml"]\n[plugins]\n',
+            f'version = 2\nimports = ["/a.toml", "{containerd.DROP_IN}"]\n[plugins]\n',
         ),
         (
             'version = 2\n[x]\nimports = ["/etc/containerd/conf.d/*.toml"]\n',
-            'version = 2\nimports = ["/etc/containerd/conf.d/*.toml"]\n[x]\n'
+            f'version = 2\nimports = ["{containerd.DROP_IN}"]\n[x]\n'
             'imports = ["/etc/containerd/conf.d/*.toml"]\n',
         ),
     ],

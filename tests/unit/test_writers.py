@@ -286,10 +286,8 @@ def test_the_sites_comments_and_own_imports_stay(bare_host: Host) -> None:
     file = Path(bare_host.root) / "etc/containerd/config.toml"
     file.write_text('# ours\nversion = 2\nimports = ["/etc/site/*.toml"]\n[plugins]\n')
     containerd_runtime.converge(bare_host, {"state": "present"}, False)
-    assert file.read_text() == (
-        '# ours\nversion = 2\nimports = ["/etc/site/*.toml", "/etc/containerd/conf.d/*.toml"]\n'
-        "[plugins]\n"
-    )
+    imports = f'imports = ["/etc/site/*.toml", "{containerd.DROP_IN}"]'
+    assert file.read_text() == f"# ours\nversion = 2\n{imports}\n[plugins]\n"
 
 
 class Daemon(Host):
