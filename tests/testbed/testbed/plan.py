@@ -24,6 +24,8 @@ FIRST_ADDRESS = 10
 # Where a topology without a subnet looks for a free one.
 POOL = ipaddress.IPv4Network("10.89.128.0/17")
 INIT = "/usr/sbin/flexai-testbed-init"
+# Debian 12's 4.3 accepts it, Ubuntu 24.04's 4.9 refuses.
+REFUSES_SYSTEMD_ON_V1 = (4, 4)
 UNITS_FILE = "/etc/flexai-testbed/units"
 # Packages enable these by themselves; which of them a host runs is decided by its roles.
 SWITCHED_UNITS = ("containerd.service", "docker.service", "docker.socket", "etcd.service")
@@ -132,7 +134,32 @@ def volumes(host: Host) -> tuple[Volume, ...]:
     )
 
 
-def create_flags(testbed: Testbed, host: Host, image: str, manager: str) -> list[str]:
+def systemd_flags(podman: str, cgroups: str) -> tuple[str, ...]:
+    """How podman is told that a host runs systemd; *cgroups* is ``v1`` or ``v2``.
+
+    Later podmans refuse their own switch for it on cgroup v1 together with a cgroup namespace,
+    which hosts need. What the switch does is then said in single flags.
+    """
+    major, minor = (int(part) for part in podman.split(".")[:2])
+    if cgroups != "v1" or (major, minor) < REFUSES_SYSTEMD_ON_V1:
+        return ("--systemd=always",)
+    return (
+        "--systemd=false",
+        "--env=container=podman",
+        "--stop-signal=SIGRTMIN+3",
+        "--tmpfs=/run:rw,nosuid,nodev,mode=755",
+        "--tmpfs=/run/lock:rw,nosuid,nodev,mode=1777",
+        "--tmpfs=/tmp:rw,nosuid,nodev,mode=1777",
+    )
+
+
+def create_flags(
+    testbed: Testbed,
+    host: Host,
+    image: str,
+    manager: str,
+    systemd: Sequence[str] = ("--systemd=always",),
+) -> list[str]:
     """``podman create`` for one host, without the label that identifies this very list."""
     flags = [
         f"--name={host.container}",
@@ -143,7 +170,7 @@ def create_flags(testbed: Testbed, host: Host, image: str, manager: str) -> list
         # Without a cgroup namespace nested containers fail with "error mounting cgroup".
         "--cgroupns=private",
         f"--cgroup-parent={cgroup_parent(testbed.name, manager)}",
-        "--systemd=always",
+        *systemd,
         # podman's own defaults are above what a machine without CAP_SYS_RESOURCE may set.
         "--ulimit=nofile=20000:20000",
         "--ulimit=nproc=4096:4096",

@@ -63,6 +63,9 @@ def import_image(archive: Path, reference: str, changes: Sequence[str]) -> None:
     podman("import", "--quiet", *flags, archive, reference)
 
 
-def cgroup_manager() -> str:
-    """``systemd`` or ``cgroupfs``."""
-    return podman("info", "--format", "{{.Host.CgroupManager}}").strip()
+def engine() -> tuple[str, str, str]:
+    """Podman's version, the cgroups' (``v1`` or ``v2``), and who manages them (``systemd`` or
+    ``cgroupfs``)."""
+    asked = "{{.Version.Version}} {{.Host.CgroupsVersion}} {{.Host.CgroupManager}}"
+    version, cgroups, manager = podman("info", "--format", asked).split()
+    return version, cgroups, manager

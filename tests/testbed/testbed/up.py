@@ -21,8 +21,8 @@ from .podman import (
     IMAGES,
     LABEL,
     LABEL_DEFINITION,
-    cgroup_manager,
     containers,
+    engine,
     image_exists,
     import_image,
     networks,
@@ -243,10 +243,16 @@ def _check_units(host: Host) -> None:
 
 
 def _ensure_host(
-    testbed: Testbed, host: Host, image: str, archive: Path, manager: str, found: dict[str, Any]
+    testbed: Testbed,
+    host: Host,
+    image: str,
+    archive: Path,
+    manager: str,
+    systemd: Sequence[str],
+    found: dict[str, Any],
 ) -> str:
     """Bring one host up; returns what was done, in a word."""
-    flags = plan.create_flags(testbed, host, image, manager)
+    flags = plan.create_flags(testbed, host, image, manager, systemd)
     if found:
         if found["Labels"].get(LABEL_DEFINITION) != plan.definition(flags):
             raise TestbedError(
@@ -275,7 +281,8 @@ def _ensure_hosts(testbed: Testbed, cache: Cache, say: Say) -> None:
     systems = sorted({host.os for host in testbed.hosts})
     references = {system: _image(cache, system, say) for system in systems}
     archives = {system: images.build(cache, system) for system in systems}
-    manager = cgroup_manager()
+    version, cgroups, manager = engine()
+    systemd = plan.systemd_flags(version, cgroups)
     found = {entry["Names"][0]: entry for entry in containers(testbed.name)}
     with ThreadPoolExecutor(max_workers=4) as pool:
         futures = {
@@ -286,6 +293,7 @@ def _ensure_hosts(testbed: Testbed, cache: Cache, say: Say) -> None:
                 references[host.os],
                 archives[host.os],
                 manager,
+                systemd,
                 found.get(host.container, {}),
             ): host
             for host in testbed.hosts

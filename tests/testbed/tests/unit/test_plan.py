@@ -155,3 +155,15 @@ def test_a_host_has_a_mac_address_of_its_own_that_lasts() -> None:
     assert len({first, plan.mac_address("a", "h2"), plan.mac_address("b", "h1")}) == 3
     # Locally administered, and no multicast address.
     assert int(first[:2], 16) & 3 == 2
+
+
+@pytest.mark.parametrize(
+    ("podman", "cgroups", "own_switch"),
+    [("4.3.1", "v1", True), ("4.9.3", "v1", False), ("4.9.3", "v2", True), ("5.4.2", "v1", False)],
+)
+def test_podmans_systemd_switch_is_used_where_it_is_not_refused(
+    podman: str, cgroups: str, own_switch: bool
+) -> None:
+    flags = plan.systemd_flags(podman, cgroups)
+    assert ("--systemd=always" in flags) is own_switch
+    assert any(flag.startswith("--tmpfs=/run:") for flag in flags) is not own_switch
