@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import xpu_pages
 from xpu_pages import CardConfig, Ledger
-from xpubuild.cache import Cache, Recipe, digest_file
+from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
 from xpubuild.recipes import cuda
 from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
@@ -35,6 +36,52 @@ def stub_driver() -> Path:
 
     inputs = {"source": digest_file(source), "flags": " ".join(flags), "zig": zig_version()}
     return Cache().get(Recipe("cuda-stub", inputs, build)) / "libcuda-original.so"
+
+
+def sanitizer() -> tuple[str, Path] | None:
+    """The distribution's C++ compiler and its AddressSanitizer runtime; None where either lacks."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        return None
+    runtime = Path(run([compiler, "-print-file-name=libasan.so"]).strip())
+    return (compiler, runtime) if runtime.is_absolute() else None
+
+
+SANITIZE = [
+    *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
+]
+
+
+def sanitized(compiler: str) -> Path:
+    """Library and monitor as cuda.build() makes them for tests, but watched by ASan and UBSan."""
+
+    def build(target: Path) -> None:
+        common = sorted((cuda.COMMON / "src").glob("*.cc"))
+        flags = [*SANITIZE, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
+        (target / "lib").mkdir()
+        (target / "bin").mkdir()
+        exports = target / "exports.map"
+        exports.write_text(cuda.export_map((cuda.CUDA / "symbols.def").read_text()))
+        needed = target / "libcuda-original.so"
+        empty = ["-shared", "-nostdlib", f"-Wl,-soname,{needed.name}", "-x", "c", os.devnull]
+        run([compiler, *empty, "-o", needed])
+        library = ["-shared", "-fvisibility=hidden", "-Wl,-soname,libcuda.so.1"]
+        library += [f"-Wl,--version-script={exports}", "-Wl,-z,nodelete", "-Wl,--no-as-needed"]
+        hooks = sorted((cuda.CUDA / "src").glob("*.cc"))
+        file = target / "lib" / "libcuda_direct.so"
+        run([compiler, *flags, *library, *common, *hooks, needed, "-o", file, *cuda.SYSTEM])
+        monitor = sorted((cuda.CUDA / "monitor").glob("*.cc"))
+        program = target / "bin" / "gpu-monitor"
+        run([compiler, *flags, *common, *monitor, "-o", program, *cuda.SYSTEM])
+        (target / "bin" / "xpu-monitor").symlink_to(program.name)
+
+    inputs = {
+        "sources": digest_tree(cuda.INPUTS, REPOSITORY),
+        "recipe": digest_file(Path(__file__)),
+        "compiler": run([compiler, "--version"]),
+    }
+    return Cache().get(Recipe("cuda-sanitized", inputs, build))
 
 
 @dataclass(frozen=True)
@@ -126,8 +173,15 @@ class Slice:
         )
 
 
-def make_slice(directory: Path, driver: Path, uuid: str, outside: dict[str, str]) -> Slice:
-    built = cuda.build(Cache(), for_tests=True)
+def make_slice(
+    directory: Path,
+    driver: Path,
+    uuid: str,
+    outside: dict[str, str],
+    built: Path | None = None,
+) -> Slice:
+    """A slice on *driver*; *built* is what to put in its place, by default the build for tests."""
+    built = built or cuda.build(Cache(), for_tests=True)
     made = Slice(directory, built, uuid, outside)
     made.libraries.mkdir(parents=True)
     (made.libraries / "libcuda.so.1").symlink_to(built / "lib" / "libcuda_direct.so")

@@ -8,14 +8,16 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import xpu_pages
+from xpu_slice import SANITIZE, sanitizer
 from xpubuild.cache import Cache, Recipe, digest_tree
 from xpubuild.recipes.cuda import COMMON
-from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
+from xpubuild.toolchain import REPOSITORY, run, zig_cxx
 
 HERE = Path(__file__).parent
 VECTORS = COMMON / "vectors" / "pages.json"
@@ -24,19 +26,22 @@ PROGRAMS = [*WITH_CASES, "test_vectors"]
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
 
 
-def build_programs(target: Path) -> None:
+def build_programs(target: Path, compile_with: Sequence[str]) -> None:
     for program in PROGRAMS:
         sources = [HERE / f"{program}.cc", *sorted((COMMON / "src").glob("*.cc"))]
         include = f"-I{COMMON / 'include'}"
-        run([*zig_cxx(), *FLAGS, include, *sources, "-o", target / program, "-ldl", "-lpthread"])
+        run([*compile_with, include, *sources, "-o", target / program, "-ldl", "-lpthread"])
 
 
-def programs() -> Path:
+def programs(compile_with: Sequence[str] = (*zig_cxx(), *FLAGS)) -> Path:
     inputs = {
         "sources": digest_tree([COMMON / "include", COMMON / "src", *HERE.glob("*.*")], REPOSITORY),
-        "zig": zig_version(),
+        "compiler": run([*compile_with, "--version"]),
+        "flags": " ".join(compile_with[1:]),
     }
-    return Cache().get(Recipe("common-tests", inputs, build_programs))
+    return Cache().get(
+        Recipe("common-tests", inputs, lambda target: build_programs(target, compile_with))
+    )
 
 
 def cases(program: str) -> list[str]:
@@ -49,10 +54,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cpp_case", found, ids=[case for _, case in found])
 
 
-def run_case(cpp_case: tuple[str, str], scratch: Path, rounds: int) -> None:
+def run_case(
+    cpp_case: tuple[str, str], scratch: Path, rounds: int, built: Path | None = None
+) -> None:
     program, case = cpp_case
     done = subprocess.run(
-        [programs() / program, case],
+        [(built or programs()) / program, case],
         env={**os.environ, "XPU_TEST_DIR": str(scratch), "XPU_TEST_ROUNDS": str(rounds)},
         capture_output=True,
         text=True,
@@ -69,6 +76,14 @@ def test_cpp(cpp_case: tuple[str, str], tmp_path: Path) -> None:
 def test_cpp_for_long(cpp_case: tuple[str, str], tmp_path: Path) -> None:
     """Cases that leave something to chance repeat it twenty times as often."""
     run_case(cpp_case, tmp_path, 20)
+
+
+@pytest.mark.soak
+def test_cpp_sanitized(cpp_case: tuple[str, str], tmp_path: Path) -> None:
+    found = sanitizer()
+    if found is None:
+        pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
+    run_case(cpp_case, tmp_path, 1, programs([found[0], *SANITIZE]))
 
 
 def vectors() -> list[dict[str, Any]]:

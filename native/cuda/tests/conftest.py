@@ -9,13 +9,25 @@ from pathlib import Path
 
 import pytest
 from simulators import simnode
-from xpu_slice import STUB_UUID, Slice, make_slice, stub_driver
+from xpu_slice import STUB_UUID, Slice, make_slice, sanitized, sanitizer, stub_driver
 
 
-@pytest.fixture
-def stub(tmp_path: Path) -> Slice:
-    """A slice on the one-page driver."""
-    return make_slice(tmp_path, stub_driver(), STUB_UUID, {})
+@pytest.fixture(params=["as shipped", pytest.param("sanitized", marks=pytest.mark.soak)])
+def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Slice:
+    """A slice on the one-page driver; in the long form also with ASan and UBSan watching."""
+    if request.param == "as shipped":
+        return make_slice(tmp_path, stub_driver(), STUB_UUID, {})
+    found = sanitizer()
+    if found is None:
+        pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
+    compiler, runtime = found
+    watched = {
+        "LD_PRELOAD": str(runtime),
+        # Python's own leaks are none of ours.
+        "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(compiler))
 
 
 @pytest.fixture(scope="session")

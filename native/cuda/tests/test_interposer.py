@@ -38,7 +38,8 @@ def test_every_way_to_a_function_leads_to_the_hook(stub: Slice) -> None:
 
 def test_hooks_are_found_when_preloaded(stub: Slice) -> None:
     stub.grant(memory_bytes=3 * GIB)
-    preload = str(stub.libraries / "libcuda.so.1")
+    before = stub.outside.get("LD_PRELOAD", "")
+    preload = f"{before} {stub.libraries / 'libcuda.so.1'}"
     assert stub.scenario("memory", LD_PRELOAD=preload)["over"] == OUT_OF_MEMORY
 
 
