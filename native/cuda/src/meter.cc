@@ -35,6 +35,7 @@ class ContextMeter {
 
     std::atomic<Nanos> polled_{0};
     SpinLock polling_;
+    Anchor anchor_; // under polling_
     std::atomic<unsigned> streams_used_{0};
     StreamMeter streams_[kStreams];
 };
@@ -167,6 +168,7 @@ void ContextMeter::reset(CUcontext owner, int its_card) noexcept {
     for (StreamMeter& stream : streams_) stream.forget();
     streams_used_.store(0);
     polled_.store(0);
+    anchor_ = {};
     polling_.unlock();
     card.store(its_card);
     context.store(owner, std::memory_order_release);
@@ -222,7 +224,8 @@ void ContextMeter::poll(Nanos now) noexcept {
     for (unsigned index = 0; index < used; ++index) {
         StreamMeter& stream = streams_[index];
         if (!stream.lock.try_lock()) continue;
-        while (count < kSettledAtOnce && stream.take_finished(finished[count], now)) ++count;
+        while (count < kSettledAtOnce && stream.take_finished(finished[count], anchor_, now))
+            ++count;
         settle_as_predicted(its_card, stream.take_unmeasured());
         stream.lock.unlock();
     }

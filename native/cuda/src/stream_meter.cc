@@ -2,11 +2,17 @@
 #include "stream_meter.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "guard.h"
 #include "xpu/log.h"
 
 namespace xpu {
+namespace {
+
+constexpr float kAnchorReach = 4000; // milliseconds; a float is exact to 0.25 µs up to there
+
+} // namespace
 
 void Segment::teach(Nanos actual) const noexcept {
     if (predicted <= 0) return;
@@ -175,9 +181,30 @@ bool StreamMeter::oldest_unsettled() const noexcept {
     return has_pending() && real.cuEventQuery(event(pending_[oldest_].end_event)) != CUDA_SUCCESS;
 }
 
-// The GPU's clock gives the length, the host's the place: work starts when its first event was
-// recorded or when the work before it ended, whichever is later, and has ended by now.
-bool StreamMeter::take_finished(Segment& out, Nanos now) noexcept {
+bool StreamMeter::still_holds(std::uint32_t sequence) const noexcept {
+    return next_event_ - sequence <= kEvents;
+}
+
+// Where `end` lies on the host's clock, counted from the anchor. False when the anchor's event was
+// recorded anew, its stream is busy launching, or it is so far away that a float of milliseconds
+// is too coarse.
+bool StreamMeter::place(const Anchor& anchor, CUevent end, Nanos& at) noexcept {
+    StreamMeter* other = anchor.stream;
+    if (other == nullptr || (other != this && !other->lock.try_lock())) return false;
+    float milliseconds = 0;
+    const bool known = other->still_holds(anchor.event) &&
+                       real.cuEventElapsedTime(&milliseconds, other->event(anchor.event), end) ==
+                           CUDA_SUCCESS &&
+                       milliseconds > -kAnchorReach && milliseconds < kAnchorReach;
+    if (other != this) other->lock.unlock();
+    at = anchor.at + static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6);
+    return known;
+}
+
+// The GPU's clock gives length and place. The host's bounds the place: work starts when its first
+// event was recorded or when the work before it ended, whichever is later, and has ended by now.
+// Without an anchor it is taken to have started as early as that.
+bool StreamMeter::take_finished(Segment& out, Anchor& anchor, Nanos now) noexcept {
     if (!has_pending()) return false;
     Segment& front = pending_[oldest_];
     const CUresult state = real.cuEventQuery(event(front.end_event));
@@ -193,9 +220,13 @@ bool StreamMeter::take_finished(Segment& out, Nanos now) noexcept {
     }
     const auto length = std::max<Nanos>(0, static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6));
     out = front;
-    out.end = std::min(std::max(front.opened, last_end_) + length, now);
+    const Nanos earliest = std::max(front.opened, last_end_) + length;
+    Nanos placed = earliest;
+    if (!place(anchor, event(front.end_event), placed)) placed = earliest;
+    out.end = std::min(std::max(placed, earliest), now);
     out.start = out.end - length;
     last_end_ = out.end;
+    anchor = {this, front.end_event, out.end};
     oldest_ = (oldest_ + 1) % kPending;
     pending_count_.fetch_sub(1);
     return true;

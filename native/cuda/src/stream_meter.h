@@ -34,6 +34,17 @@ struct Segment {
     void teach(Nanos actual) const noexcept;
 };
 
+class StreamMeter;
+
+// An event whose place on the host's clock is known: the end of the segment read last, whatever its
+// stream. Between two events of a context the driver gives the distance on the GPU's clock, so
+// streams are laid beside each other as they ran, not as they were launched.
+struct Anchor {
+    StreamMeter* stream = nullptr;
+    std::uint32_t event = 0; // its sequence number on that stream
+    Nanos at = 0;
+};
+
 class StreamMeter {
   public:
     SpinLock lock;
@@ -58,7 +69,7 @@ class StreamMeter {
     bool full() const noexcept { return pending_count_.load() == kPending; }
     void wait_for_oldest() noexcept;
     bool oldest_unsettled() const noexcept;
-    bool take_finished(Segment& out, Nanos now) noexcept;
+    bool take_finished(Segment& out, Anchor& anchor, Nanos now) noexcept;
     Nanos take_unmeasured() noexcept; // predicted time of launches no segment measured
 
   private:
@@ -71,6 +82,8 @@ class StreamMeter {
     bool record(std::uint32_t& sequence) noexcept;
     CUevent event(std::uint32_t sequence) const noexcept { return events_[sequence % kEvents]; }
     bool room_for_events() const noexcept;
+    bool still_holds(std::uint32_t sequence) const noexcept;
+    bool place(const Anchor& anchor, CUevent end, Nanos& at) noexcept;
     bool open(Nanos now, bool reuse_mark) noexcept;
     bool wants_segment(const Launch& launch, bool known, bool& continues) noexcept;
     void abandon_segment() noexcept;

@@ -151,6 +151,28 @@ def spin(library: ctypes.CDLL, nanoseconds: int) -> None:
     assert library.cuLaunchKernel(function, *(1,) * 6, 0, None, parameters, None) == 0
 
 
+def streams() -> Result:
+    """Four streams with five kernels of 1 ms each, then a wait for all; many times."""
+    library = open_driver()
+    module, function = ctypes.c_void_p(), ctypes.c_void_p()
+    with open(sys.argv[2], "rb") as text:
+        assert library.cuModuleLoadData(ctypes.byref(module), text.read() + b"\0") == 0
+    assert library.cuModuleGetFunction(ctypes.byref(function), module, b"spin_ns") == 0
+    handles = [ctypes.c_void_p() for _ in range(4)]
+    for handle in handles:
+        assert library.cuStreamCreate(ctypes.byref(handle), 1) == 0
+    length = ctypes.c_uint64(1_000_000)
+    parameters = (ctypes.c_void_p * 1)(ctypes.addressof(length))
+    for _ in range(int(sys.argv[3])):
+        for _ in range(5):
+            for handle in handles:
+                code = library.cuLaunchKernel(function, *(1,) * 6, 0, handle, parameters, None)
+                assert code == 0
+        for handle in handles:
+            assert library.cuStreamSynchronize(handle) == 0
+    return {"pid": os.getpid()}
+
+
 def capture() -> Result:
     """Launches between begin and end of a capture, each told so that the ledger can be read."""
     library = open_driver()
@@ -204,6 +226,7 @@ def main() -> int:
         "memory": memory,
         "context_end": context_end,
         "capture": capture,
+        "streams": streams,
         "hold": hold,
         "forked": forked,
     }

@@ -24,8 +24,10 @@ from typing import Any
 import pytest
 from simulators import simnode
 from xpu_slice import GIB, HERE, LOAD, Slice
+from xpubuild.toolchain import REPOSITORY
 
 OUT_OF_MEMORY = 2
+SPIN = REPOSITORY / "tests" / "simulators" / "kernels" / "spin.ptx"
 TOLERANCE_POINTS = 2.0
 WINDOWS = 5
 HANGS_SECONDS = 60
@@ -141,6 +143,14 @@ def test_two_processes_share_one_grant(
     with load(sim, free_port, 2_000) as first, load(sim, free_port + 1, 10_000) as second:
         await_work(node, [first, second], 50_000_000)  # neither starves
         assert_share(node, [first, second], 20, seconds)
+
+
+def test_work_on_several_streams_is_charged_in_full(sim: Slice, node: simnode.Node) -> None:
+    """Laid side by side as launched, not as they ran, streams seem to overlap: 95 % charged."""
+    sim.grant(cores_percent=80, **NO_BURST)
+    pid = sim.scenario("streams", SPIN, 100)["pid"]
+    charged = sim.ledger().cards[0].charged_ns
+    assert charged == pytest.approx(busy_ns(node, [pid]), rel=0.015)
 
 
 def test_an_unlimited_slice_is_not_held_back(
