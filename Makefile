@@ -71,6 +71,14 @@ bench-init: venv ## CPU the CUDA slice adds to a start, 1 to 300 at once [root; 
 bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
 	@$(PY) -m bench.site
 
+.PHONY: bench-conductor bench-failover bench-cpu-plan
+bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [3 min; ROUNDS=5]
+	@$(PY) -m bench.conductor
+bench-failover: venv ## 10,000 requests while engines die at random [4 min; REQUESTS=10000]
+	@$(PY) -m bench.failover
+bench-cpu-plan: venv ## 1,000 NUMA plans of machines of every shape [5 s]
+	@$(PY) -m bench.cpu_plan
+
 .PHONY: docs
 docs: collection ## pages of every role and plugin in build/docs [1 min]
 	@$(PY) -m xpubuild docs --out build/docs

@@ -263,7 +263,7 @@ def some_events() -> Iterator[st.SearchStrategy[Any]]:
     yield st.just(x.Expired(1))
 
 
-@settings(max_examples=400)
+@settings(max_examples=120)
 @given(st.booleans(), st.booleans(), st.lists(st.one_of(*some_events()), max_size=14))
 def test_in_any_order_of_events_the_client_gets_one_answer(
     stream: bool, pair: bool, happenings: list[x.Event]

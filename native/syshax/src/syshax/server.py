@@ -215,6 +215,12 @@ class _Protocol(HttpToolsProtocol):
         self.transport.close()
 
 
+def protocol(config: Config) -> type[HttpToolsProtocol]:
+    """The HTTP protocol with the bound that *config* sets."""
+    bound = {"max_header_bytes": config["system.max_header_bytes"]}
+    return type("BoundedProtocol", (_Protocol,), bound)
+
+
 class _Server(uvicorn.Server):
     """Says in /readyz that it drains, as soon as it is told to stop."""
 
@@ -265,14 +271,11 @@ def run(config: Config, path: Path, strict: bool = False) -> int:
         if reasons:
             return 1
     app = App(config, path)
-    protocol = type(
-        "Protocol", (_Protocol,), {"max_header_bytes": config["system.max_header_bytes"]}
-    )
     settings = uvicorn.Config(
         app,
         host=config["services.conductor.host"],
         port=config["services.conductor.port"],
-        http=protocol,
+        http=protocol(config),
         loop="uvloop" if sys.platform == "linux" else "asyncio",
         lifespan="on",
         ws="none",
