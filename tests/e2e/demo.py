@@ -38,15 +38,16 @@ def show_slice(platform: Platform, pod: str, period_s: int) -> None:
 
 
 def around(platform: Platform) -> str:
-    """What a person can do next."""
+    """What a person can do next; another testbed than the usual one has to be named to make."""
+    which = "" if platform.name == "demo" else f" TESTBED={platform.name}"
     return f"""
 Look around:
   export KUBECONFIG={platform.kubeconfig}
   build/venv/bin/python -m testbed exec --name {platform.name} gpu1 -- nvidia-smi
   build/venv/bin/python -m testbed exec --name {platform.name} cp1 -- kubectl get pods -A -o wide
   cat {platform.verdict_file}
-  make demo-status     hosts, nodes, slices, the monitor's lines
-  make demo-down       remove everything"""
+  make demo-status{which}     hosts, nodes, slices, the monitor's lines
+  make demo-down{which}       remove everything"""
 
 
 @click.group()
