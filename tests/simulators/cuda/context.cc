@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Contexts: the primary one of a device, and the thread's stack.
-#include "driver.h"
+#include "book.h"
+#include "capture.h"
 
 using namespace simcuda;
 
@@ -207,6 +208,8 @@ SIM_EXPORT CUresult cuCtxGetStreamPriorityRange(int* least, int* greatest) {
 SIM_EXPORT CUresult cuCtxSynchronize(void) {
   Context* context = nullptr;
   if (const CUresult error = current(context)) return error;
+  if (const CUresult error = legal_to_wait(*context)) return error;
   context->device->wait(context->device->submitted());
+  trim_pools(*context->device);
   return CUDA_SUCCESS;
 }

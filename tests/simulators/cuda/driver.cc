@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "operation.h"
 #include "vendor.h"
 #include "wire.h"
 
@@ -113,6 +114,7 @@ CUresult Driver::init() {
 
 CUresult Driver::usable() const {
   if (!ready_.load(std::memory_order_acquire) || forked_) return CUDA_ERROR_NOT_INITIALIZED;
+  if (in_host_call()) return CUDA_ERROR_NOT_PERMITTED;
   return CUDA_SUCCESS;
 }
 

@@ -27,6 +27,8 @@ namespace simcuda {
 
 struct Context;
 struct Event;
+struct Capture;
+struct Node;
 
 // How a null stream is read: as the context's one, or (functions named _ptsz, _ptds) the thread's own.
 enum class NullStream { kLegacy, kPerThread };
@@ -38,6 +40,8 @@ struct Stream {
   std::uint32_t number = 0;
   unsigned flags = 0;
   int priority = 0;
+  std::shared_ptr<Capture> capture;  // this and the next under the lock of capture.cc
+  std::vector<Node*> tips;           // what the next captured node comes after
   std::atomic<std::uint64_t> bound{0};  // items below belong to it or to work it must wait for
 };
 
@@ -58,6 +62,8 @@ class Device {
   void forget(Event& event);
   bool completed(std::uint64_t bound) const { return card_.completed(bound); }
   void wait(std::uint64_t bound) const { card_.wait(bound); }
+  // The gate lets the stream's later work through.
+  void open(std::uint64_t gate) const { card_.open(gate); }
   std::uint64_t submitted() const { return card_.submitted(); }
   sim::Nanos end_of(const Event& event);
 
@@ -68,7 +74,7 @@ class Device {
   Context* primary = nullptr;
   unsigned primary_uses = 0;
   unsigned primary_flags = 0;
-  std::uint64_t small_bytes = 0;  // see memory.cc; under the allocation lock
+  std::uint64_t small_bytes = 0;  // see book.cc; under the book's lock
 
  private:
   std::uint64_t submit_held(sim::ItemKind kind, sim::Nanos duration_ns, Stream& stream);
@@ -105,14 +111,20 @@ struct Event {
   bool recorded = false;
   std::uint64_t item = 0;
   sim::Nanos end_ns = 0;  // once taken along
+  std::shared_ptr<Capture> capture;  // last recorded in that one, at these nodes
+  std::vector<Node*> tips;
 };
 
 struct Module;
+struct Library;
 struct Function {
   static constexpr std::uint32_t kAlive = 0x46554e43;
   std::uint32_t magic = kAlive;
   Module* module = nullptr;
+  Library* library = nullptr;  // of a kernel that belongs to no context
   sim::Kernel kernel;
+
+  Context* context() const;  // null: whatever is current
 };
 
 struct Module {
@@ -121,6 +133,16 @@ struct Module {
   Context* context = nullptr;
   std::vector<std::unique_ptr<Function>> functions;
 };
+
+// Code that belongs to no context; its kernels run in the one that is current.
+struct Library {
+  static constexpr std::uint32_t kAlive = 0x4c494252;
+  std::uint32_t magic = kAlive;
+  std::vector<std::unique_ptr<Function>> kernels;
+};
+
+// The kernels of an image (PTX text).
+CUresult read_image(const void* image, std::vector<sim::Kernel>& kernels);
 
 // The process' connection to its cards. One, made by the first cuInit that succeeds, never destroyed:
 // threads may still call when static destructors run.

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <string_view>
 
-#include "driver.h"
+#include "capture.h"
 
 using namespace simcuda;
 
@@ -24,15 +24,14 @@ bool machine_code(const void* image) {
 
 CUresult load(CUmodule* handle, const void* image) {
   Context* context = nullptr;
+  std::vector<sim::Kernel> kernels;
   if (handle == nullptr || image == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = current(context)) return error;
-  const auto* text = static_cast<const char*>(image);
-  if (strnlen(text, 4) == 4 && machine_code(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-  auto kernels = sim::parse_ptx(text);
-  if (!kernels) return CUDA_ERROR_INVALID_PTX;
+  if (const CUresult error = unsafe_while_capturing()) return error;
+  if (const CUresult error = read_image(image, kernels)) return error;
   auto module = std::make_unique<Module>();
   module->context = context;
-  for (sim::Kernel& kernel : *kernels) {
+  for (sim::Kernel& kernel : kernels) {
     auto function = std::make_unique<Function>();
     function->module = module.get();
     function->kernel = std::move(kernel);
@@ -43,6 +42,17 @@ CUresult load(CUmodule* handle, const void* image) {
 }
 
 }  // namespace
+
+CUresult simcuda::read_image(const void* image, std::vector<sim::Kernel>& kernels) {
+  const auto* text = static_cast<const char*>(image);
+  if (strnlen(text, 4) == 4 && machine_code(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
+  auto found = sim::parse_ptx(text);
+  if (!found) return CUDA_ERROR_INVALID_PTX;
+  kernels = std::move(*found);
+  return CUDA_SUCCESS;
+}
+
+Context* Function::context() const { return module != nullptr ? module->context : nullptr; }
 
 SIM_EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   return load(module, image);

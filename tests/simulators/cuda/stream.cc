@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // Streams and events.
-#include "driver.h"
+#include "book.h"
+#include "capture.h"
+#include "operation.h"
 
 using namespace simcuda;
 
@@ -29,39 +31,75 @@ CUresult create_stream(CUstream* handle, unsigned flags, int priority) {
 CUresult synchronize(CUstream handle, NullStream null) {
   Stream* stream = nullptr;
   if (const CUresult error = stream_of(handle, null, stream)) return error;
+  if (const CUresult error = legal_to_wait(*stream)) return error;
   stream->context->device->wait(bound_of(*stream));
+  trim_pools(*stream->context->device);
   return CUDA_SUCCESS;
 }
 
 CUresult query(CUstream handle, NullStream null) {
   Stream* stream = nullptr;
   if (const CUresult error = stream_of(handle, null, stream)) return error;
+  if (const CUresult error = legal_to_wait(*stream)) return error;
   return stream->context->device->completed(bound_of(*stream)) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
-// An event can only have been recorded before, and a process' items run in the order of their
-// submission, so whatever the stream gets from now on waits for it anyway. The mark makes the stream's
-// own completion wait too.
-CUresult wait_event(CUstream handle, CUevent on, NullStream null) {
+// While something captures, recording and waiting may be notes in a graph instead.
+CUresult wait_event(CUstream handle, CUevent on, unsigned flags, NullStream null) {
   Stream* stream = nullptr;
   if (const CUresult error = stream_of(handle, null, stream)) return error;
-  const Event* event = alive<Event>(on);
+  Event* event = alive<Event>(on);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  if (!event->recorded) return CUDA_SUCCESS;
-  if (event->context->device != stream->context->device) {
-    event->context->device->wait(event->item + 1);
-    return CUDA_SUCCESS;
+  if (capturing()) {
+    bool handled = false;
+    const bool external = (flags & CU_EVENT_WAIT_EXTERNAL) != 0;
+    const CUresult result = capture_await(*event, *stream, external, handled);
+    if (handled) return result;
   }
-  stream->context->device->submit(sim::ItemKind::kMark, 0, *stream);
-  return CUDA_SUCCESS;
+  return perform(Await{event}, *stream);
 }
 
-CUresult record(CUevent handle, CUstream on, NullStream null) {
+CUresult record(CUevent handle, CUstream on, unsigned flags, NullStream null) {
   Stream* stream = nullptr;
   if (const CUresult error = stream_of(on, null, stream)) return error;
   Event* event = alive<Event>(handle);
   if (event == nullptr || event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
+  if (capturing()) {
+    bool handled = false;
+    const bool external = (flags & CU_EVENT_RECORD_EXTERNAL) != 0;
+    const CUresult result = capture_record(*event, *stream, external, handled);
+    if (handled) return result;
+  }
+  event->capture = nullptr;
   event->context->device->record(*event, *stream);
+  return CUDA_SUCCESS;
+}
+
+// A host function, or (with a status, and none for a stream in error) an old callback.
+struct OldCallback {
+  CUstreamCallback function;
+  CUstream stream;
+  void* data;
+
+  static void run(void* own) {
+    const std::unique_ptr<OldCallback> call(static_cast<OldCallback*>(own));
+    call->function(call->stream, CUDA_SUCCESS, call->data);
+  }
+};
+
+CUresult call_host(CUstream on, CUhostFn function, void* data, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(on, null, stream)) return error;
+  if (function == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  return enqueue(HostCall{function, data}, *stream);
+}
+
+CUresult call_back(CUstream on, CUstreamCallback function, void* data, unsigned flags, NullStream null) {
+  Stream* stream = nullptr;
+  if (const CUresult error = stream_of(on, null, stream)) return error;
+  if (function == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = legal_to_wait(*stream)) return error;
+  queue_host_call({OldCallback::run, new OldCallback{function, on, data}}, *stream);
   return CUDA_SUCCESS;
 }
 
@@ -75,6 +113,7 @@ CUresult elapsed(float* milliseconds, CUevent from, CUevent to) {
       ((first->flags | last->flags) & CU_EVENT_DISABLE_TIMING) != 0) {
     return CUDA_ERROR_INVALID_HANDLE;
   }
+  if (first->capture != nullptr || last->capture != nullptr) return CUDA_ERROR_CAPTURED_EVENT;
   Device& device = *first->context->device;
   if (!device.completed(std::max(first->item, last->item) + 1)) return CUDA_ERROR_NOT_READY;
   const sim::Nanos span = device.end_of(*last) - device.end_of(*first);
@@ -101,6 +140,7 @@ SIM_EXPORT CUresult cuStreamDestroy_v2(CUstream handle) {
   if (const CUresult error = Driver::get().usable()) return error;
   Stream* stream = alive<Stream>(handle);
   if (stream == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  leave_capture(*stream);
   stream->magic = 0;
   delete stream;
   return CUDA_SUCCESS;
@@ -120,12 +160,12 @@ SIM_EXPORT CUresult cuStreamQuery_ptsz(CUstream stream) {
   return query(stream, NullStream::kPerThread);
 }
 
-SIM_EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
-  return wait_event(stream, event, NullStream::kLegacy);
+SIM_EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned flags) {
+  return wait_event(stream, event, flags, NullStream::kLegacy);
 }
 
-SIM_EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned) {
-  return wait_event(stream, event, NullStream::kPerThread);
+SIM_EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned flags) {
+  return wait_event(stream, event, flags, NullStream::kPerThread);
 }
 
 // What a stream is, for both readings of the null stream.
@@ -148,10 +188,23 @@ SIM_EXPORT CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsig
     *context = reinterpret_cast<CUcontext>(stream->context);                                         \
     return CUDA_SUCCESS;                                                                             \
   }                                                                                                  \
-  SIM_EXPORT CUresult cuStreamIsCapturing##suffix(CUstream handle, CUstreamCaptureStatus* status) {  \
+  SIM_EXPORT CUresult cuLaunchHostFunc##suffix(CUstream on, CUhostFn function, void* data) {         \
+    return call_host(on, function, data, null);                                                      \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamAddCallback##suffix(CUstream on, CUstreamCallback function,            \
+                                                 void* data, unsigned flags) {                      \
+    return call_back(on, function, data, flags, null);                                               \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamGetId##suffix(CUstream handle, unsigned long long* id) {               \
     Stream* stream = nullptr;                                                                        \
-    if (const CUresult error = stream_property(handle, null, status, stream)) return error;          \
-    *status = CU_STREAM_CAPTURE_STATUS_NONE;                                                         \
+    if (const CUresult error = stream_property(handle, null, id, stream)) return error;              \
+    *id = stream->number;                                                                            \
+    return CUDA_SUCCESS;                                                                             \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamGetDevice##suffix(CUstream handle, CUdevice* device) {                 \
+    Stream* stream = nullptr;                                                                        \
+    if (const CUresult error = stream_property(handle, null, device, stream)) return error;          \
+    *device = stream->context->ordinal;                                                              \
     return CUDA_SUCCESS;                                                                             \
   }
 STREAM_PROPERTIES(, NullStream::kLegacy)
@@ -179,34 +232,37 @@ SIM_EXPORT CUresult cuEventDestroy_v2(CUevent handle) {
 }
 
 SIM_EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
-  return record(event, stream, NullStream::kLegacy);
+  return record(event, stream, 0, NullStream::kLegacy);
 }
 
 SIM_EXPORT CUresult cuEventRecord_ptsz(CUevent event, CUstream stream) {
-  return record(event, stream, NullStream::kPerThread);
+  return record(event, stream, 0, NullStream::kPerThread);
 }
 
-SIM_EXPORT CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned) {
-  return record(event, stream, NullStream::kLegacy);
+SIM_EXPORT CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
+  return record(event, stream, flags, NullStream::kLegacy);
 }
 
-SIM_EXPORT CUresult cuEventRecordWithFlags_ptsz(CUevent event, CUstream stream, unsigned) {
-  return record(event, stream, NullStream::kPerThread);
+SIM_EXPORT CUresult cuEventRecordWithFlags_ptsz(CUevent event, CUstream stream, unsigned flags) {
+  return record(event, stream, flags, NullStream::kPerThread);
 }
 
 SIM_EXPORT CUresult cuEventQuery(CUevent handle) {
   if (const CUresult error = Driver::get().usable()) return error;
-  const Event* event = alive<Event>(handle);
+  Event* event = alive<Event>(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (const CUresult error = legal_to_wait(*event)) return error;
   if (!event->recorded || event->context->device->completed(event->item + 1)) return CUDA_SUCCESS;
   return CUDA_ERROR_NOT_READY;
 }
 
 SIM_EXPORT CUresult cuEventSynchronize(CUevent handle) {
   if (const CUresult error = Driver::get().usable()) return error;
-  const Event* event = alive<Event>(handle);
+  Event* event = alive<Event>(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (const CUresult error = legal_to_wait(*event)) return error;
   if (event->recorded) event->context->device->wait(event->item + 1);
+  trim_pools(*event->context->device);
   return CUDA_SUCCESS;
 }
 

@@ -233,7 +233,11 @@ Nanos CardClient::projected_end(std::uint64_t item) const {
   Gathered all;
   gather(*fleet_, index_, false, all);
   advance(all.line, kForever, {seat_number_, item});
-  return all.line.card.now;
+  const auto own = std::find_if(all.runner, all.runner + all.count,
+                                [this](const Runner& runner) { return runner.seat == seat_number_; });
+  // Behind a closed gate nobody knows when; whoever opens it wakes the waiters.
+  const bool reached = own == all.runner + all.count || own->clock.head > item;
+  return reached ? all.line.card.now : kForever;
 }
 
 void CardClient::make_room() {
@@ -246,12 +250,19 @@ void CardClient::make_room() {
 std::uint64_t CardClient::submit(ItemKind kind, Nanos duration_ns, std::uint32_t stream) {
   make_room();
   const std::uint64_t item = submitted();
-  seat_->ring[item % kQueueDepth] = {monotonic_now(), std::max<Nanos>(duration_ns, 0), 0, 0, kind,
+  const Nanos from = kind == ItemKind::kGate ? kForever : monotonic_now();
+  seat_->ring[item % kQueueDepth] = {from, std::max<Nanos>(duration_ns, 0), 0, 0, kind,
                                      stream, {}};
   seat_->tail.store(item + 1);
   auto& active = card_->active[seat_number_ / 64];
   if ((active.load() & bit(seat_number_)) == 0) active.fetch_or(bit(seat_number_));
   return item;
+}
+
+void CardClient::open(std::uint64_t gate) const {
+  // Readers settle without asking the owner, so the word must change in one piece.
+  __atomic_store_n(&seat_->ring[gate % kQueueDepth].submit_ns, monotonic_now(), __ATOMIC_RELEASE);
+  futex_wake_all(card_->epoch);
 }
 
 bool CardClient::completed(std::uint64_t bound) const {

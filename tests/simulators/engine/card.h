@@ -92,6 +92,9 @@ class CardClient : public CardView {
   // Appends an item, after make_room(). One caller at a time.
   std::uint64_t submit(ItemKind kind, Nanos duration_ns, std::uint32_t stream);
 
+  // Lets a gate, and what is behind it, go on.
+  void open(std::uint64_t gate) const;
+
   // Whether all items below `bound` have completed, now.
   bool completed(std::uint64_t bound) const;
   // Sleeps until they have.

@@ -22,7 +22,7 @@ namespace sim {
 using Nanos = std::int64_t;
 
 constexpr std::uint32_t kMagic = 0x4d495358;  // "XSIM"
-constexpr std::uint32_t kLayoutVersion = 2;
+constexpr std::uint32_t kLayoutVersion = 3;
 constexpr std::uint32_t kDaemonTicket = 1;
 constexpr std::size_t kMaxCards = 16;
 constexpr std::size_t kMaxProcesses = 512;
@@ -35,6 +35,7 @@ constexpr Nanos kSampleNs = 1'000'000'000 / 6;
 enum class ItemKind : std::uint32_t {
   kWork = 0,  // occupies the card for duration_ns
   kMark = 1,  // takes no time; completes when everything before it has
+  kGate = 2,  // a mark that may not start before its owner opens it, by setting submit_ns
 };
 
 struct WorkItem {

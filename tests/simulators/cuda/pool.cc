@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+//
+// Stream-ordered memory and its pools. Memory is taken and returned at the call, not when the stream
+// gets there; what a pool keeps is told apart from what is in use, as the card's ledger sees both.
+#include <algorithm>
+
+#include "book.h"
+#include "capture.h"
+
+namespace simcuda {
+
+void Pool::trim(std::uint64_t keep) {
+  const std::lock_guard<std::mutex> held(lock);
+  const std::uint64_t needed = std::max(keep, used);
+  if (needed >= reserved) return;
+  const std::uint64_t wanted = rounded(needed, kGranule);
+  device->give(reserved - wanted);
+  reserved = wanted;
+}
+
+bool Pool::take(std::uint64_t bytes) {
+  const std::lock_guard<std::mutex> held(lock);
+  if (limit != 0 && used + bytes > limit) return false;
+  if (used + bytes > reserved) {
+    const std::uint64_t missing = used + bytes - reserved;
+    std::uint64_t step = rounded(missing, kStep);
+    if (!device->take(step)) {
+      step = rounded(missing, kGranule);
+      if (!device->take(step)) return false;
+    }
+    reserved += step;
+    reserved_high = std::max(reserved_high, reserved);
+  }
+  used += bytes;
+  used_high = std::max(used_high, used);
+  return true;
+}
+
+void Pool::give(std::uint64_t bytes) {
+  const std::lock_guard<std::mutex> held(lock);
+  used -= bytes;
+  if (!ending || used != 0) return;
+  device->give(reserved);
+  reserved = 0;
+}
+
+namespace {
+
+struct Pools {
+  Pool standard;
+  Pool graphs;
+  Pool* chosen = nullptr;
+  std::vector<Pool*> made;
+};
+
+std::mutex& lock() {
+  static std::mutex* const only = new std::mutex;
+  return *only;
+}
+
+// Under the lock.
+Pools& pools_of(Device& device) {
+  static auto* const all = new std::unordered_map<Device*, std::unique_ptr<Pools>>;
+  std::unique_ptr<Pools>& pools = (*all)[&device];
+  if (pools == nullptr) {
+    pools = std::make_unique<Pools>();
+    pools->standard.device = pools->graphs.device = &device;
+    pools->chosen = &pools->standard;
+  }
+  return *pools;
+}
+
+Pool& chosen_pool(Device& device) {
+  const std::lock_guard<std::mutex> held(lock());
+  return *pools_of(device).chosen;
+}
+
+CUresult device_of(CUdevice ordinal, Device*& device) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  device = Driver::get().device(ordinal);
+  return device != nullptr ? CUDA_SUCCESS : CUDA_ERROR_INVALID_DEVICE;
+}
+
+CUresult allocate(CUdeviceptr* address, std::size_t bytes, Pool* from, CUstream on, NullStream null) {
+  Stream* stream = nullptr;
+  if (address == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = stream_of(on, null, stream)) return error;
+  Device& device = *stream->context->device;
+  if (capturing()) {
+    bool handled = false;
+    CUdeviceptr place = 0;
+    if (const CUresult error = book().allocate(device, bytes, Kind::kGraph, nullptr, place)) return error;
+    Operation take = Take{place, bytes};
+    const CUresult result = capture_operation(take, *stream, nullptr, handled);
+    if (!handled || result != CUDA_SUCCESS) book().release(place);
+    else *address = place;
+    if (handled) return result;
+  }
+  Pool& pool = from != nullptr ? *from : chosen_pool(device);
+  return book().allocate(device, bytes, Kind::kPooled, &pool, *address);
+}
+
+CUresult release(CUdeviceptr address, CUstream on, NullStream null) {
+  Stream* stream = nullptr;
+  Allocation allocation;
+  if (const CUresult error = stream_of(on, null, stream)) return error;
+  if (!book().find(address, allocation)) return CUDA_ERROR_INVALID_VALUE;
+  if (allocation.kind == Kind::kGraph) return enqueue(Return{address}, *stream);
+  if (allocation.kind != Kind::kPooled && allocation.kind != Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
+  if (capturing() && legal_to_wait(*stream) != CUDA_SUCCESS) {
+    return CUDA_ERROR_INVALID_VALUE;  // memory of outside is not a graph's to free
+  }
+  return book().release(address);
+}
+
+// The number behind an attribute, or null.
+std::uint64_t* number_of(Pool& pool, CUmemPool_attribute which) {
+  switch (which) {
+    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD: return &pool.threshold;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT: return &pool.reserved;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH: return &pool.reserved_high;
+    case CU_MEMPOOL_ATTR_USED_MEM_CURRENT: return &pool.used;
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH: return &pool.used_high;
+    default: return nullptr;
+  }
+}
+
+bool reuse_policy(CUmemPool_attribute which) {
+  return which == CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES ||
+         which == CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC ||
+         which == CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+}
+
+}  // namespace
+
+Pool& default_pool(Device& device) {
+  const std::lock_guard<std::mutex> held(lock());
+  return pools_of(device).standard;
+}
+
+Pool& graph_pool(Device& device) {
+  const std::lock_guard<std::mutex> held(lock());
+  return pools_of(device).graphs;
+}
+
+void trim_pools(Device& device) {
+  const std::lock_guard<std::mutex> held(lock());
+  Pools& pools = pools_of(device);
+  pools.standard.trim(pools.standard.threshold);
+  for (Pool* pool : pools.made) pool->trim(pool->threshold);
+}
+
+}  // namespace simcuda
+
+using namespace simcuda;
+
+#define STREAM_ORDERED(suffix, null)                                                                 \
+  SIM_EXPORT CUresult cuMemAllocAsync##suffix(CUdeviceptr* address, std::size_t bytes, CUstream on) { \
+    return allocate(address, bytes, nullptr, on, null);                                              \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuMemAllocFromPoolAsync##suffix(CUdeviceptr* address, std::size_t bytes,       \
+                                                     CUmemoryPool handle, CUstream on) {            \
+    Pool* pool = alive<Pool>(handle);                                                                \
+    if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;                                            \
+    return allocate(address, bytes, pool, on, null);                                                 \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuMemFreeAsync##suffix(CUdeviceptr address, CUstream on) {                     \
+    return release(address, on, null);                                                               \
+  }
+STREAM_ORDERED(, NullStream::kLegacy)
+STREAM_ORDERED(_ptsz, NullStream::kPerThread)
+
+SIM_EXPORT CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice ordinal) {
+  Device* device = nullptr;
+  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = device_of(ordinal, device)) return error;
+  *pool = reinterpret_cast<CUmemoryPool>(&default_pool(*device));
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuDeviceGetMemPool(CUmemoryPool* pool, CUdevice ordinal) {
+  Device* device = nullptr;
+  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = device_of(ordinal, device)) return error;
+  *pool = reinterpret_cast<CUmemoryPool>(&chosen_pool(*device));
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuDeviceSetMemPool(CUdevice ordinal, CUmemoryPool handle) {
+  Device* device = nullptr;
+  Pool* pool = alive<Pool>(handle);
+  if (const CUresult error = device_of(ordinal, device)) return error;
+  if (pool == nullptr || pool->device != device) return CUDA_ERROR_INVALID_VALUE;
+  const std::lock_guard<std::mutex> held(lock());
+  pools_of(*device).chosen = pool;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* handle, const CUmemPoolProps* how) {
+  Device* device = nullptr;
+  if (handle == nullptr || how == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (how->allocType != CU_MEM_ALLOCATION_TYPE_PINNED ||
+      how->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (how->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  if (const CUresult error = device_of(how->location.id, device)) return error;
+  auto* pool = new Pool;
+  pool->device = device;
+  pool->limit = how->maxSize;
+  const std::lock_guard<std::mutex> held(lock());
+  pools_of(*device).made.push_back(pool);
+  *handle = reinterpret_cast<CUmemoryPool>(pool);
+  return CUDA_SUCCESS;
+}
+
+// The object stays, for allocations that still name it; its memory goes with the last of them.
+SIM_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool handle) {
+  Pool* pool = alive<Pool>(handle);
+  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  {
+    const std::lock_guard<std::mutex> held(lock());
+    Pools& pools = pools_of(*pool->device);
+    const auto at = std::find(pools.made.begin(), pools.made.end(), pool);
+    if (at == pools.made.end()) return CUDA_ERROR_INVALID_VALUE;
+    pools.made.erase(at);
+    if (pools.chosen == pool) pools.chosen = &pools.standard;
+  }
+  pool->magic = 0;
+  pool->ending = true;
+  pool->trim(0);
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool handle, std::size_t keep) {
+  Pool* pool = alive<Pool>(handle);
+  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  pool->trim(keep);
+  return CUDA_SUCCESS;
+}
+
+// High-water marks may only be set back to what is now, by writing zero.
+SIM_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool handle, CUmemPool_attribute which, void* value) {
+  Pool* pool = alive<Pool>(handle);
+  if (pool == nullptr || value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (reuse_policy(which)) return CUDA_SUCCESS;
+  const std::uint64_t wanted = *static_cast<const cuuint64_t*>(value);
+  const std::lock_guard<std::mutex> held(pool->lock);
+  switch (which) {
+    case CU_MEMPOOL_ATTR_RELEASE_THRESHOLD: pool->threshold = wanted; return CUDA_SUCCESS;
+    case CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH:
+      if (wanted != 0) return CUDA_ERROR_INVALID_VALUE;
+      pool->reserved_high = pool->reserved;
+      return CUDA_SUCCESS;
+    case CU_MEMPOOL_ATTR_USED_MEM_HIGH:
+      if (wanted != 0) return CUDA_ERROR_INVALID_VALUE;
+      pool->used_high = pool->used;
+      return CUDA_SUCCESS;
+    default: return CUDA_ERROR_INVALID_VALUE;
+  }
+}
+
+SIM_EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute which, void* value) {
+  Pool* pool = alive<Pool>(handle);
+  if (pool == nullptr || value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (reuse_policy(which)) {
+    *static_cast<int*>(value) = 1;
+    return CUDA_SUCCESS;
+  }
+  const std::lock_guard<std::mutex> held(pool->lock);
+  const std::uint64_t* number = number_of(*pool, which);
+  if (number == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *static_cast<cuuint64_t*>(value) = *number;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc* access, std::size_t count) {
+  const Pool* pool = alive<Pool>(handle);
+  if (pool == nullptr || (access == nullptr && count != 0)) return CUDA_ERROR_INVALID_VALUE;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool handle, CUmemLocation* where) {
+  const Pool* pool = alive<Pool>(handle);
+  if (flags == nullptr || pool == nullptr || where == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const bool own = Driver::get().device(where->id) == pool->device;
+  *flags = own ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  return CUDA_SUCCESS;
+}
