@@ -344,7 +344,10 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned* 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, nvmlBrandType_t* brand) {
   if (const nvmlReturn_t error = ready(device, brand)) return error;
   const std::string name = text_of(*device, "brand");
-  *brand = name == "tesla" ? NVML_BRAND_TESLA : name == "nvidia" ? NVML_BRAND_NVIDIA : NVML_BRAND_UNKNOWN;
+  *brand = name == "tesla"     ? NVML_BRAND_TESLA
+           : name == "nvidia"  ? NVML_BRAND_NVIDIA
+           : name == "geforce" ? NVML_BRAND_GEFORCE
+                               : NVML_BRAND_UNKNOWN;
   return NVML_SUCCESS;
 }
 
