@@ -14,6 +14,13 @@ from ._errors import XpuError
 MERGE_PATCH = "application/merge-patch+json"
 NOT_FOUND = 404
 Object = t.Dict[str, t.Any]
+# Every object that we make bears this; without it an object is somebody else's.
+OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
+
+
+def is_ours(thing: Object) -> bool:
+    labels = thing["metadata"].get("labels") or {}
+    return all(labels.get(key) == value for key, value in OWNER.items())
 
 
 class Cluster:
@@ -50,6 +57,15 @@ class Cluster:
         """The items of a collection; none where the cluster has no such kind."""
         found = self.get(path)
         return list(found["items"]) if found else []
+
+    def kinds_in_namespaces(self) -> t.Iterator[tuple[str, str]]:
+        """(path of the collection with ``{namespace}`` in it, kind) of all that can be listed."""
+        groups = (self.get("/apis") or {}).get("groups", ())
+        bases = ["/api/v1", *(f"/apis/{g['preferredVersion']['groupVersion']}" for g in groups)]
+        for base in bases:
+            for entry in (self.get(base) or {}).get("resources", ()):
+                if entry["namespaced"] and "list" in entry["verbs"]:
+                    yield f"{base}/namespaces/{{namespace}}/{entry['name']}", entry["kind"]
 
     def change(self, verb: str, path: str, body: Object | None = None) -> Object:
         """``post``, ``patch`` (a merge patch) or ``delete``."""

@@ -13,6 +13,8 @@ description:
   - Renders the chart, compares it with the release's manifest, and asks the API server whether the
     live objects still are what was rendered. Helm installs or upgrades only when something differs.
   - A release that an interrupted Helm left pending is taken back before it is made anew.
+  - A release that we install bears the label C(app.kubernetes.io/part-of=flexai.xpu) on Helm's own
+    record (a secret in its namespace), over all upgrades; only such a one is ever uninstalled.
 options:
   helm:
     description: Path of the helm program on the host.
@@ -49,7 +51,7 @@ options:
     type: int
     default: 300
   state:
-    description: V(absent) uninstalls the release with everything it made.
+    description: V(absent) uninstalls the release with everything it made, when we installed it.
     type: str
     choices: [present, absent]
     default: present
@@ -84,6 +86,11 @@ reason:
   description: Why the release was, or would be, changed; empty when it wasn't.
   returned: success
   type: str
+left:
+  description: What was not removed since it is not ours, each with the reason.
+  returned: success
+  type: list
+  elements: str
 """
 
 import json
@@ -95,6 +102,8 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils._cluster import OWNER as OUR_LABEL
+from ..module_utils._cluster import is_ours
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Completed, Host
 
@@ -112,7 +121,13 @@ class Release:
 
     @property
     def pending(self) -> bool:
-        return self.status.startswith("pending-")
+        """An interrupted Helm left it so; a half-done uninstallation counts."""
+        return self.status.startswith("pending-") or self.status == "uninstalling"
+
+    @property
+    def has_past(self) -> bool:
+        """Whether there is a former state to go back to, and to inherit the labels of."""
+        return self.status not in ("", "pending-install", "uninstalling")
 
 
 def difference(found: Release, rendered: str, drift: str) -> str:
@@ -150,7 +165,7 @@ class Cluster:
         self._write(self._kubeconfig, params["kubeconfig"])
         for name in ("HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"):
             os.environ[name] = scratch
-        if not os.access(params["helm"], os.X_OK):
+        if os.path.exists(params["helm"]) and not os.access(params["helm"], os.X_OK):
             os.chmod(params["helm"], 0o755)
 
     @staticmethod
@@ -221,12 +236,22 @@ class Cluster:
 
     def clear_pending(self, found: Release) -> None:
         """An interrupted first install has nothing to go back to, a later one has."""
-        verb = "uninstall" if found.status == "pending-install" else "rollback"
+        verb = "rollback" if found.has_past else "uninstall"
         done = self._helm(verb, self._params["release"], "--wait")
         self._must(f"helm {verb}", done, f"look at `helm history {self._params['release']}`.")
 
-    def upgrade(self) -> None:
+    def records(self) -> list[dict[str, t.Any]]:
+        """Helm's own records of the release; none where it is not installed."""
+        release, namespace = self._params["release"], self._params["namespace"]
+        selector = f"owner=helm,name={release}"
+        done = self._kubectl("get", "secrets", "-n", namespace, "-l", selector, "--output", "json")
+        text = self._must("kubectl get", done, "have kubectl on the control-plane host.")
+        items: list[dict[str, t.Any]] = json.loads(text)["items"]
+        return items
+
+    def upgrade(self, labels: t.Mapping[str, str]) -> None:
         limit_s = self._params["timeout_s"]
+        marks = [f"--labels={key}={value}" for key, value in labels.items()]
         done = self._helm(
             "upgrade",
             "--install",
@@ -238,6 +263,7 @@ class Cluster:
             "--wait",
             "--timeout",
             f"{limit_s}s",
+            *marks,
             limit_s=limit_s + ASK_LIMIT_S,
         )
         if done.rc != 0:
@@ -257,7 +283,12 @@ class Cluster:
         return done.out.strip() or "Every pod runs."
 
     def uninstall(self) -> None:
-        done = self._helm("uninstall", self._params["release"], "--wait")
+        # In the foreground a workload is gone only after its pods, whose images go next.
+        limit_s = self._params["timeout_s"]
+        options = ["--wait", "--cascade", "foreground", "--timeout", f"{limit_s}s"]
+        done = self._helm(
+            "uninstall", self._params["release"], *options, limit_s=limit_s + ASK_LIMIT_S
+        )
         self._must("helm uninstall", done, "look at `helm status` on the control-plane host.")
 
 
@@ -284,43 +315,52 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> dic
     if reason and not check:
         if found.pending:
             cluster.clear_pending(found)
-        cluster.upgrade()
+        # Helm carries labels over upgrades, so another's release never becomes ours by one.
+        cluster.upgrade({} if found.has_past else OUR_LABEL)
     return {
         "changed": bool(reason),
         "reason": reason,
+        "left": [],
         "diff": [{"before": found.manifest, "after": rendered}, {"prepared": drift}],
     }
 
 
-def absent(cluster: Cluster, check: bool) -> dict[str, t.Any]:
-    found = cluster.release()
-    if found.status and not check:
+def absent(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    records = cluster.records()
+    ours = bool(records) and all(is_ours(record) for record in records)
+    if ours and not check:
+        _need_on_host([params["helm"]])
         cluster.uninstall()
+    where = f"release {params['release']} in {params['namespace']}"
     return {
-        "changed": bool(found.status),
-        "reason": "installed" if found.status else "",
-        "diff": {"before": found.manifest, "after": ""},
+        "changed": ours,
+        "reason": "installed" if ours else "",
+        "left": [f"{where}: not installed by flexai.xpu"] if records and not ours else [],
+        "diff": {"before": f"{where}\n" if ours else "", "after": ""},
     }
+
+
+def _need_on_host(paths: t.Iterable[str]) -> None:
+    for path in paths:
+        if not os.path.exists(path):
+            raise XpuError(
+                f"{path} is not on the host.", "bring it there with flexai.xpu.artefact first."
+            )
 
 
 def _body(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
-    missing = [
-        path for path in (params["helm"], params["chart"]) if path and not os.path.exists(path)
-    ]
+    needed = [params["helm"], params["chart"]] if params["state"] == "present" else []
+    missing = [path for path in needed if not os.path.exists(path)]
     if missing and module.check_mode:
         # The artefacts come to the host in the same run, which check mode only predicts.
-        return {"changed": True, "reason": f"{missing[0]} is not on the host yet"}
-    if missing:
-        raise XpuError(
-            f"{missing[0]} is not on the host.", "bring it there with flexai.xpu.artefact first."
-        )
+        return {"changed": True, "reason": f"{missing[0]} is not on the host yet", "left": []}
+    _need_on_host(needed)
     scratch = tempfile.mkdtemp(prefix="flexai-helm-")
     try:
         cluster = Cluster(Host(), params, scratch)
-        if params["state"] == "absent":
-            return absent(cluster, module.check_mode)
-        return present(cluster, params, module.check_mode)
+        converge = present if params["state"] == "present" else absent
+        return converge(cluster, params, module.check_mode)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -9,6 +9,8 @@ short_description: Label nodes with cards, and have the RuntimeClasses that slic
 version_added: 0.1.0
 description:
   - Runs on the controller, once for all nodes. Other labels of the nodes stay as they are.
+  - What it sets on a node, and what stood there before, it records in the node's annotation
+    C(flexai.io/labels), so that it can be taken back.
   - A RuntimeClass is made when it is absent and mended when it is ours; somebody else's is left as
     it is when it names the same handler, and refused when it names another.
 options:
@@ -17,14 +19,19 @@ options:
     type: path
     required: true
   nodes:
-    description: Names of the nodes.
+    description: Names of the nodes. Needed when O(state=present).
     type: list
     elements: str
-    required: true
   labels:
-    description: Labels that every one of the nodes bears.
+    description: Labels that every one of the nodes bears. Needed when O(state=present).
     type: dict
-    required: true
+  state:
+    description:
+      - V(absent) gives every node that bears our record the labels of before, and deletes the
+        RuntimeClasses that are ours. A label that somebody has changed since stays.
+    type: str
+    choices: [present, absent]
+    default: present
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.
@@ -56,6 +63,11 @@ steps:
   returned: success
   type: list
   elements: str
+left:
+  description: What was not removed since it is not ours, each with the reason.
+  returned: success
+  type: list
+  elements: str
 """
 
 import json
@@ -64,12 +76,13 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._cluster import Cluster, Object, connect
+from ..module_utils._cluster import OWNER, Cluster, Object, connect, is_ours
 from ..module_utils._errors import XpuError, run_module
 
 NODES = "/api/v1/nodes"
 RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
-OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
+# Annotation of a node: label → [the value we set, the value of before or null].
+RECORD = "flexai.io/labels"
 # What document 000 patches onto `nvidia` by hand, with the value that Helm really looks for.
 ADOPTION = {
     "labels": {"app.kubernetes.io/managed-by": "Helm"},
@@ -88,7 +101,7 @@ class Step:
     what: str
     verb: str
     path: str
-    body: Object
+    body: Object | None
     before: str = ""
 
 
@@ -120,10 +133,46 @@ def plan_labels(
         has = found[node]["metadata"].get("labels") or {}
         lacking = {key: value for key, value in labels.items() if has.get(key) != value}
         if lacking:
-            body = {"metadata": {"labels": lacking}}
+            record = recorded(found[node])
+            for key, value in lacking.items():
+                former = record[key][1] if key in record else has.get(key)
+                record[key] = [value, former]
+            note = {RECORD: json.dumps(record, sort_keys=True)}
+            body = {"metadata": {"labels": lacking, "annotations": note}}
             before = json.dumps({key: has.get(key) for key in lacking}, sort_keys=True)
             steps.append(Step(f"node {node}", "patch", f"{NODES}/{node}", body, before))
     return steps
+
+
+def recorded(node: Object) -> dict[str, list[str | None]]:
+    """What we set on this node: label → [our value, the value of before]."""
+    notes = node["metadata"].get("annotations") or {}
+    record: dict[str, list[str | None]] = json.loads(notes.get(RECORD) or "{}")
+    return record
+
+
+def plan_removal(
+    nodes: t.Mapping[str, Object], classes: t.Mapping[str, Object]
+) -> tuple[list[Step], list[str]]:
+    """(what takes everything of ours back, what stays since it is another's)"""
+    steps, left = [], []
+    for name, node in sorted(nodes.items()):
+        record, has = recorded(node), node["metadata"].get("labels") or {}
+        if not record:
+            continue
+        # Null removes a key in a merge patch.
+        back = {key: former for key, (ours, former) in record.items() if has.get(key) == ours}
+        left += [f"label {key} of node {name}: changed since" for key in record if key not in back]
+        body = {"metadata": {"labels": back, "annotations": {RECORD: None}}}
+        before = json.dumps({key: has.get(key) for key in back}, sort_keys=True)
+        steps.append(Step(f"node {name}", "patch", f"{NODES}/{name}", body, before))
+    for name in sorted(HANDLERS.keys() & classes.keys()):
+        if is_ours(classes[name]):
+            path = f"{RUNTIME_CLASSES}/{name}"
+            steps.append(Step(f"RuntimeClass {name}", "delete", path, None, "present"))
+        else:
+            left.append(f"RuntimeClass {name}: not made by flexai.xpu")
+    return steps, left
 
 
 def plan_runtime_classes(found: t.Mapping[str, Object]) -> list[Step]:
@@ -146,8 +195,7 @@ def plan_runtime_classes(found: t.Mapping[str, Object]) -> list[Step]:
 
 def _mend(name: str, wanted: Object, there: Object) -> list[Step]:
     """Our own RuntimeClass gets back what it lost; another's is left alone."""
-    labels = there.get("labels") or {}
-    if any(labels.get(key) != value for key, value in OWNER.items()):
+    if not is_ours({"metadata": there}):
         return []
     lost = {
         part: {
@@ -168,29 +216,40 @@ def _by_name(items: t.Iterable[Object]) -> dict[str, Object]:
 
 
 def converge(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
-    steps = [
-        *plan_labels(_by_name(cluster.list(NODES)), params["nodes"], params["labels"]),
-        *plan_runtime_classes(_by_name(cluster.list(RUNTIME_CLASSES))),
-    ]
+    nodes = _by_name(cluster.list(NODES))
+    classes = _by_name(cluster.list(RUNTIME_CLASSES))
+    left: list[str] = []
+    if params["state"] == "present":
+        steps = plan_labels(nodes, params["nodes"], params["labels"])
+        steps += plan_runtime_classes(classes)
+    else:
+        steps, left = plan_removal(nodes, classes)
     for step in () if check else steps:
         cluster.change(step.verb, step.path, step.body)
     return {
         "changed": bool(steps),
         "steps": [step.what for step in steps],
+        "left": left,
         "diff": {
             "before": "".join(f"{step.what} {step.before}\n" for step in steps),
-            "after": "".join(f"{step.what} {json.dumps(step.body)}\n" for step in steps),
+            "after": "".join(f"{step.what} {_after(step)}\n" for step in steps),
         },
     }
+
+
+def _after(step: Step) -> str:
+    return json.dumps(step.body) if step.body else "absent"
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "kubeconfig": {"type": "path", "required": True},
-            "nodes": {"type": "list", "elements": "str", "required": True},
-            "labels": {"type": "dict", "required": True},
+            "nodes": {"type": "list", "elements": "str"},
+            "labels": {"type": "dict"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
+        required_if=[("state", "present", ("nodes", "labels"))],
         supports_check_mode=True,
     )
     run_module(module, lambda m: converge(connect(m.params["kubeconfig"]), m.params, m.check_mode))

@@ -94,9 +94,51 @@ def node(name: str, **labels: str) -> Object:
 def test_only_lacking_labels_are_patched() -> None:
     found = {"a": node("a", ready="true", own="1"), "b": node("b", ready="no")}
     steps = node_labels.plan_labels(found, ["a", "b"], {"ready": "true"})
-    assert [(step.path, step.body) for step in steps] == [
-        ("/api/v1/nodes/b", {"metadata": {"labels": {"ready": "true"}}})
+    (step,) = steps
+    assert step.path == "/api/v1/nodes/b"
+    assert step.body is not None
+    assert step.body["metadata"]["labels"] == {"ready": "true"}
+    assert step.body["metadata"]["annotations"] == {node_labels.RECORD: '{"ready": ["true", "no"]}'}
+
+
+def recorded_node(name: str, record: str, **labels: str) -> Object:
+    metadata = {"name": name, "labels": labels, "annotations": {node_labels.RECORD: record}}
+    return {"metadata": metadata}
+
+
+def test_a_label_set_again_keeps_the_record_of_what_was_there_before_us() -> None:
+    found = {"a": recorded_node("a", '{"ready": ["true", "no"]}', ready="lost")}
+    (step,) = node_labels.plan_labels(found, ["a"], {"ready": "yes"})
+    assert step.body is not None
+    assert step.body["metadata"]["annotations"] == {node_labels.RECORD: '{"ready": ["yes", "no"]}'}
+
+
+def test_removal_takes_back_what_is_ours_and_names_the_rest() -> None:
+    nodes = {
+        "ours": recorded_node("ours", '{"new": ["1", null], "old": ["1", "0"]}', new="1", old="1"),
+        "since": recorded_node("since", '{"new": ["1", null]}', new="2"),
+        "theirs": node("theirs", new="1"),
+    }
+    classes = {
+        "nvidia": {"metadata": {"name": "nvidia"}, "handler": "nvidia"},
+        "flexai-xpu": node_labels.runtime_class("flexai-xpu"),
+    }
+    steps, left = node_labels.plan_removal(nodes, classes)
+    gone = {node_labels.RECORD: None}
+    assert [(step.verb, step.path, step.body) for step in steps] == [
+        (
+            "patch",
+            "/api/v1/nodes/ours",
+            {"metadata": {"labels": {"new": None, "old": "0"}, "annotations": gone}},
+        ),
+        ("patch", "/api/v1/nodes/since", {"metadata": {"labels": {}, "annotations": gone}}),
+        ("delete", "/apis/node.k8s.io/v1/runtimeclasses/flexai-xpu", None),
     ]
+    assert left == [
+        "label new of node since: changed since",
+        "RuntimeClass nvidia: not made by flexai.xpu",
+    ]
+    assert node_labels.plan_removal({"theirs": nodes["theirs"]}, {}) == ([], [])
 
 
 def test_a_host_without_a_node_is_named() -> None:
