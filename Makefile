@@ -72,11 +72,11 @@ bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000
 	@$(PY) -m bench.site
 
 .PHONY: bench-conductor bench-failover bench-cpu-plan
-bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [3 min; ROUNDS=5]
+bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]
 	@$(PY) -m bench.conductor
-bench-failover: venv ## 10,000 requests while engines die at random [4 min; REQUESTS=10000]
+bench-failover: venv ## 10,000 requests while engines die at random [1 min; REQUESTS=10000]
 	@$(PY) -m bench.failover
-bench-cpu-plan: venv ## 1,000 NUMA plans of machines of every shape [5 s]
+bench-cpu-plan: venv collection ## 1,000 NUMA plans of machines of every shape [5 s]
 	@$(PY) -m bench.cpu_plan
 
 .PHONY: docs

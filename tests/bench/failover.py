@@ -28,7 +28,7 @@ from bench.benchlib import Figure, Report, publish
 REQUESTS = int(os.environ.get("REQUESTS", "10000"))
 CLIENTS, TOKENS = 16, 4
 PATIENCE_S = 30.0
-KILL_EVERY_S = 3.0
+KILL_EVERY_S = 1.0
 SEED = 20261121
 
 
@@ -91,9 +91,12 @@ class Engines:
             stack.close()
 
 
-async def reaper(engines: Engines, chance: random.Random) -> None:
-    """Kill one engine after another; each is back before the next dies."""
-    while True:
+async def reaper(engines: Engines, chance: random.Random, over: asyncio.Event) -> None:
+    """Kill one engine after another until it is *over*; each is back before the next dies.
+
+    Never cancelled: an engine that is being started then would outlive us.
+    """
+    while not over.is_set():
         await asyncio.sleep(KILL_EVERY_S * chance.uniform(0.5, 1.5))
         victim = chance.choice(engines.ports)
         engines.kill(victim)
@@ -129,12 +132,13 @@ async def run(directory: Path) -> Report:
     }
     with lib.conductor(directory, urls[:2], urls[2:], **settings) as server:
         before = server.memory_mib()
-        killing = asyncio.create_task(reaper(engines, random.Random(SEED)))
+        over = asyncio.Event()
+        killing = asyncio.create_task(reaper(engines, random.Random(SEED), over))
         try:
             found = await load(server.url)
         finally:
-            killing.cancel()
-            await asyncio.gather(killing, return_exceptions=True)
+            over.set()
+            await killing
             engines.stop()
         grown = server.memory_mib() - before
     for outcome, count in found.most_common():
@@ -144,7 +148,7 @@ async def run(directory: Path) -> Report:
         "lost, or places leaked": Figure(lost, "requests", 0),
         "answered fully": Figure(found["full"] / REQUESTS * 100, "%", 99.5, "higher"),
         "one error object": Figure(found["error"], "requests"),
-        "engine deaths": Figure(engines.deaths, "times", 3, "higher"),
+        "engine deaths": Figure(engines.deaths, "times", 5, "higher"),
         "memory grown": Figure(grown, "MiB"),
     }
     method = (
