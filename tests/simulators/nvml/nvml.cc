@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "card.h"
+#include "faults.h"
 #include "hardware.h"
 #include "session.h"
 #include "vendor.h"
@@ -34,6 +35,7 @@ struct nvmlDevice_st {
 
 struct nvmlEventSet_st {
   std::vector<nvmlDevice_t> devices;
+  long told = 0;  // the XID that its owner has been told of
 };
 
 namespace {
@@ -95,13 +97,25 @@ Library& library() {
   return *only;
 }
 
+// Faults that a call about a card meets before it does anything.
+nvmlReturn_t reached(nvmlDevice_t device) {
+  const simnvidia::Faults faults = simnvidia::current_faults();
+  if (!faults.sound) return NVML_ERROR_UNKNOWN;
+  if (faults.delay_ms > 0) {
+    const timespec pause{faults.delay_ms / 1000, faults.delay_ms % 1000 * 1'000'000};
+    nanosleep(&pause, nullptr);
+  }
+  const bool lost = faults.lost_card == static_cast<long>(device->card.info().minor);
+  return lost ? NVML_ERROR_GPU_IS_LOST : NVML_SUCCESS;
+}
+
 nvmlReturn_t ready() { return library().ready() ? NVML_SUCCESS : NVML_ERROR_UNINITIALIZED; }
 
 template <class... Out>
 nvmlReturn_t ready(nvmlDevice_t device, Out*... out) {
   if (!library().ready()) return NVML_ERROR_UNINITIALIZED;
   const bool complete = (... && (out != nullptr));
-  return complete && library().knows(device) ? NVML_SUCCESS : NVML_ERROR_INVALID_ARGUMENT;
+  return complete && library().knows(device) ? reached(device) : NVML_ERROR_INVALID_ARGUMENT;
 }
 
 nvmlReturn_t put_text(char* to, unsigned size, const std::string& text) {
@@ -530,19 +544,23 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
   if (const nvmlReturn_t error = ready(device, count)) return error;
   device->card.settle();
   const sim::Nanos now = sim::monotonic_now();
-  const sim::Nanos offset = wall_offset();
+  const simnvidia::Faults faults = simnvidia::current_faults();
+  const sim::Nanos offset = wall_offset() + faults.time_jump_ms * 1'000'000;
   // Half a window of slack keeps rounding and clock slew from showing a window twice.
   const sim::Nanos since = last_seen == 0 ? 0
                                           : static_cast<sim::Nanos>(last_seen) * 1000 - offset +
                                                 sim::kSampleNs / 2;
   std::vector<nvmlProcessUtilizationSample_t> found;
   for (const auto& usage : device->card.usages()) {
-    const auto windows = device->card.windows(usage.seat, since, now);
+    auto windows = device->card.windows(usage.seat, since, now);
+    windows.erase(std::remove_if(windows.begin(), windows.end(),
+                                 [&](const auto& one) { return faults.misses(one.end_ns / sim::kSampleNs); }),
+                  windows.end());
     if (windows.empty()) continue;
     nvmlProcessUtilizationSample_t sample{};
     sample.pid = static_cast<unsigned>(usage.host_pid);
     sample.timeStamp = static_cast<unsigned long long>((windows.back().end_ns + offset) / 1000);
-    sample.smUtil = static_cast<unsigned>(windows.back().busy_ns * 100 / sim::kSampleNs);
+    sample.smUtil = faults.biased(static_cast<unsigned>(windows.back().busy_ns * 100 / sim::kSampleNs));
     found.push_back(sample);
   }
   if (found.empty()) return NVML_ERROR_NOT_FOUND;
@@ -633,7 +651,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetAccountingMode(nvmlDevice_t device, nvmlEna
   return nvmlDeviceGetDisplayMode(device, mode);
 }
 
-// --- events: none happen yet, but waiting for them works --------------------------------------
+// --- events: those that a fault makes happen --------------------------------------------------
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long* types) {
   if (const nvmlReturn_t error = ready(device, types)) return error;
@@ -658,6 +676,16 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned l
 SIM_EXPORT nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t* event, unsigned timeout_ms) {
   if (const nvmlReturn_t error = ready()) return error;
   if (set == nullptr || event == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  const simnvidia::Faults faults = simnvidia::current_faults();
+  if (faults.xid != 0 && !set->devices.empty() && set->told != faults.xid) {
+    set->told = faults.xid;
+    *event = {};
+    event->device = set->devices.front();
+    event->eventType = nvmlEventTypeXidCriticalError;
+    event->eventData = static_cast<unsigned long long>(faults.xid);
+    event->gpuInstanceId = event->computeInstanceId = 0xffffffffu;
+    return NVML_SUCCESS;
+  }
   const timespec pause{timeout_ms / 1000, static_cast<long>(timeout_ms % 1000) * 1'000'000};
   nanosleep(&pause, nullptr);
   return NVML_ERROR_TIMEOUT;

@@ -74,7 +74,7 @@ PRODUCTS = (
     ),
     Product(
         f"lib/libnvidia-ml.so.{DRIVER_VERSION}",
-        (*VENDOR, "nvml/nvml.cc"),
+        (*VENDOR, "nvml/faults.cc", "nvml/nvml.cc"),
         soname="libnvidia-ml.so.1",
         exports="nvml/exports.map",
     ),
@@ -107,7 +107,7 @@ def headers(cache: Cache) -> Path:
 
 def _compile(source: str, out: Path, include: Path) -> Path:
     objects = out / (source.replace("/", "-") + ".o")
-    rooms = [f"-I{SOURCES / room}" for room in ("engine", "kernels", "cuda", "node")]
+    rooms = [f"-I{SOURCES / room}" for room in ("engine", "kernels", "cuda", "nvml", "node")]
     run(
         [*zig_cxx(), *FLAGS, *rooms, "-isystem", include, "-c", SOURCES / source, "-o", objects],
         cwd=SOURCES,
