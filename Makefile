@@ -40,9 +40,9 @@ demo-status: collection ## hosts, nodes, slices and the monitor's lines of the d
 demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 	@$(PY) -m testbed down --name $(TESTBED)
 
-.PHONY: test test-sanity test-unit test-native test-integration test-e2e test-soak
+.PHONY: test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak
 # Tests import the collection under its full name.
-test test-sanity test-unit test-native test-integration test-e2e test-soak: collection
+test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak: collection
 test: venv ## everything CI runs; ends with minutes per area [root; 8 min, 28 min more when nothing is built]
 	@$(PY) tests/run.py all
 test-sanity: venv ## lint, ansible-test sanity, galaxy-importer, REUSE, types [3 min]
@@ -51,6 +51,8 @@ test-unit: venv ## pure logic: plans, verdicts, build tools, reports [1 min]
 	@$(PY) tests/run.py unit
 test-native: venv ## Go, C++ and the simulated GPU [2 min]
 	@$(PY) tests/run.py native
+test-syshax: venv ## the sysHAX conductor: its exchange cut at every byte, real sockets [1 min]
+	@$(PY) tests/run.py syshax
 test-integration: venv ## roles and installers on real systemd hosts, Molecule [root; 3 min]
 	@$(PY) tests/run.py integration
 test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root; 4 min]

@@ -52,6 +52,8 @@ NATIVE = Area(
         pytest("native/common/tests", "native/cuda/tests", "tests/simulators/tests"),
     ),
 )
+# A process of its own: the conductor brings its own packages (native/syshax/requirements.txt).
+SYSHAX = Area("syshax", (pytest("native/syshax/tests"),))
 INTEGRATION = Area(
     "integration",
     (pytest("tests/testbed/tests/live", "tests/simulators/installers", "tests/integration"),),
@@ -60,10 +62,11 @@ E2E = Area("e2e", (pytest("tests/e2e"),))
 SOAK = Area("soak", (pytest("-m", "soak", "tests", "native"),))
 
 AREAS: dict[str, tuple[Area, ...]] = {
-    "all": (PREPARE, SANITY, UNIT, NATIVE, INTEGRATION, E2E),
+    "all": (PREPARE, SANITY, UNIT, NATIVE, SYSHAX, INTEGRATION, E2E),
     "sanity": (SANITY,),
     "unit": (UNIT,),
     "native": (NATIVE,),
+    "syshax": (SYSHAX,),
     "integration": (PREPARE, INTEGRATION),
     "e2e": (PREPARE, E2E),
     "soak": (PREPARE, SOAK),
