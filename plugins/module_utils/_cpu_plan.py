@@ -62,14 +62,14 @@ def parse_list(text: str) -> list[int]:
             raise XpuError(
                 f"CPU list {text!r}: {part!r} is not understood.", "Write N, A-B or A-B:STEP."
             )
-        first, last, step = (int(group) if group else None for group in match.groups())
-        assert first is not None
-        last = first if last is None else last
+        first = int(match.group(1))
+        last = int(match.group(2) or first)
+        step = int(match.group(3) or 1)
         if last < first or last >= _MAX_CPU or step == 0:
             raise XpuError(
                 f"CPU list {text!r}: {part!r} is no range.", "Write A-B with A not above B."
             )
-        found.update(range(first, last + 1, step or 1))
+        found.update(range(first, last + 1, step))
     return sorted(found)
 
 
