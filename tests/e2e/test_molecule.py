@@ -54,6 +54,17 @@ def changes(output: str) -> int:
     return sum(map(int, found))
 
 
+def changed_tasks(output: str) -> list[str]:
+    """``host: task`` of everything that Ansible's output reports as changed."""
+    found, task = [], ""
+    for line in output.splitlines():
+        if line.startswith("TASK ["):
+            task = line.removeprefix("TASK [").partition("]")[0]
+        elif line.startswith("changed: ["):
+            found.append(f"{line.removeprefix('changed: [').partition(']')[0]}: {task}")
+    return found
+
+
 def test_every_role_has_a_scenario_that_verifies() -> None:
     assert roles() == {path.parent.name for path in SCENARIOS.glob("*/verify.yml")}
 
@@ -63,6 +74,7 @@ def test_each_role_applied_again_changes_nothing() -> None:
     output = molecule("config.yml", "test", "--all")
     recaps = CHANGED.findall(output)
     assert len(recaps) >= len(roles())
+    assert changed_tasks(output) == []
     assert set(recaps) == {"0"}, output[-6000:]
 
 
