@@ -43,7 +43,7 @@ demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 .PHONY: test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak
 # Tests import the collection under its full name.
 test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak: collection
-test: venv ## everything CI runs; ends with minutes per area [root; 8 min, 28 min more when nothing is built]
+test: venv ## everything CI runs; ends with minutes per area [root; 15 min, 25 min more when nothing is built]
 	@$(PY) tests/run.py all
 test-sanity: venv ## lint, ansible-test sanity, galaxy-importer, REUSE, types [3 min]
 	@$(PY) tests/run.py sanity
