@@ -60,8 +60,8 @@ test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root;
 test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 min]
 	@$(PY) tests/run.py soak
 
-.PHONY: bench bench-site bench-launch bench-share bench-memory bench-init
-bench: bench-launch bench-memory bench-init bench-share bench-site ## every benchmark; reports in build/bench
+.PHONY: bench bench-testbed bench-site bench-launch bench-share bench-memory bench-init
+bench: bench-testbed bench-launch bench-memory bench-init bench-share bench-site ## every benchmark; reports in build/bench
 bench-launch: venv ## what the CUDA slice adds to a launch [root; 20 s; ROUNDS=60 BASELINE=other.so DEVICE=real]
 	@$(PY) -m bench.launch
 bench-share: venv ## accuracy of shares, per shape and tenants [root; 20 min; SHAPES="mid tenants" SHARES="30" SECONDS=60 CARDS=4]
@@ -70,6 +70,8 @@ bench-memory: venv ## is the memory quota exact, what does it cost [root; 20 s; 
 	@$(PY) -m bench.memory
 bench-init: venv ## CPU the CUDA slice adds to a start, 1 to 300 at once [root; 1 min; STARTS="1 300" REPEAT=5]
 	@$(PY) -m bench.init
+bench-testbed: venv ## seconds until three nodes with Kubernetes are up, everything built before [root; 2 min; ROUNDS=3]
+	@$(PY) -m bench.testbed_up
 bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
 	@$(PY) -m bench.site
 

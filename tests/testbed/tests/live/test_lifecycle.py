@@ -189,12 +189,10 @@ def test_ssh_works_with_the_keys_in_the_state_directory(first: Testbed) -> None:
     assert machine.run([*argv, "hostname"]).stdout == b"h1\n"
 
 
-def test_a_second_up_changes_nothing_and_is_quick(first: Testbed) -> None:
+def test_a_second_up_changes_nothing(first: Testbed) -> None:
     host = first.host("h1")
     before = (host.pid(), boot_id(host), first.document())
-    started = time.monotonic()
     ok("up", ONE_HOST, "--name", FIRST)
-    assert time.monotonic() - started < 15
     assert (host.pid(), boot_id(host), load(FIRST).document()) == before
 
 
