@@ -12,7 +12,7 @@ import pytest
 
 from e2e import snapshot
 from e2e.conftest import Demo
-from e2e.platform import STATE, Platform, recap
+from e2e.platform import Platform, recap
 
 GIB = 1 << 30
 SHARE_PERCENT = 20
@@ -22,7 +22,7 @@ ASK = ("python3", "/workload/gpu_load.py", "ask")
 
 
 def hosts(platform: Platform) -> list[dict[str, Any]]:
-    state = json.loads((STATE / platform.name / "state.json").read_text(encoding="utf-8"))
+    state = json.loads(platform.state_file.read_text(encoding="utf-8"))
     found: list[dict[str, Any]] = state["hosts"]
     return found
 

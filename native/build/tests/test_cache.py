@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from xpubuild.cache import Cache, Recipe, digest_tree
+from xpubuild.cache import Cache, Recipe, digest_tree, place
 
 
 def recipe(text: str = "x", calls: list[str] | None = None) -> Recipe:
@@ -100,3 +100,14 @@ def test_any_change_of_a_source_tree_changes_its_digest(tmp_path: Path, change: 
 def test_a_misspelt_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         digest_tree([tmp_path / "nowhere"], tmp_path)
+
+
+def test_a_result_is_placed_by_link_and_placing_it_again_leaves_nothing_beside(
+    tmp_path: Path,
+) -> None:
+    source, target = tmp_path / "result", tmp_path / "used" / "here"
+    source.write_text("result", encoding="utf-8")
+    for _ in range(2):
+        place(source, target)
+    assert target.samefile(source)
+    assert [path.name for path in target.parent.iterdir()] == ["here"]

@@ -8,7 +8,6 @@ every digest again on the host that uses the file.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from .archive import write_tarball
-from .cache import Cache, Recipe, digest_file, digest_tree
+from .cache import Cache, Recipe, digest_file, digest_tree, place
 from .recipes import charts, cuda, helm, images, volcano
 from .toolchain import REPOSITORY
 
@@ -64,7 +63,7 @@ def _xpu_runtime(cache: Cache) -> Artefact:
         stage = out / "stage"
         stage.mkdir()
         for part in ("lib", "bin"):
-            _link_tree(slice_parts / part, stage / part)
+            shutil.copytree(slice_parts / part, stage / part, symlinks=True)
         (stage / "VERSION").write_text(version + "\n", encoding="utf-8")
         members = [str(p.relative_to(stage)) for p in stage.rglob("*") if not p.is_dir()]
         write_tarball(out / f"xpu-runtime-{version}-x86_64.tar.gz", stage, members)
@@ -73,11 +72,6 @@ def _xpu_runtime(cache: Cache) -> Artefact:
     built = cache.get(Recipe("xpu-runtime", inputs, pack))
     path = built / f"xpu-runtime-{version}-x86_64.tar.gz"
     return Artefact("xpu-runtime", version, "x86_64", "tarball", path, OWN_LICENCE)
-
-
-def _link_tree(source: Path, target: Path) -> None:
-    """Copy a small tree, keeping symbolic links as they are."""
-    shutil.copytree(source, target, symlinks=True)
 
 
 def _charts(cache: Cache) -> list[Artefact]:
@@ -126,22 +120,11 @@ def native(cache: Cache) -> list[Artefact]:
     return [*_images(cache), _xpu_runtime(cache), _helm(cache), *_charts(cache)]
 
 
-def _place(source: Path, target: Path) -> None:
-    """Hard link where the file system allows it (images are large), else copy; by one rename."""
-    scratch = target.with_name(f".{target.name}.new")
-    scratch.unlink(missing_ok=True)
-    try:
-        os.link(source, scratch)
-    except OSError:
-        shutil.copy2(source, scratch)
-    scratch.rename(target)
-
-
 def publish(entries: Sequence[Artefact], out: Path) -> Path:
     """Fill *out* with the files and their manifest; files of an earlier manifest are removed."""
     out.mkdir(parents=True, exist_ok=True)
     for artefact in entries:
-        _place(artefact.path, out / artefact.path.name)
+        place(artefact.path, out / artefact.path.name)
     manifest = out / "manifest.yml"
     document = {"version": 1, "artefacts": [artefact.entry() for artefact in entries]}
     scratch = out / ".manifest.yml.new"

@@ -66,6 +66,23 @@ def digest_tree(paths: Iterable[Path], base: Path) -> str:
     return total.hexdigest()
 
 
+def place(source: Path, target: Path) -> None:
+    """Put a result where it is used: a hard link where the file system allows it, else a copy.
+
+    Appears by one rename. Programs and images are large, and one machine needs them once.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = target.with_name(f".{target.name}.new")
+    scratch.unlink(missing_ok=True)
+    try:
+        os.link(source, scratch)
+    except OSError:
+        shutil.copy2(source, scratch)
+    scratch.rename(target)
+    # rename() leaves both names alone when they are links to one file already.
+    scratch.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One cached build. ``inputs`` maps a name to a digest or version; any change rebuilds."""

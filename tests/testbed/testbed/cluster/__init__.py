@@ -9,8 +9,6 @@ with its hosts.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from xpubuild.cache import Cache, say
+from xpubuild.cache import Cache, place, say
 
 from ..errors import TestbedError
 from ..hosts import Host, Testbed
@@ -39,18 +37,10 @@ SHOWN = 4
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def _link(source: Path, target: Path) -> None:
-    """Hard link: 400 MB of programs are on the machine once, however many hosts there are."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.with_name(f".{target.name}.new")
-    scratch.unlink(missing_ok=True)
-    try:
-        os.link(source, scratch)
-    except OSError:
-        shutil.copy2(source, scratch)
-    scratch.rename(target)
+def _lay(source: Path, target: Path) -> None:
+    """The name tells the version, so what is there is right and stays."""
+    if not target.exists():
+        place(source, target)
 
 
 def _deliver(hosts: Iterable[Host], cache: Cache) -> Delivered:
@@ -61,8 +51,8 @@ def _deliver(hosts: Iterable[Host], cache: Cache) -> Delivered:
     for host in hosts:
         var_lib = host.directory / "var-lib"
         for name in kubernetes.PROGRAMS:
-            _link(programs / name, var_lib / binaries / name)
-        _link(image / pause.ARCHIVE, var_lib / archive)
+            _lay(programs / name, var_lib / binaries / name)
+        _lay(image / pause.ARCHIVE, var_lib / archive)
     return Delivered(
         binaries=f"/var/lib/{binaries}",
         pause_name=pause.IMAGE,

@@ -15,7 +15,7 @@ NEW = "localhost/flexai-testbed/debian12:new"
 UBUNTU = "localhost/flexai-testbed/ubuntu2404:one"
 
 
-def testbed(tmp_path: Path) -> Testbed:
+def a_testbed(tmp_path: Path) -> Testbed:
     hosts = (HostSpec("a", "debian12", (), None), HostSpec("b", "ubuntu2404", (), None))
     return make_testbed(Topology("lab", None, None, hosts), "lab", "10.1.2.0/24", tmp_path)
 
@@ -29,6 +29,6 @@ def test_images_of_a_system_that_a_testbed_awaits_stay() -> None:
 
 
 def test_a_host_without_a_container_awaits_its_system(tmp_path: Path) -> None:
-    bed = testbed(tmp_path)
+    bed = a_testbed(tmp_path)
     assert awaited([bed], ["lab-a"]) == {"ubuntu2404"}
     assert awaited([bed], ["lab-a", "lab-b", "elsewhere"]) == set()
