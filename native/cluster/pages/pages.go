@@ -29,6 +29,14 @@ const (
 	weightOffset = 72
 	trimOffset   = 76
 	vidOffset    = 80
+
+	effectiveOffset   = 84
+	overheadOffset    = 88
+	contextOffset     = 96
+	flagsOffset       = 104
+	frameOffset       = 108
+	windowStartOffset = 112
+	windowOffset      = 116
 )
 
 // TrimOne is a trim of 1.0 in 16.16 fixed point.
@@ -46,7 +54,13 @@ const (
 	ModePriority
 )
 
-// Card is one entry of the config page.
+// Flags of a card.
+const (
+	FlagPaused uint32 = 1 << iota
+	FlagOversubscribe
+)
+
+// Card is one entry of the config page; pages.h says what the fields mean.
 type Card struct {
 	UUID         string
 	MemoryBytes  uint64
@@ -56,6 +70,14 @@ type Card struct {
 	Weight       uint32
 	TrimQ16      uint32
 	VID          uint32
+
+	EffectiveQ16  uint32
+	OverheadBytes uint64
+	ContextBytes  uint64
+	Flags         uint32
+	FrameUs       uint32
+	WindowStartUs uint32
+	WindowUs      uint32
 }
 
 // Config is a config page.
@@ -95,6 +117,13 @@ func (c Card) put(entry []byte) {
 	order.PutUint32(entry[weightOffset:], c.Weight)
 	order.PutUint32(entry[trimOffset:], c.TrimQ16)
 	order.PutUint32(entry[vidOffset:], c.VID)
+	order.PutUint32(entry[effectiveOffset:], c.EffectiveQ16)
+	order.PutUint64(entry[overheadOffset:], c.OverheadBytes)
+	order.PutUint64(entry[contextOffset:], c.ContextBytes)
+	order.PutUint32(entry[flagsOffset:], c.Flags)
+	order.PutUint32(entry[frameOffset:], c.FrameUs)
+	order.PutUint32(entry[windowStartOffset:], c.WindowStartUs)
+	order.PutUint32(entry[windowOffset:], c.WindowUs)
 }
 
 // NewLedger is a ledger page in which nothing has been used.

@@ -27,6 +27,14 @@ type vectors struct {
 			Weight       uint32
 			TrimQ16      uint32 `json:"trim_q16"`
 			VID          uint32
+
+			EffectiveQ16  uint32 `json:"effective_q16"`
+			OverheadBytes uint64 `json:"overhead_bytes"`
+			ContextBytes  uint64 `json:"context_bytes"`
+			Flags         uint32
+			FrameUs       uint32 `json:"frame_us"`
+			WindowStartUs uint32 `json:"window_start_us"`
+			WindowUs      uint32 `json:"window_us"`
 		}
 		BytesHex string `json:"bytes_hex"`
 	}
@@ -89,17 +97,24 @@ func TestOffsetsAreTheHeaders(t *testing.T) {
 		asserted[strings.Join(found[1:4], " ")] = value
 	}
 	for what, want := range map[string]int{
-		"sizeof xpu_card_config ":                cardBytes,
-		"offsetof xpu_card_config memory_bytes":  memoryOffset,
-		"offsetof xpu_card_config tau_ns":        tauOffset,
-		"offsetof xpu_card_config cores_percent": coresOffset,
-		"offsetof xpu_card_config mode":          modeOffset,
-		"offsetof xpu_card_config weight":        weightOffset,
-		"offsetof xpu_card_config trim_q16":      trimOffset,
-		"offsetof xpu_card_config vid":           vidOffset,
-		"offsetof xpu_config_page card":          cardsOffset,
-		"sizeof xpu_config_page ":                ConfigBytes,
-		"sizeof xpu_ledger_page ":                LedgerBytes,
+		"sizeof xpu_card_config ":                  cardBytes,
+		"offsetof xpu_card_config memory_bytes":    memoryOffset,
+		"offsetof xpu_card_config tau_ns":          tauOffset,
+		"offsetof xpu_card_config cores_percent":   coresOffset,
+		"offsetof xpu_card_config mode":            modeOffset,
+		"offsetof xpu_card_config weight":          weightOffset,
+		"offsetof xpu_card_config trim_q16":        trimOffset,
+		"offsetof xpu_card_config vid":             vidOffset,
+		"offsetof xpu_card_config effective_q16":   effectiveOffset,
+		"offsetof xpu_card_config overhead_bytes":  overheadOffset,
+		"offsetof xpu_card_config context_bytes":   contextOffset,
+		"offsetof xpu_card_config flags":           flagsOffset,
+		"offsetof xpu_card_config frame_us":        frameOffset,
+		"offsetof xpu_card_config window_start_us": windowStartOffset,
+		"offsetof xpu_card_config window_us":       windowOffset,
+		"offsetof xpu_config_page card":            cardsOffset,
+		"sizeof xpu_config_page ":                  ConfigBytes,
+		"sizeof xpu_ledger_page ":                  LedgerBytes,
 	} {
 		if got, ok := asserted[what]; !ok || got != want {
 			t.Errorf("%s: header asserts %d (found: %t), this package has %d", what, got, ok, want)

@@ -17,10 +17,11 @@ LEDGER_MAGIC = 0x4C555058
 VERSION = 1
 MAX_CARDS = 16
 MAX_PROCESSES = 256
+PAUSED, OVERSUBSCRIBE = 0x1, 0x2
 MODES = {"none": 0, "hard": 1, "elastic": 2, "fixed-share": 3, "priority": 4}
 
 _HEADER = struct.Struct("<4I48x")
-_CARD = struct.Struct("<48sQQ5I44x")
+_CARD = struct.Struct("<48sQQ6IQQ4I8x")
 _LEDGER_HEADER = struct.Struct("<3I52x")
 _CARD_LEDGER = struct.Struct("<q5Q80x")
 _SLOT = struct.Struct(f"<QII{MAX_CARDS}Q{MAX_CARDS}Q112x")
@@ -42,11 +43,20 @@ class CardConfig:
     weight: int = 0
     trim_q16: int = 0
     vid: int = 0
+    effective_q16: int = 0
+    overhead_bytes: int = 0
+    context_bytes: int = 0
+    flags: int = 0
+    frame_us: int = 0
+    window_start_us: int = 0
+    window_us: int = 0
 
     def pack(self) -> bytes:
         return _CARD.pack(
             self.uuid.encode(), self.memory_bytes, self.tau_ns, self.cores_percent,
-            MODES[self.mode], self.weight, self.trim_q16, self.vid,
+            MODES[self.mode], self.weight, self.trim_q16, self.vid, self.effective_q16,
+            self.overhead_bytes, self.context_bytes, self.flags, self.frame_us,
+            self.window_start_us, self.window_us,
         )  # fmt: skip
 
 

@@ -25,7 +25,9 @@ void copy_words(xpu_config_page& to, const xpu_config_page& from) noexcept {
 
 bool valid(const xpu_card_config& card) noexcept {
     return std::memchr(card.uuid, '\0', sizeof card.uuid) != nullptr && card.uuid[0] != '\0' &&
-           card.cores_percent <= 100 && card.mode <= XPU_MODE_PRIORITY;
+           card.cores_percent <= 100 && card.mode <= XPU_MODE_PRIORITY &&
+           card.effective_q16 <= 100u << 16 &&
+           std::uint64_t{card.window_start_us} + card.window_us <= card.frame_us;
 }
 
 PageState state_of_open_error(int error) noexcept {

@@ -22,6 +22,15 @@ int main() {
         std::printf("%u.weight %u\n", index, card.weight);
         std::printf("%u.trim_q16 %u\n", index, card.trim_q16);
         std::printf("%u.vid %u\n", index, card.vid);
+        std::printf("%u.effective_q16 %u\n", index, card.effective_q16);
+        std::printf("%u.overhead_bytes %llu\n", index,
+                    static_cast<unsigned long long>(card.overhead_bytes));
+        std::printf("%u.context_bytes %llu\n", index,
+                    static_cast<unsigned long long>(card.context_bytes));
+        std::printf("%u.flags %u\n", index, card.flags);
+        std::printf("%u.frame_us %u\n", index, card.frame_us);
+        std::printf("%u.window_start_us %u\n", index, card.window_start_us);
+        std::printf("%u.window_us %u\n", index, card.window_us);
     }
     return 0;
 }

@@ -18,6 +18,13 @@ CARD = {
     "weight": (72, 4),
     "trim_q16": (76, 4),
     "vid": (80, 4),
+    "effective_q16": (84, 4),
+    "overhead_bytes": (88, 8),
+    "context_bytes": (96, 8),
+    "flags": (104, 4),
+    "frame_us": (108, 4),
+    "window_start_us": (112, 4),
+    "window_us": (116, 4),
 }
 UUIDS = [f"GPU-{index:08x}-1111-2222-3333-0123456789ab" for index in range(16)]
 
@@ -37,6 +44,13 @@ def full(index: int) -> dict[str, Any]:
         weight=100 + index,
         trim_q16=65536 - index,
         vid=1000 + index,
+        effective_q16=(index + 1) << 16,
+        overhead_bytes=(index + 1) << 20,
+        context_bytes=(index + 1) << 28,
+        flags=index % 4,
+        frame_us=100_000 + index,
+        window_start_us=2_000 + index,
+        window_us=3_000 + index,
     )
 
 

@@ -45,8 +45,21 @@ struct xpu_card_config {
     uint32_t weight;           /* for elastic and priority; 0 = only idle time */
     uint32_t trim_q16;         /* NVML ratio trim, 16.16 fixed point; 0 reads as 1.0 */
     uint32_t vid;              /* virtual card number, as in vgpu-ids.config */
-    uint32_t reserved[11];
+    uint32_t effective_q16;    /* share in force now, percent in 16.16; 0 = cores_percent. Above
+                                  cores_percent only in modes elastic and priority */
+    uint64_t overhead_bytes;   /* memory of this slice that only NVML sees; counts against the quota */
+    uint64_t context_bytes;    /* what one context costs on this card: charged at its creation */
+    uint32_t flags;            /* XPU_CARD_… */
+    uint32_t frame_us;         /* fixed-share: length of a frame, frames are counted from 0 of
+                                  CLOCK_MONOTONIC; 0 = no windows */
+    uint32_t window_start_us;  /* fixed-share: where in each frame this slice's window begins */
+    uint32_t window_us;        /* fixed-share: its length */
+    uint32_t reserved[2];
 };
+
+/* Flags of a card. */
+#define XPU_CARD_PAUSED 0x1u        /* no new work starts until the flag is taken away (priority) */
+#define XPU_CARD_OVERSUBSCRIBE 0x2u /* what exceeds the quota becomes managed memory */
 
 struct xpu_config_page {
     uint32_t magic;
@@ -102,6 +115,13 @@ XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, mode) == 68);
 XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, weight) == 72);
 XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, trim_q16) == 76);
 XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, vid) == 80);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, effective_q16) == 84);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, overhead_bytes) == 88);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, context_bytes) == 96);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, flags) == 104);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, frame_us) == 108);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, window_start_us) == 112);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, window_us) == 116);
 XPU_STATIC_ASSERT(offsetof(struct xpu_config_page, card) == 64);
 XPU_STATIC_ASSERT(sizeof(struct xpu_config_page) == 2112);
 XPU_STATIC_ASSERT(sizeof(struct xpu_card_ledger) == 128);
