@@ -168,13 +168,16 @@ def read_and_lint() -> list[Gate]:
 
 def ask_the_collection(tarball: Path) -> list[Gate]:
     """Gates about what a user gets; the long ones first."""
+    home = prepare_ansible_test()
     return [
         Gate(
             "ansible-test",
-            [script("ansible-test"), "sanity", "--venv", "--python", TARGET_PYTHON],
+            # One at a time: it makes environments anew that another run has only begun.
+            ["flock", home / ".lock"]
+            + [script("ansible-test"), "sanity", "--venv", "--python", TARGET_PYTHON],
             cwd=COLLECTION,
             env={
-                "HOME": str(prepare_ansible_test()),
+                "HOME": str(home),
                 "ANSIBLE_CONFIG": str(EMPTY_CONFIG),
                 "PIP_QUIET": "1",
             },
@@ -200,8 +203,6 @@ def collections() -> Path:
 
 def build() -> Path:
     """The tarball, and the collection installed from it where ansible-test expects one."""
-    # make sets the path; without it this still has to be found
-    sys.path.insert(0, str(ROOT / "native/build"))
     from xpubuild import collection
 
     shutil.rmtree(collections(), ignore_errors=True)
@@ -214,13 +215,22 @@ def build() -> Path:
 
 
 def prepare_ansible_test() -> Path:
-    """A home directory for ansible-test whose cache holds the pip bootstrap script."""
+    """A home directory for ansible-test whose cache holds the pip bootstrap script.
+
+    It lies in the user's cache, named by what its environments depend on: making them takes longer
+    than all the tests.
+    """
+    from xpubuild.cache import default_root, digest_file
+
     package = Path(sysconfig.get_path("purelib")) / "ansible_test"
     source = (package / "_internal/python_requirements.py").read_text(encoding="utf-8")
     version = re.search(r"\bpip='([\d.]+)'", source)
     if version is None:
         raise GateError(f"{package}: no pip version found; has ansible-core changed?")
-    home = WORK / "home"
+    pins = digest_file(ROOT / "requirements" / "dev.txt")
+    home = (
+        default_root() / "ansible-test" / f"{pins[:16]}-{sys.version_info[0]}.{sys.version_info[1]}"
+    )
     shim = home / f".ansible/test/cache/get_pip_{version[1].replace('.', '_')}.py"
     shim.parent.mkdir(parents=True, exist_ok=True)
     shim.write_text(GET_PIP, encoding="utf-8")
@@ -329,6 +339,8 @@ def ensure_shellcheck() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run all gates, or those whose names are given."""
+    # make sets the path; without it this still has to be found
+    sys.path.insert(0, str(ROOT / "native/build"))
     WORK.mkdir(parents=True, exist_ok=True)
     EMPTY_CONFIG.touch()
     ensure_shellcheck()

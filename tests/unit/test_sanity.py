@@ -65,8 +65,10 @@ def test_a_warning_of_the_importer_counts() -> None:
 def test_ansible_tests_pip_is_found_in_the_installed_ansible_core(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "WORK", tmp_path)
+    monkeypatch.setenv("FLEXAI_CACHE", str(tmp_path))
     home = run.prepare_ansible_test()
+    assert home == run.prepare_ansible_test()
+    assert home.is_relative_to(tmp_path)
     (shim,) = (home / ".ansible/test/cache").iterdir()
     compile(shim.read_text(), shim.name, "exec")
     assert shim.name.startswith("get_pip_")
