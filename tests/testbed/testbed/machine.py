@@ -147,7 +147,7 @@ def locked(name: str, *, remove: bool = False) -> Iterator[None]:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                say(f"another command works on testbed {name}; waiting for it …")
+                say(f"another command holds {path}; waiting for it …")
                 fcntl.flock(stream, fcntl.LOCK_EX)
             if not path.exists() or path.stat().st_ino != os.fstat(stream.fileno()).st_ino:
                 continue

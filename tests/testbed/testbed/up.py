@@ -32,6 +32,8 @@ from .recipes import hosts as images
 from .topology import Topology
 
 Say = Callable[[str], None]
+# The lock of all testbeds; no testbed can be called so.
+CHOICE_OF_SUBNET = "(subnets)"
 # systemd says one of these once it has nothing left to start.
 SETTLED = ("running", "degraded")
 BOOT_SECONDS = 120
@@ -318,9 +320,11 @@ def reboot(host: Host) -> tuple[str, str]:
 
 def hosts_up(topology: Topology, name: str, subnet: str | None, cache: Cache, say: Say) -> Testbed:
     """Hosts of *topology*, running. The caller holds the testbed's lock."""
-    testbed = settle(topology, name, subnet)
+    # A subnet is free until its network exists, so nobody else may choose one in between.
+    with machine.locked(CHOICE_OF_SUBNET, remove=True):
+        testbed = settle(topology, name, subnet)
+        _ensure_network(testbed)
     say(f"testbed {name}: {len(testbed.hosts)} hosts in {testbed.subnet}")
     _ensure_keys(testbed)
-    _ensure_network(testbed)
     _ensure_hosts(testbed, cache, say)
     return testbed

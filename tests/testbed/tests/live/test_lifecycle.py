@@ -134,6 +134,24 @@ def first() -> Testbed:
     return load(FIRST)
 
 
+def test_two_testbeds_begun_in_the_same_moment_live_side_by_side() -> None:
+    begun = [
+        subprocess.Popen(command("up", ONE_HOST, "--name", name), env=environment())
+        for name in (FIRST, SECOND)
+    ]
+    assert [process.wait() for process in begun] == [0, 0]
+    first, second = load(FIRST), load(SECOND)
+    assert second.subnet != first.subnet
+    assert second.host("h1").cards[0].uuid != first.host("h1").cards[0].uuid
+    first.host("h1").put("/tmp/only-here", b"")
+    assert second.host("h1").exec(["test", "-e", "/tmp/only-here"], check=False).rc == 1
+    ok("reboot", "h1", "--name", SECOND)
+    assert system_state(first.host("h1")) == "running"
+    ok("down", "--name", SECOND)
+    assert mentions(SECOND, second.subnet) == []
+    assert system_state(first.host("h1")) == "running"
+
+
 def test_a_host_is_a_machine_of_its_own(first: Testbed) -> None:
     host = first.host("h1")
     assert system_state(host) == "running"
@@ -233,20 +251,6 @@ def test_a_stopped_host_is_started_again(first: Testbed) -> None:
         first.host("h1").get("/etc/hostname")
     ok("up", ONE_HOST, "--name", FIRST)
     assert states() == ["running"]
-
-
-def test_two_testbeds_live_side_by_side(first: Testbed) -> None:
-    ok("up", ONE_HOST, "--name", SECOND)
-    second = load(SECOND)
-    assert second.subnet != first.subnet
-    assert second.host("h1").cards[0].uuid != first.host("h1").cards[0].uuid
-    first.host("h1").put("/tmp/only-here", b"")
-    assert second.host("h1").exec(["test", "-e", "/tmp/only-here"], check=False).rc == 1
-    ok("reboot", "h1", "--name", SECOND)
-    assert system_state(first.host("h1")) == "running"
-    ok("down", "--name", SECOND)
-    assert mentions(SECOND, second.subnet) == []
-    assert system_state(first.host("h1")) == "running"
 
 
 def test_a_taken_subnet_is_refused_and_nothing_is_made(first: Testbed) -> None:
