@@ -27,6 +27,11 @@ ROOMS = Path("/var/lib/flexai-cleanroom")
 CHECKOUT = "/root/flexai.xpu"
 # How this machine reaches the package registries; a user's machine has its own way.
 NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
+REGISTRIES = ("PIP_CERT", "PIP_INDEX_URL", "SSL_CERT_FILE", "GOPROXY", "GONOSUMDB", "GOSUMDB") + (
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
 # Mount namespace of its own: what the room mounts ends with it. PID namespace: so do its processes.
 ENTER = (
     "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --propagation private"
@@ -91,13 +96,18 @@ def machine_caches() -> str:
     return " ".join(f"{lent}:{inside}" for lent, inside in pairs.items())
 
 
+def registries() -> str:
+    """Words for ``env``: how this machine's registries are reached."""
+    told = {name: os.environ[name] for name in REGISTRIES if name in os.environ}
+    return " ".join(f"{name}={value}" for name, value in told.items())
+
+
 @click.command()
 @click.argument("command", default="make demo && make test && make demo-down")
 @click.option("--suite", default="bookworm", type=click.Choice(sorted(debian.SUITES)))
 @click.option("--caches", default="own", type=click.Choice(["own", "machine"]))
 @click.option("--remove", is_flag=True, help="remove the room afterwards")
-@click.option("--pass", "passed", multiple=True, help="NAME=VALUE for the command's environment")
-def main(command: str, suite: str, caches: str, remove: bool, passed: tuple[str, ...]) -> None:
+def main(command: str, suite: str, caches: str, remove: bool) -> None:
     """Run COMMAND on a clean system of SUITE; the exit code is its own."""
     room = ROOMS / suite
     try:
@@ -111,7 +121,7 @@ def main(command: str, suite: str, caches: str, remove: bool, passed: tuple[str,
     started = time.monotonic()
     done = subprocess.run(
         [*ENTER, "sh", "-c", INSIDE, "room", str(room), CHECKOUT, command],
-        env={**os.environ, "CACHES": lent, "PASSED": " ".join(passed)},
+        env={**os.environ, "CACHES": lent, "PASSED": registries()},
         stdin=subprocess.DEVNULL,
         check=False,
     )
