@@ -9,6 +9,7 @@ Everything about the collection is asked of the tarball, installed as a user wou
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -227,10 +228,10 @@ def prepare_ansible_test() -> Path:
     version = re.search(r"\bpip='([\d.]+)'", source)
     if version is None:
         raise GateError(f"{package}: no pip version found; has ansible-core changed?")
-    pins = digest_file(ROOT / "requirements" / "dev.txt")
-    home = (
-        default_root() / "ansible-test" / f"{pins[:16]}-{sys.version_info[0]}.{sys.version_info[1]}"
-    )
+    # An environment is a set of links to the interpreter that made it.
+    interpreter = f"{sys.version} {Path(sys.executable).resolve()}"
+    inputs = f"{digest_file(ROOT / 'requirements' / 'dev.txt')} {interpreter}"
+    home = default_root() / "ansible-test" / hashlib.sha256(inputs.encode()).hexdigest()[:32]
     shim = home / f".ansible/test/cache/get_pip_{version[1].replace('.', '_')}.py"
     shim.parent.mkdir(parents=True, exist_ok=True)
     shim.write_text(GET_PIP, encoding="utf-8")
