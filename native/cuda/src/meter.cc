@@ -119,20 +119,19 @@ void sleep_until(Nanos when) noexcept {
     errno = saved;
 }
 
+Account account(int card) noexcept {
+    xpu_card_ledger& ledger = guard.ledger().card(static_cast<unsigned>(card));
+    return {shared(ledger.tat_ns), shared(ledger.stands_at_q32), shared(ledger.busy_until_ns)};
+}
+
 // Waits until the work may start, then charges it. The grant is read anew after each nap, and
 // what finished meanwhile is settled, which may shorten or lengthen the wait.
 void admit_or_wait(Launch& launch, int card) noexcept {
     xpu_card_ledger& ledger = guard.ledger().card(static_cast<unsigned>(card));
-    auto& tat = shared(ledger.tat_ns);
-    for (;;) {
-        const Grant grant =
-            admit(tat, launch.now, launch.predicted, guard.grants(card).rate());
-        if (grant.wait == 0) {
-            launch.charged_tat = grant.charged_tat;
-            break;
-        }
+    while (const Nanos wait =
+               start(account(card), guard.grants(card).terms(), launch.now, launch.predicted)) {
         if (may_measure()) launch.context->close_before_nap(launch.handle, launch.now);
-        sleep_until(launch.now + sleep_slice(grant.wait));
+        sleep_until(launch.now + sleep_slice(wait));
         const Nanos woken = monotonic_now();
         shared(ledger.throttled_ns)
             .fetch_add(static_cast<std::uint64_t>(woken - launch.now), std::memory_order_relaxed);
@@ -151,8 +150,7 @@ void settle_segment(const Segment& segment, int card) noexcept {
         Hold hold(mine.lock);
         actual = claim_busy(mine.until, segment.start, segment.end);
     }
-    settle(shared(guard.ledger().card(static_cast<unsigned>(card)).tat_ns), segment.charged_tat,
-           actual, guard.grants(card).rate());
+    settle(account(card), guard.grants(card).terms(), segment.predicted, actual);
     guard.ledger().add_charged(static_cast<unsigned>(card), actual);
     segment.teach(actual);
 }
@@ -241,7 +239,7 @@ bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
     ContextMeter* meter = current_meter();
     if (meter == nullptr) return false;
     const int card = meter->card.load(std::memory_order_relaxed);
-    if (card == kNoCard || !guard.grants(card).rate().limited()) return false;
+    if (card == kNoCard || !guard.grants(card).limited()) return false;
     if (being_captured(stream)) return false;
 
     guard.join();
@@ -275,8 +273,7 @@ void end_launch(Launch& launch, CUresult result) noexcept {
     StreamMeter* stream = launch.stream;
     if (result != CUDA_SUCCESS) {
         const int card = launch.context->card.load(std::memory_order_relaxed);
-        settle(shared(guard.ledger().card(static_cast<unsigned>(card)).tat_ns),
-               launch.charged_tat, 0, guard.grants(card).rate());
+        settle(account(card), guard.grants(card).terms(), launch.predicted, 0);
         if (stream != nullptr) stream->launch_failed(launch);
     }
     if (stream == nullptr) return;

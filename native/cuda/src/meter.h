@@ -38,7 +38,6 @@ struct Launch {
     CUstream handle = nullptr;
     Nanos now = 0;
     Nanos predicted = 0;
-    Nanos charged_tat = 0;
     bool close = false; // measure up to here
 };
 

@@ -136,7 +136,6 @@ bool StreamMeter::launch_begins(const Launch& launch, Cost& cost) noexcept {
         return false;
     }
     current_.predicted += launch.predicted;
-    current_.charged_tat += launch.charged_tat;
     const auto taught = [&](const Segment::Lesson& lesson) { return lesson.cost == &cost; };
     Segment::Lesson* end = current_.lesson + current_.lessons;
     if (std::none_of(current_.lesson, end, taught) && current_.lessons < Segment::kLessons)
@@ -151,7 +150,6 @@ void StreamMeter::launch_failed(const Launch& launch) noexcept {
         return;
     }
     current_.predicted -= launch.predicted;
-    current_.charged_tat -= launch.charged_tat;
     open_ = false;
 }
 

@@ -26,7 +26,6 @@ struct Segment {
     Nanos start = 0;       // when the work ran, on the host's clock; known once it finished
     Nanos end = 0;
     Nanos predicted = 0;   // sum over the launches
-    Nanos charged_tat = 0; // sum over the launches
     unsigned lessons = 0;
     Lesson lesson[kLessons] = {};
 
