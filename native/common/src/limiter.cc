@@ -95,11 +95,34 @@ void forgive(std::atomic<Nanos>& tat, Nanos now, Nanos keep) noexcept {
     }
 }
 
-Nanos claim_busy(Nanos& counted_until, Nanos start, Nanos end) noexcept {
-    const Nanos from = std::max(start, counted_until);
-    if (end <= from) return 0;
-    counted_until = end;
-    return end - from;
+Nanos BusyTime::claim(Nanos start, Nanos end) noexcept {
+    if (end <= start) return 0;
+    // Those that touch the new stretch become one with it: [first, last) of those that are kept.
+    unsigned last = count_;
+    while (last > 0 && kept_[last - 1].start > end) --last;
+    unsigned first = last;
+    Nanos fresh = end - start;
+    Stretch whole = {start, end};
+    while (first > 0 && kept_[first - 1].end >= start) {
+        const Stretch& known = kept_[--first];
+        fresh -= std::min(known.end, end) - std::max(known.start, start);
+        whole = {std::min(whole.start, known.start), std::max(whole.end, known.end)};
+    }
+    if (first == last && count_ == kKept) { // one more: the oldest is forgotten
+        if (first == 0) return fresh;
+        std::copy(kept_ + 1, kept_ + first, kept_);
+        kept_[first - 1] = whole;
+        return fresh;
+    }
+    if (first == last) {
+        std::copy_backward(kept_ + last, kept_ + count_, kept_ + count_ + 1);
+        ++count_;
+    } else {
+        std::copy(kept_ + last, kept_ + count_, kept_ + first + 1);
+        count_ -= last - first - 1;
+    }
+    kept_[first] = whole;
+    return fresh;
 }
 
 } // namespace xpu

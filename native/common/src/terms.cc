@@ -74,7 +74,10 @@ Terms terms_of(const xpu_card_config& card) noexcept {
     terms.rate = make_rate(share_of(card, window), card.trim_q16, card.tau_ns);
     if (!terms.limited()) return terms;
     terms.paused = (card.flags & XPU_CARD_PAUSED) != 0;
-    if (window.given()) terms.window = window;
+    if (!window.given()) return terms;
+    terms.window = window;
+    // The window itself is the burst: credit for less would not let it be used up.
+    terms.rate.tau = std::max(terms.rate.tau, window.frame);
     return terms;
 }
 

@@ -224,12 +224,43 @@ CASE(forgive_only_shortens_long_debts) {
 }
 
 CASE(concurrent_streams_are_counted_once) {
-    Nanos counted = 0;
-    CHECK_EQ(claim_busy(counted, 0, 10), 10);
-    CHECK_EQ(claim_busy(counted, 5, 12), 2);
-    CHECK_EQ(claim_busy(counted, 3, 9), 0);
-    CHECK_EQ(claim_busy(counted, 20, 25), 5);
-    CHECK_EQ(counted, 25);
+    BusyTime counted;
+    CHECK_EQ(counted.claim(0, 10), 10);
+    CHECK_EQ(counted.claim(5, 12), 2);
+    CHECK_EQ(counted.claim(3, 9), 0);
+    CHECK_EQ(counted.claim(20, 25), 5);
+    CHECK_EQ(counted.claim(13, 15), 2); // another context's, read later than it ran
+    CHECK_EQ(counted.claim(0, 30), 30 - 12 - 2 - 5);
+    CHECK_EQ(counted.claim(30, 30), 0);
+    CHECK_EQ(counted.claim(31, 30), 0);
+}
+
+CASE(time_too_long_ago_is_counted) {
+    BusyTime counted;
+    for (Nanos at = 0; at < 200 * 10; at += 10) CHECK_EQ(counted.claim(at, at + 5), 5);
+    CHECK_EQ(counted.claim(0, 5), 5);
+    CHECK_EQ(counted.claim(1990, 1995), 0);
+}
+
+// Against a map of every nanosecond, as long as no more stretches are known than are kept.
+CASE(property_busy_time_is_the_union) {
+    std::mt19937_64 random(5);
+    for (int history = 0; history < check::rounds(200); ++history) {
+        BusyTime counted;
+        std::vector<bool> busy(600);
+        for (int piece = 0; piece < 80; ++piece) {
+            // At most 60 stretches: they begin at multiples of ten.
+            const std::size_t start = random() % 60 * 10, end = start + random() % 25;
+            Nanos fresh = 0;
+            for (std::size_t at = start; at < std::min(end, busy.size()); ++at) {
+                fresh += busy[at] ? 0 : 1;
+                busy[at] = true;
+            }
+            CHECK_EQ(counted.claim(static_cast<Nanos>(start),
+                                   static_cast<Nanos>(std::min(end, busy.size()))),
+                     fresh);
+        }
+    }
 }
 
 // Over any history of well-predicted work the card is busy at most P % of the time plus what tau

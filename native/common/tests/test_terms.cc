@@ -183,6 +183,26 @@ CASE(simulation_long_work_keeps_the_share_of_its_windows) {
     CHECK_IN(100.0 * static_cast<double>(busy) / static_cast<double>(now), 22.0, 25.3);
 }
 
+// However small the credit is: what fits into the window may be used up.
+CASE(simulation_a_window_may_be_used_up) {
+    xpu_card_config card = granted(XPU_MODE_FIXED_SHARE, 0, 0);
+    card.frame_us = 400'000;
+    card.window_start_us = 100'000;
+    card.window_us = 150'000;
+    const Terms terms = terms_of(card);
+    Page page;
+    Nanos now = 0, busy = 0;
+    while (now < 60 * kSecond) {
+        if (const Nanos wait = start(page.account, terms, now, 2 * kMs)) {
+            now += std::min(wait, kLongestSleep);
+            continue;
+        }
+        busy += 2 * kMs;
+        now += 2 * kMs;
+    }
+    CHECK_IN(100.0 * static_cast<double>(busy) / static_cast<double>(now), 37.0, 37.6);
+}
+
 CASE(an_absurd_end_of_work_is_waited_off) {
     Terms terms;
     terms.rate = make_rate(100 * kPercent, 0, 0);

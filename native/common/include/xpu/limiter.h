@@ -74,9 +74,23 @@ void forgive(std::atomic<Nanos>& tat, Nanos now, Nanos keep) noexcept;
 // otherwise nonsense would be waited for anew for ever.
 Nanos credible(std::atomic<Nanos>& instant, Nanos now) noexcept;
 
-// The part of the busy interval [start, end] that lies after everything counted so far, and
-// remembers that it is counted now. Concurrent streams of a process are so charged once.
-Nanos claim_busy(Nanos& counted_until, Nanos start, Nanos end) noexcept;
+// What was counted of a card's time. Streams and contexts of a process overlap, and are measured in any
+// order; whatever ran at the same time is counted once. Of time longer ago than the stretches that are
+// kept nothing is known, so it is counted, rather twice than not at all.
+class BusyTime {
+  public:
+    // The part of [start, end) that was not counted yet; it is counted from now on.
+    Nanos claim(Nanos start, Nanos end) noexcept;
+
+  private:
+    static constexpr unsigned kKept = 64;
+    struct Stretch {
+        Nanos start = 0, end = 0;
+    };
+
+    Stretch kept_[kKept] = {}; // disjoint, in order
+    unsigned count_ = 0;
+};
 
 } // namespace xpu
 #endif
