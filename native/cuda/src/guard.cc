@@ -54,6 +54,15 @@ Nanos monotonic_now() noexcept {
     return static_cast<Nanos>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
+void Grants::set_terms(const Terms& terms) noexcept {
+    tau.store(terms.rate.tau, std::memory_order_relaxed);
+    paused.store(terms.paused, std::memory_order_relaxed);
+    frame.store(terms.window.frame, std::memory_order_relaxed);
+    window_start.store(terms.window.start, std::memory_order_relaxed);
+    window_length.store(terms.window.length, std::memory_order_relaxed);
+    scale_q32.store(terms.rate.scale_q32, std::memory_order_relaxed);
+}
+
 void Guard::initialise() noexcept {
     State fresh = State::kFresh;
     if (!state_.compare_exchange_strong(fresh, State::kBusy)) {
@@ -99,13 +108,7 @@ void Guard::apply(const Config& config) noexcept {
     for (std::uint32_t index = 0; index < XPU_MAX_CARDS; ++index) {
         const xpu_card_config& card = config.card[index];
         const bool present = index < config.cards;
-        // elastic, fixed-share and priority are enforced as hard until their policies exist: a
-        // tenant gets what was granted, never more.
-        const bool limited = present && card.mode != XPU_MODE_NONE;
-        const Rate rate =
-            limited ? make_rate(card.cores_percent, card.trim_q16, card.tau_ns) : Rate{};
-        grants_[index].scale_q32.store(rate.scale_q32, std::memory_order_relaxed);
-        grants_[index].tau.store(rate.tau, std::memory_order_relaxed);
+        grants_[index].set_terms(present ? terms_of(card) : Terms{});
         grants_[index].memory_quota.store(present ? card.memory_bytes : 0,
                                           std::memory_order_relaxed);
         grants_[index].present.store(present, std::memory_order_relaxed);

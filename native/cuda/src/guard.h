@@ -10,6 +10,7 @@
 #include "lock.h"
 #include "real.h"
 #include "xpu/slice.h"
+#include "xpu/terms.h"
 
 namespace xpu {
 
@@ -23,10 +24,19 @@ struct Grants {
     std::atomic<Nanos> tau{0};
     std::atomic<std::uint64_t> memory_quota{0};
     std::atomic<bool> present{false};
+    std::atomic<bool> paused{false};
+    std::atomic<Nanos> frame{0};
+    std::atomic<Nanos> window_start{0};
+    std::atomic<Nanos> window_length{0};
 
-    Rate rate() const noexcept {
-        return {scale_q32.load(std::memory_order_relaxed), tau.load(std::memory_order_relaxed)};
+    bool limited() const noexcept { return scale_q32.load(std::memory_order_relaxed) != 0; }
+    Terms terms() const noexcept {
+        return {{scale_q32.load(std::memory_order_relaxed), tau.load(std::memory_order_relaxed)},
+                paused.load(std::memory_order_relaxed),
+                {frame.load(std::memory_order_relaxed), window_start.load(std::memory_order_relaxed),
+                 window_length.load(std::memory_order_relaxed)}};
     }
+    void set_terms(const Terms& terms) noexcept;
 };
 
 class Guard {

@@ -130,6 +130,7 @@ void context_ended(CUcontext context) noexcept {
 template <typename Function>
 CUresult destroy(Function function, CUcontext context) noexcept {
     const bool active = guard.active();
+    if (active) settle_meter(context);
     const CUresult result = call(function, context);
     if (active && result == CUDA_SUCCESS) context_ended(context);
     return result;
@@ -138,6 +139,7 @@ CUresult destroy(Function function, CUcontext context) noexcept {
 template <typename Function>
 CUresult end_primary(Function function, CUdevice device) noexcept {
     const bool active = guard.active();
+    if (active && device >= 0 && device < kMaxDevices) settle_meter(primary[device].load());
     const CUresult result = call(function, device);
     if (!active || result != CUDA_SUCCESS || device < 0 || device >= kMaxDevices) return result;
     unsigned flags = 0;

@@ -7,6 +7,7 @@
 #include <new>
 #include <sys/mman.h>
 
+#include "call.h"
 #include "guard.h"
 #include "stream_meter.h"
 #include "xpu/log.h"
@@ -23,40 +24,40 @@ class ContextMeter {
     StreamMeter* stream(CUstream handle) noexcept;
     void close_segments(CUstream handle, bool all, Nanos now) noexcept;
     void close_before_nap(CUstream handle, Nanos now) noexcept;
+    void release(StreamKey key, Nanos now) noexcept;
     void poll(Nanos now) noexcept;
+    Nanos unsettled() noexcept;
     bool due(Nanos now) const noexcept {
         return now - polled_.load(std::memory_order_relaxed) >= kPollInterval;
     }
     void reset(CUcontext owner, int its_card) noexcept;
 
   private:
+    unsigned used() const noexcept {
+        return std::min(streams_used_.load(std::memory_order_acquire), kStreams);
+    }
+
     static constexpr unsigned kStreams = 128;
     static constexpr Nanos kPollInterval = 200'000;
 
     std::atomic<Nanos> polled_{0};
-    SpinLock polling_;
-    Anchor anchor_; // under polling_
+    SpinLock polling_; // for the next three
+    Anchor anchor_;
+    BusyTime counted_; // streams of one context overlap; contexts take turns, as processes do
+    Segment finished_[kStreams * StreamMeter::kPending];
     std::atomic<unsigned> streams_used_{0};
     StreamMeter streams_[kStreams];
 };
 
 namespace {
 
-constexpr unsigned kContexts = 32;
-constexpr unsigned kSettledAtOnce = 32;
+// More than fit on all cards of a machine: each costs the card hundreds of megabytes.
+constexpr unsigned kContexts = 256;
 
 CostTable costs;
 std::atomic<ContextMeter*> meters[kContexts];
 std::atomic<unsigned> meters_used{0};
 SpinLock creating;
-std::atomic<int> captures{0};
-
-// What this process has counted of a card's time, over all contexts and streams on it.
-struct CountedTime {
-    SpinLock lock;
-    Nanos until = 0;
-};
-CountedTime counted[XPU_MAX_CARDS];
 
 ContextMeter* find_meter(CUcontext context) noexcept {
     for (unsigned index = 0, used = meters_used.load(std::memory_order_acquire); index < used;
@@ -101,15 +102,13 @@ ContextMeter* current_meter() noexcept {
 }
 
 bool being_captured(CUstream stream) noexcept {
-    if (captures.load(std::memory_order_relaxed) <= 0) return false;
+    if (!captures.any()) return false;
     int status = CU_STREAM_CAPTURE_STATUS_NONE;
     // An error means the legacy stream while others capture: not ours to touch either.
     return real.cuStreamIsCapturing == nullptr ||
            real.cuStreamIsCapturing(stream, &status) != CUDA_SUCCESS ||
            status != CU_STREAM_CAPTURE_STATUS_NONE;
 }
-
-bool may_measure() noexcept { return captures.load(std::memory_order_relaxed) <= 0; }
 
 void sleep_until(Nanos when) noexcept {
     const timespec at = {static_cast<time_t>(when / 1'000'000'000), when % 1'000'000'000};
@@ -119,40 +118,32 @@ void sleep_until(Nanos when) noexcept {
     errno = saved;
 }
 
+Account account(int card) noexcept {
+    xpu_card_ledger& ledger = guard.ledger().card(static_cast<unsigned>(card));
+    return {shared(ledger.tat_ns), shared(ledger.stands_at_q32), shared(ledger.busy_until_ns)};
+}
+
 // Waits until the work may start, then charges it. The grant is read anew after each nap, and
 // what finished meanwhile is settled, which may shorten or lengthen the wait.
 void admit_or_wait(Launch& launch, int card) noexcept {
     xpu_card_ledger& ledger = guard.ledger().card(static_cast<unsigned>(card));
-    auto& tat = shared(ledger.tat_ns);
-    for (;;) {
-        const Grant grant =
-            admit(tat, launch.now, launch.predicted, guard.grants(card).rate());
-        if (grant.wait == 0) {
-            launch.charged_tat = grant.charged_tat;
-            break;
-        }
-        if (may_measure()) launch.context->close_before_nap(launch.handle, launch.now);
-        sleep_until(launch.now + sleep_slice(grant.wait));
+    while (const Nanos wait =
+               start(account(card), guard.grants(card).terms(), launch.now, launch.predicted)) {
+        launch.context->close_before_nap(launch.handle, launch.now);
+        sleep_until(launch.now + sleep_slice(wait));
         const Nanos woken = monotonic_now();
         shared(ledger.throttled_ns)
             .fetch_add(static_cast<std::uint64_t>(woken - launch.now), std::memory_order_relaxed);
         launch.now = woken;
         guard.refresh();
-        if (may_measure()) launch.context->poll(woken);
+        launch.context->poll(woken);
     }
     shared(ledger.launches).fetch_add(1, std::memory_order_relaxed);
 }
 
 // Charges a finished segment its measured time in place of the predicted one.
-void settle_segment(const Segment& segment, int card) noexcept {
-    Nanos actual = 0;
-    {
-        CountedTime& mine = counted[card];
-        Hold hold(mine.lock);
-        actual = claim_busy(mine.until, segment.start, segment.end);
-    }
-    settle(shared(guard.ledger().card(static_cast<unsigned>(card)).tat_ns), segment.charged_tat,
-           actual, guard.grants(card).rate());
+void settle_segment(const Segment& segment, Nanos actual, int card) noexcept {
+    settle(account(card), guard.grants(card).terms(), segment.predicted, actual);
     guard.ledger().add_charged(static_cast<unsigned>(card), actual);
     segment.teach(actual);
 }
@@ -164,11 +155,13 @@ void settle_as_predicted(int card, Nanos predicted) noexcept {
 
 } // namespace
 
+// What no segment will tell any more was charged as predicted, and is counted so.
 void ContextMeter::reset(CUcontext owner, int its_card) noexcept {
     for (StreamMeter& stream : streams_) stream.forget();
     streams_used_.store(0);
     polled_.store(0);
     anchor_ = {};
+    counted_ = {};
     polling_.unlock();
     card.store(its_card);
     context.store(owner, std::memory_order_release);
@@ -177,11 +170,11 @@ void ContextMeter::reset(CUcontext owner, int its_card) noexcept {
 // Handles are recycled by the driver and so are our entries: a stream with nothing open or pending
 // gives its place to another when all are taken.
 StreamMeter* ContextMeter::stream(CUstream handle) noexcept {
-    const unsigned used = std::min(streams_used_.load(std::memory_order_acquire), kStreams);
-    for (unsigned index = 0; index < used; ++index) {
-        if (streams_[index].is(handle)) return &streams_[index];
+    const StreamKey key = key_of(handle);
+    for (unsigned index = 0, count = used(); index < count; ++index) {
+        if (streams_[index].is(key)) return &streams_[index];
     }
-    if (used < kStreams) {
+    if (used() < kStreams) {
         const unsigned mine = streams_used_.fetch_add(1, std::memory_order_acq_rel);
         if (mine < kStreams) {
             streams_[mine].adopt(handle);
@@ -194,11 +187,15 @@ StreamMeter* ContextMeter::stream(CUstream handle) noexcept {
     return nullptr;
 }
 
+// An event can be recorded in any stream, but in another thread's own default stream only by that thread.
 void ContextMeter::close_segments(CUstream handle, bool all, Nanos now) noexcept {
-    const unsigned used = std::min(streams_used_.load(std::memory_order_acquire), kStreams);
-    for (unsigned index = 0; index < used; ++index) {
+    const Touch touch;
+    if (!touch) return;
+    const StreamKey key = key_of(handle), own = key_of(XPU_STREAM_PER_THREAD);
+    for (unsigned index = 0, count = used(); index < count; ++index) {
         StreamMeter& stream = streams_[index];
-        if ((!all && !stream.is(handle)) || !stream.lock.try_lock()) continue;
+        const bool meant = all ? !stream.per_thread() || stream.is(own) : stream.is(key);
+        if (!meant || !stream.lock.try_lock()) continue;
         stream.close(now);
         stream.lock.unlock();
     }
@@ -206,34 +203,102 @@ void ContextMeter::close_segments(CUstream handle, bool all, Nanos now) noexcept
 
 // A nap lets the stream run dry, and a segment left open over it could not be measured.
 void ContextMeter::close_before_nap(CUstream handle, Nanos now) noexcept {
-    StreamMeter* own = stream(handle);
+    const Touch touch;
+    StreamMeter* own = touch ? stream(handle) : nullptr;
     if (own == nullptr || !own->lock.try_lock()) return;
     own->close_if_due(now);
     own->lock.unlock();
 }
 
-// All finished segments of all streams, settled in the order in which they ended: claim_busy()
-// counts overlapping work of two streams once only when it sees it in that order.
+// Its last segment ends here; the driver may give its handle to another stream at once. Who launches
+// in a stream that he destroys elsewhere holds the lock, and gets what he asked for.
+void ContextMeter::release(StreamKey key, Nanos now) noexcept {
+    const Touch touch;
+    for (unsigned index = 0, count = used(); index < count; ++index) {
+        StreamMeter& stream = streams_[index];
+        if (!stream.is(key) || !stream.lock.try_lock()) continue;
+        if (touch) stream.close(now);
+        stream.release();
+        stream.lock.unlock();
+    }
+}
+
+// All finished segments of all streams, settled in the order in which they ended: what overlaps is
+// then shared out among them as evenly as they ended, and teaches what it cost in the mean.
 void ContextMeter::poll(Nanos now) noexcept {
-    if (!polling_.try_lock()) return;
+    const Touch touch;
+    if (!touch || !polling_.try_lock()) return;
     polled_.store(now, std::memory_order_relaxed);
-    Segment finished[kSettledAtOnce];
-    unsigned count = 0;
+    Segment* end = finished_;
     const int its_card = card.load(std::memory_order_relaxed);
-    const unsigned used = std::min(streams_used_.load(std::memory_order_acquire), kStreams);
-    for (unsigned index = 0; index < used; ++index) {
+    for (unsigned index = 0, streams = used(); index < streams; ++index) {
         StreamMeter& stream = streams_[index];
         if (!stream.lock.try_lock()) continue;
-        while (count < kSettledAtOnce && stream.take_finished(finished[count], anchor_, now))
-            ++count;
+        for (unsigned most = StreamMeter::kPending;
+             most > 0 && stream.take_finished(*end, anchor_); --most)
+            ++end;
         settle_as_predicted(its_card, stream.take_unmeasured());
         stream.lock.unlock();
     }
-    std::sort(finished, finished + count,
-              [](const Segment& a, const Segment& b) { return a.end < b.end; });
-    for (unsigned index = 0; index < count; ++index) settle_segment(finished[index], its_card);
+    std::sort(finished_, end, [](const Segment& a, const Segment& b) { return a.end < b.end; });
+    for (const Segment* segment = finished_; segment != end; ++segment)
+        settle_segment(*segment, counted_.claim(segment->start, segment->end), its_card);
     polling_.unlock();
 }
+
+Nanos ContextMeter::unsettled() noexcept {
+    Nanos sum = 0;
+    for (unsigned index = 0, count = used(); index < count; ++index)
+        sum += streams_[index].unsettled();
+    return sum;
+}
+
+namespace {
+
+// What ran in other contexts of this process is settled too, one context at a time: who only ever
+// works in a new one would otherwise be charged what was guessed.
+void poll_in_turn(ContextMeter& current, Nanos now) noexcept {
+    current.poll(now);
+    const unsigned used = meters_used.load(std::memory_order_acquire);
+    if (used < 2) return;
+    static std::atomic<unsigned> turn{0};
+    ContextMeter* other =
+        meters[turn.fetch_add(1, std::memory_order_relaxed) % used].load(std::memory_order_relaxed);
+    if (other != &current && other->card.load(std::memory_order_relaxed) != kNoCard)
+        other->poll(now);
+}
+
+// The bound on work in flight. False: the stream is another's by now, or its work does not end.
+bool await_room(StreamMeter& own, Launch& launch) noexcept {
+    while (own.full() && !captures.any()) {
+        own.wait_for_oldest();
+        own.lock.unlock();
+        launch.now = monotonic_now();
+        launch.context->poll(launch.now);
+        if (!own.lock.try_lock()) return false;
+        const Touch touch;
+        if (touch && own.full() && own.oldest_unsettled()) break;
+    }
+    return true;
+}
+
+// Counts the launch to its stream: in a segment where that is possible, otherwise as predicted.
+void count_launch(Launch& launch, Cost& cost) noexcept {
+    StreamMeter* own = launch.context->stream(launch.handle);
+    if (own == nullptr) {
+        settle_as_predicted(launch.context->card.load(std::memory_order_relaxed), launch.predicted);
+        return;
+    }
+    launch.stream = own;
+    launch.holds = !captures.any() && own->lock.try_lock() && await_room(*own, launch);
+    if (!launch.holds) {
+        own->passes(launch.predicted);
+        return;
+    }
+    launch.close = own->launch_begins(launch, cost);
+}
+
+} // namespace
 
 bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
                   CUstream stream) noexcept {
@@ -241,7 +306,7 @@ bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
     ContextMeter* meter = current_meter();
     if (meter == nullptr) return false;
     const int card = meter->card.load(std::memory_order_relaxed);
-    if (card == kNoCard || !guard.grants(card).rate().limited()) return false;
+    if (card == kNoCard || !guard.grants(card).limited()) return false;
     if (being_captured(stream)) return false;
 
     guard.join();
@@ -250,24 +315,9 @@ bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
     launch.handle = stream;
     launch.now = monotonic_now();
     launch.predicted = cost.predicted();
-    if (may_measure() && meter->due(launch.now)) meter->poll(launch.now);
+    if (meter->due(launch.now)) poll_in_turn(*meter, launch.now);
     admit_or_wait(launch, card);
-
-    StreamMeter* own = may_measure() ? meter->stream(stream) : nullptr;
-    if (own == nullptr || !own->lock.try_lock()) {
-        settle_as_predicted(card, launch.predicted);
-        return true;
-    }
-    while (own->full() && may_measure()) { // the bound on work in flight
-        own->wait_for_oldest();
-        own->lock.unlock();
-        launch.now = monotonic_now();
-        meter->poll(launch.now);
-        own->lock.lock();
-        if (own->full() && own->oldest_unsettled()) break;
-    }
-    launch.stream = own;
-    launch.close = own->launch_begins(launch, cost);
+    count_launch(launch, cost);
     return true;
 }
 
@@ -275,17 +325,20 @@ void end_launch(Launch& launch, CUresult result) noexcept {
     StreamMeter* stream = launch.stream;
     if (result != CUDA_SUCCESS) {
         const int card = launch.context->card.load(std::memory_order_relaxed);
-        settle(shared(guard.ledger().card(static_cast<unsigned>(card)).tat_ns),
-               launch.charged_tat, 0, guard.grants(card).rate());
+        settle(account(card), guard.grants(card).terms(), launch.predicted, 0);
         if (stream != nullptr) stream->launch_failed(launch);
+    } else if (launch.holds && (launch.opens || launch.close)) {
+        launch.now = monotonic_now();
+        if (launch.opens) stream->first_launched(launch.now);
+        if (launch.close) {
+            const Touch touch;
+            if (touch) stream->close(launch.now);
+        }
     }
-    if (stream == nullptr) return;
-    if (result == CUDA_SUCCESS && launch.close) stream->close(launch.now);
-    stream->lock.unlock();
+    if (launch.holds) stream->lock.unlock();
 }
 
 void before_sync(CUstream stream, bool all_streams) noexcept {
-    if (!may_measure()) return;
     CUcontext context = nullptr;
     if (real.cuCtxGetCurrent(&context) != CUDA_SUCCESS) return;
     ContextMeter* meter = context == nullptr ? nullptr : find_meter(context);
@@ -293,7 +346,6 @@ void before_sync(CUstream stream, bool all_streams) noexcept {
 }
 
 void after_sync() noexcept {
-    if (!may_measure()) return;
     CUcontext context = nullptr;
     if (real.cuCtxGetCurrent(&context) != CUDA_SUCCESS) return;
     ContextMeter* meter = context == nullptr ? nullptr : find_meter(context);
@@ -301,19 +353,38 @@ void after_sync() noexcept {
         meter->poll(monotonic_now());
 }
 
-void capture_began() noexcept { captures.fetch_add(1); }
-void capture_ended() noexcept { captures.fetch_sub(1); }
+void forget_stream(CUstream stream) noexcept {
+    const StreamKey key = key_of(stream);
+    const Nanos now = monotonic_now();
+    for (unsigned index = 0, count = meters_used.load(std::memory_order_acquire); index < count;
+         ++index)
+        meters[index].load(std::memory_order_relaxed)->release(key, now);
+}
+
+void settle_meter(CUcontext context) noexcept {
+    ContextMeter* meter = context == nullptr ? nullptr : find_meter(context);
+    if (meter == nullptr || meter->card.load(std::memory_order_relaxed) == kNoCard) return;
+    // Its default stream can only be named where it is current.
+    if (call(real.cuCtxPushCurrent_v2, context) != CUDA_SUCCESS) return;
+    const Nanos now = monotonic_now();
+    meter->close_segments(nullptr, true, now);
+    meter->poll(now);
+    (void)call(real.cuCtxPopCurrent_v2, &context);
+}
 
 void forget_meter(CUcontext context) noexcept {
+    captures.context_ended(context);
     Hold hold(creating);
-    if (ContextMeter* meter = context == nullptr ? nullptr : find_meter(context))
-        meter->reset(nullptr, kNoCard);
+    ContextMeter* meter = context == nullptr ? nullptr : find_meter(context);
+    if (meter == nullptr) return;
+    const int card = meter->card.load(std::memory_order_relaxed);
+    if (card != kNoCard) settle_as_predicted(card, meter->unsettled());
+    meter->reset(nullptr, kNoCard);
 }
 
 void forget_all_meters() noexcept {
     creating.unlock();
-    captures.store(0);
-    for (CountedTime& card : counted) card.lock.unlock();
+    captures.forget_all();
     for (unsigned index = 0; index < meters_used.load(); ++index)
         meters[index].load()->reset(nullptr, kNoCard);
 }

@@ -25,14 +25,15 @@ void Segment::teach(Nanos actual) const noexcept {
 
 void StreamMeter::adopt(CUstream handle) noexcept {
     handle_.store(handle, std::memory_order_relaxed);
-    owned_.store(true, std::memory_order_release);
+    key_.store(key_of(handle), std::memory_order_release);
 }
 
 bool StreamMeter::adopt_if_idle(CUstream handle) noexcept {
     if (!lock.try_lock()) return false;
     const bool idle = !open_ && !has_pending();
     if (idle) {
-        handle_.store(handle, std::memory_order_relaxed);
+        take_passed();
+        adopt(handle);
         mark_is_last_ = false; // it lies on another stream
         busy_until_ = last_end_ = 0;
     }
@@ -40,12 +41,20 @@ bool StreamMeter::adopt_if_idle(CUstream handle) noexcept {
     return idle;
 }
 
+void StreamMeter::release() noexcept {
+    if (open_) abandon_segment();
+    mark_is_last_ = false;
+    handle_.store(nullptr, std::memory_order_relaxed);
+    key_.store(0, std::memory_order_release);
+}
+
 void StreamMeter::forget() noexcept {
-    owned_.store(false);
+    key_.store(0);
     handle_.store(nullptr);
+    passed_.store(0);
     pending_count_.store(0);
     std::fill(std::begin(events_), std::end(events_), nullptr);
-    next_event_ = mark_ = oldest_ = faults_ = segments_ = 0;
+    next_event_ = mark_ = oldest_ = faults_ = doubts_ = segments_ = 0;
     mark_is_last_ = open_ = false;
     alone_ = true;
     busy_until_ = last_end_ = last_sample_ = unmeasured_ = 0;
@@ -106,28 +115,46 @@ void StreamMeter::abandon_segment() noexcept {
     alone_ = true;
 }
 
-// Work that follows the last event at once continues from it for free; otherwise one sample per
-// interval, at once for work that was never measured.
-bool StreamMeter::wants_segment(const Launch& launch, bool known, bool& continues) noexcept {
-    continues = false;
-    if (faults_ >= kFaults || full() || !room_for_events()) return false;
+// One sample per interval, at once for work that was never measured.
+bool StreamMeter::due(const Launch& launch, bool known) const noexcept {
+    return !known || launch.predicted >= kSampleInterval ||
+           launch.now - last_sample_ >= kSampleInterval;
+}
+
+// Opens a segment before this launch where one is due. Work that follows the last event at once
+// continues from that for free.
+void StreamMeter::open_for(Launch& launch, bool known) noexcept {
+    if (faults_ >= kFaults || full() || !room_for_events()) return;
+    bool continues = false;
     if (mark_is_last_) {
         const CUresult state = real.cuEventQuery(event(mark_));
         continues = state == CUDA_ERROR_NOT_READY;
         if (state == CUDA_SUCCESS) busy_until_ = std::min(busy_until_, launch.now);
     }
-    return continues || !known || launch.predicted >= kSampleInterval ||
-           launch.now - last_sample_ >= kSampleInterval;
+    if (continues || due(launch, known)) launch.opens = open(launch.now, continues) && !continues;
 }
 
-bool StreamMeter::launch_begins(const Launch& launch, Cost& cost) noexcept {
+// Launches that went by without the lock ran between our events, or are nobody's.
+void StreamMeter::take_passed() noexcept {
+    const Nanos passed = passed_.exchange(0, std::memory_order_relaxed);
+    if (passed == 0) return;
+    if (open_) {
+        current_.predicted += passed;
+    } else {
+        unmeasured_ += passed;
+        mark_is_last_ = false;
+    }
+}
+
+bool StreamMeter::launch_begins(Launch& launch, Cost& cost) noexcept {
     const bool known = cost.known();
+    take_passed();
     // A gap in an open segment would be measured as work. An unknown cost is measured by itself.
     if (open_ && launch.now > busy_until_) abandon_segment();
-    if (open_ && !known) close(launch.now);
-    if (!open_) {
-        bool continues = false;
-        if (wants_segment(launch, known, continues)) open(launch.now, continues);
+    if (open_ ? !known : mark_is_last_ || due(launch, known)) {
+        const Touch touch;
+        if (touch && open_) close(launch.now);
+        if (touch && !open_) open_for(launch, known);
     }
     mark_is_last_ = false;
     busy_until_ = std::max(busy_until_, launch.now) + launch.predicted;
@@ -136,7 +163,7 @@ bool StreamMeter::launch_begins(const Launch& launch, Cost& cost) noexcept {
         return false;
     }
     current_.predicted += launch.predicted;
-    current_.charged_tat += launch.charged_tat;
+    current_.known = current_.known && known;
     const auto taught = [&](const Segment::Lesson& lesson) { return lesson.cost == &cost; };
     Segment::Lesson* end = current_.lesson + current_.lessons;
     if (std::none_of(current_.lesson, end, taught) && current_.lessons < Segment::kLessons)
@@ -145,26 +172,45 @@ bool StreamMeter::launch_begins(const Launch& launch, Cost& cost) noexcept {
            launch.now - last_sample_ >= kSampleInterval;
 }
 
+void StreamMeter::first_launched(Nanos now) noexcept { current_.stall = now - current_.opened; }
+
 void StreamMeter::launch_failed(const Launch& launch) noexcept {
-    if (!open_) {
+    if (!launch.holds) {
+        passes(-launch.predicted);
+    } else if (open_) {
+        current_.predicted -= launch.predicted;
+        abandon_segment();
+    } else {
         unmeasured_ -= std::min(unmeasured_, launch.predicted);
-        return;
     }
-    current_.predicted -= launch.predicted;
-    current_.charged_tat -= launch.charged_tat;
-    open_ = false;
+}
+
+// Whether the host lost its processor where the stream had nothing to do: between the start event and
+// the first launch, or between the end of the work and the end event. The events then hold time in
+// which nothing ran. A few times in a row that is taken for chance; then predictions are what is wrong.
+bool StreamMeter::doubtful(Nanos now) const noexcept {
+    const Nanos late = std::max<Nanos>(0, now - busy_until_);
+    const Nanos allowed = current_.known ? kStall + current_.predicted / 64 : kSampleInterval;
+    return doubts_ < kDoubts && current_.stall + late > allowed;
 }
 
 void StreamMeter::close(Nanos now) noexcept {
     if (!open_) return;
+    take_passed();
     if (full() || now > busy_until_ + kSampleInterval) {
         abandon_segment(); // by now the stream may have been idle for long
         return;
     }
     if (!record(current_.end_event)) return;
+    last_sample_ = now;
+    if (doubtful(monotonic_now())) {
+        ++doubts_;
+        abandon_segment();
+        return;
+    }
     open_ = false;
     alone_ = false;
-    last_sample_ = now;
+    doubts_ = 0;
     pending_[(oldest_ + pending_count_.load()) % kPending] = current_;
     pending_count_.fetch_add(1);
 }
@@ -173,8 +219,14 @@ void StreamMeter::close_if_due(Nanos now) noexcept {
     if (now - last_sample_ >= kSampleInterval) close(now);
 }
 
+// The one wait for an event. It is no Touch, since a capture must not wait for it; a thread in relaxed
+// mode may do what would otherwise invalidate a capture that begins meanwhile.
 void StreamMeter::wait_for_oldest() noexcept {
+    int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    const bool relaxed = real.cuThreadExchangeStreamCaptureMode != nullptr &&
+                         real.cuThreadExchangeStreamCaptureMode(&mode) == CUDA_SUCCESS;
     (void)real.cuEventSynchronize(event(pending_[oldest_].end_event));
+    if (relaxed) (void)real.cuThreadExchangeStreamCaptureMode(&mode);
 }
 
 bool StreamMeter::oldest_unsettled() const noexcept {
@@ -204,7 +256,7 @@ bool StreamMeter::place(const Anchor& anchor, CUevent end, Nanos& at) noexcept {
 // The GPU's clock gives length and place. The host's bounds the place: work starts when its first
 // event was recorded or when the work before it ended, whichever is later, and has ended by now.
 // Without an anchor it is taken to have started as early as that.
-bool StreamMeter::take_finished(Segment& out, Anchor& anchor, Nanos now) noexcept {
+bool StreamMeter::take_finished(Segment& out, Anchor& anchor) noexcept {
     if (!has_pending()) return false;
     Segment& front = pending_[oldest_];
     const CUresult state = real.cuEventQuery(event(front.end_event));
@@ -218,6 +270,7 @@ bool StreamMeter::take_finished(Segment& out, Anchor& anchor, Nanos now) noexcep
         give_up("reading a timing event", measured);
         return false;
     }
+    const Nanos now = monotonic_now(); // after the answer: the thread may have stood still before it
     const auto length = std::max<Nanos>(0, static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6));
     out = front;
     const Nanos earliest = std::max(front.opened, last_end_) + length;
@@ -232,7 +285,16 @@ bool StreamMeter::take_finished(Segment& out, Anchor& anchor, Nanos now) noexcep
     return true;
 }
 
+Nanos StreamMeter::unsettled() noexcept {
+    Nanos sum = take_unmeasured() + passed_.exchange(0, std::memory_order_relaxed);
+    if (open_) sum += current_.predicted;
+    for (unsigned count = 0; count < pending_count_.load(); ++count)
+        sum += pending_[(oldest_ + count) % kPending].predicted;
+    return sum;
+}
+
 Nanos StreamMeter::take_unmeasured() noexcept {
+    if (!open_) take_passed();
     const Nanos taken = unmeasured_;
     unmeasured_ = 0;
     return taken;

@@ -11,6 +11,7 @@
 #include <ctime>
 #include <map>
 #include <mutex>
+#include <pthread.h>
 #include <string>
 
 #define STUB extern "C" __attribute__((visibility("default")))
@@ -80,7 +81,10 @@ struct Event {
 
 } // namespace
 
-STUB int cuInit(unsigned) { return 0; }
+// So that a child that was forked from one of several threads can use it.
+STUB int cuInit(unsigned) {
+    return pthread_atfork([] { mutex.lock(); }, [] { mutex.unlock(); }, [] { mutex.unlock(); });
+}
 STUB int cuDriverGetVersion(int* version) { return *version = 12080, 0; }
 STUB int cuDeviceGetCount(int* count) { return *count = 1, 0; }
 STUB int cuDeviceGet(int* device, int) { return *device = 0, 0; }
@@ -122,6 +126,29 @@ STUB int cuLaunchKernel_ptsz(void*, unsigned, unsigned, unsigned, unsigned, unsi
                              unsigned, void* stream, void** parameters, void**) {
     return run(stream, parameters);
 }
+// Kernels of the oldest kind have no parameters here: they run as many nanoseconds as their address.
+STUB int cuLaunchGridAsync(void* function, int, int, void* stream) {
+    void* parameters[] = {&function};
+    return run(stream, parameters);
+}
+STUB int cuLaunchGrid(void* function, int width, int height) {
+    return cuLaunchGridAsync(function, width, height, nullptr);
+}
+STUB int cuLaunch(void* function) { return cuLaunchGrid(function, 1, 1); }
+
+struct LaunchParameters {
+    void* function;
+    unsigned shape[6], shared_bytes;
+    void* stream;
+    void** parameters;
+};
+STUB int cuLaunchCooperativeKernelMultiDevice(LaunchParameters* parts, unsigned count, unsigned) {
+    for (unsigned index = 0; index < count; ++index) run(parts[index].stream, parts[index].parameters);
+    return 0;
+}
+STUB int cuStreamGetCtx(void*, void** context) { return *context = &context_object, 0; }
+STUB int cuCtxPushCurrent_v2(void*) { return 0; }
+STUB int cuCtxPopCurrent_v2(void** context) { return *context = &context_object, 0; }
 STUB int cuStreamSynchronize(void* stream) {
     mutex.lock();
     const long long end = stream_end[stream];

@@ -34,27 +34,32 @@ struct Rate {
     bool limited() const noexcept { return scale_q32 != 0; }
 };
 
-// The rate of a share. percent 0 or above 100 means no limit; trim_q16 0 reads as 1.0 and is
-// clamped to [0.3, 1.2], the range in which an NVML correction can be honest.
-Rate make_rate(std::uint32_t percent, std::uint32_t trim_q16, std::uint64_t tau_ns) noexcept;
+// The rate of a share in percent, 16.16. 0 or above 100 % means no limit; trim_q16 0 reads as 1.0 and
+// is clamped to [0.3, 1.2], the range in which an NVML correction can be honest.
+Rate make_rate(std::uint32_t share_q16, std::uint32_t trim_q16, std::uint64_t tau_ns) noexcept;
 
 // How far `cost` moves the TAT at this rate.
 Nanos scaled(Nanos cost, Rate rate) noexcept;
 
-// The answer to "may this start now?".
-struct Grant {
-    Nanos wait;        // 0: admitted and charged; otherwise nothing was charged, ask again then
-    Nanos charged_tat; // what was added to the TAT; hand it to settle()
-};
+// Admit work of predicted `cost` at `now`: 0, and it is charged; otherwise how long to wait before
+// asking again, and nothing is charged.
+Nanos admit(std::atomic<Nanos>& tat, Nanos now, Nanos cost, Rate rate) noexcept;
 
-// Admit work of predicted `cost` at `now`, or say how long to wait.
-Grant admit(std::atomic<Nanos>& tat, Nanos now, Nanos cost, Rate rate) noexcept;
+// Replace a charge of `predicted` by the measured cost. In GPU time, so that it is right also when
+// the rate changed in between and the debt was restated.
+void settle(std::atomic<Nanos>& tat, Nanos predicted, Nanos actual, Rate rate) noexcept;
 
-// Charge without asking: work that cannot wait.
-Nanos charge(std::atomic<Nanos>& tat, Nanos now, Nanos cost, Rate rate) noexcept;
+// The same debt at another rate. A TAT counts time in which nothing may start, not GPU time, so it
+// means something else at another share. Up to tau it says which part of the credit is used up, and
+// stays: a tenant that runs steadily at its share has used all of it, before a change and after. What
+// lies beyond tau is GPU time used too early; how long that takes to make up depends on the share.
+Nanos restated(Nanos debt, std::uint64_t from_scale_q32, Rate to) noexcept;
 
-// Replace an earlier charge by the measured cost.
-void settle(std::atomic<Nanos>& tat, Nanos charged_tat, Nanos actual, Rate rate) noexcept;
+// Makes the TAT stand at `rate`. `stands_at` is the scale at which it stands, 0 while nobody charged
+// anything: one of all processes that share both restates the debt, whoever sees the change first.
+// One that is killed just between leaves the debt as long as it was.
+void restate(std::atomic<Nanos>& tat, std::atomic<std::uint64_t>& stands_at, Nanos now,
+             Rate rate) noexcept;
 
 // How much of the debt wait to sleep before looking at the grant again.
 constexpr Nanos sleep_slice(Nanos wait) noexcept {
@@ -65,9 +70,27 @@ constexpr Nanos sleep_slice(Nanos wait) noexcept {
 // nobody else alive, a TAT further ahead than `keep` is pulled back to it.
 void forgive(std::atomic<Nanos>& tat, Nanos now, Nanos keep) noexcept;
 
-// The part of the busy interval [start, end] that lies after everything counted so far, and
-// remembers that it is counted now. Concurrent streams of a process are so charged once.
-Nanos claim_busy(Nanos& counted_until, Nanos start, Nanos end) noexcept;
+// The value of a shared instant, after one further ahead than the longest debt was pulled back to it:
+// otherwise nonsense would be waited for anew for ever.
+Nanos credible(std::atomic<Nanos>& instant, Nanos now) noexcept;
+
+// What was counted of a card's time. Streams and contexts of a process overlap, and are measured in any
+// order; whatever ran at the same time is counted once. Of time longer ago than the stretches that are
+// kept nothing is known, so it is counted, rather twice than not at all.
+class BusyTime {
+  public:
+    // The part of [start, end) that was not counted yet; it is counted from now on.
+    Nanos claim(Nanos start, Nanos end) noexcept;
+
+  private:
+    static constexpr unsigned kKept = 64;
+    struct Stretch {
+        Nanos start = 0, end = 0;
+    };
+
+    Stretch kept_[kKept] = {}; // disjoint, in order
+    unsigned count_ = 0;
+};
 
 } // namespace xpu
 #endif

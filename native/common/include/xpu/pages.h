@@ -77,7 +77,9 @@ struct xpu_card_ledger {
     uint64_t memory_bytes;  /* sum over the slots, as last seen by a writer; the slots are the truth; shared */
     uint64_t denied;        /* allocations refused; shared */
     uint64_t launches;      /* work items admitted; shared */
-    uint64_t reserved[10];
+    uint64_t stands_at_q32; /* rate at which tat_ns stands, 32.32; 0 = nothing charged yet; shared */
+    int64_t busy_until_ns;  /* fixed-share: when the work handed to the card is expected to end; shared */
+    uint64_t reserved[8];
 };
 
 /*
@@ -125,6 +127,8 @@ XPU_STATIC_ASSERT(offsetof(struct xpu_card_config, window_us) == 116);
 XPU_STATIC_ASSERT(offsetof(struct xpu_config_page, card) == 64);
 XPU_STATIC_ASSERT(sizeof(struct xpu_config_page) == 2112);
 XPU_STATIC_ASSERT(sizeof(struct xpu_card_ledger) == 128);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_ledger, stands_at_q32) == 48);
+XPU_STATIC_ASSERT(offsetof(struct xpu_card_ledger, busy_until_ns) == 56);
 XPU_STATIC_ASSERT(sizeof(struct xpu_process_slot) == 384);
 XPU_STATIC_ASSERT(offsetof(struct xpu_ledger_page, card) == 64);
 XPU_STATIC_ASSERT(offsetof(struct xpu_ledger_page, process) == 2112);
