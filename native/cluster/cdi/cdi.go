@@ -24,23 +24,33 @@ const specVersion = "0.5.0"
 // Fixed places inside a container, docs/interfaces.md section 6.
 const (
 	originalLibrary = "/opt/xpu/lib/libcuda-original.so"
+	originalNVML    = "/opt/xpu/lib/libnvidia-ml-original.so"
 	toolsDirectory  = "/opt/xpu/bin"
 	sliceDirectory  = "/etc/xpu"
 	ledgerPage      = "/run/xpu/ledger.page"
 )
+
+// compatDirectory is where NVIDIA's images keep a newer libcuda of their own, early in the search
+// path. In them it is a link's target, /usr/local/cuda leading to one version's directory, and the
+// runtime follows links inside the image. An image without it gets an empty directory there.
+const compatDirectory = "/usr/local/cuda/compat"
 
 // compatHook would put an image's own libcuda before ours.
 const compatHook = "enable-cuda-compat"
 
 var (
 	driverLibrary = regexp.MustCompile(`^libcuda\.so\.\d+(\.\d+)+$`)
+	nvmlLibrary   = regexp.MustCompile(`^libnvidia-ml\.so\.\d+(\.\d+)+$`)
 	cardNode      = regexp.MustCompile(`^/dev/nvidia\d+$`)
 )
 
-// Runtime says where our library and tools are on the host.
+// Runtime says where our libraries and tools are on the host. NVML is empty where an older
+// release of ours is installed, and the driver's own is mounted then. Empty is an empty directory.
 type Runtime struct {
 	Library string
+	NVML    string
 	Tools   string
+	Empty   string
 }
 
 // Slice is what one entry needs to know.
@@ -87,20 +97,29 @@ func commonEdits(base specs.ContainerEdits, runtime Runtime) (specs.ContainerEdi
 	edits.Mounts = nil
 	swapped := 0
 	for _, mount := range base.Mounts {
-		if !driverLibrary.MatchString(path.Base(mount.ContainerPath)) {
+		name := path.Base(mount.ContainerPath)
+		switch {
+		case driverLibrary.MatchString(name):
+			swapped++
+			edits.Mounts = append(edits.Mounts, inPlace(mount, runtime.Library, originalLibrary)...)
+		case nvmlLibrary.MatchString(name) && runtime.NVML != "":
+			edits.Mounts = append(edits.Mounts, inPlace(mount, runtime.NVML, originalNVML)...)
+		default:
 			edits.Mounts = append(edits.Mounts, mount)
-			continue
 		}
-		swapped++
-		edits.Mounts = append(edits.Mounts, bind(runtime.Library, mount.ContainerPath, "ro"),
-			bind(mount.HostPath, originalLibrary, "ro"))
 	}
 	if swapped != 1 {
 		return edits, fmt.Errorf("base CDI spec mounts libcuda.so.<version> %d times, wanted once; "+
 			"is the driver installed? run `nvidia-ctk cdi generate` again", swapped)
 	}
-	edits.Mounts = append(edits.Mounts, bind(runtime.Tools, toolsDirectory, "ro"))
+	edits.Mounts = append(edits.Mounts, bind(runtime.Tools, toolsDirectory, "ro"),
+		bind(runtime.Empty, compatDirectory, "ro"))
 	return edits, nil
+}
+
+// inPlace mounts ours where the driver's library would be, and the driver's where ours looks for it.
+func inPlace(theirs *specs.Mount, ours, original string) []*specs.Mount {
+	return []*specs.Mount{bind(ours, theirs.ContainerPath, "ro"), bind(theirs.HostPath, original, "ro")}
 }
 
 func withoutCompat(hooks []*specs.Hook) []*specs.Hook {

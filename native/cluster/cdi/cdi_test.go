@@ -29,22 +29,29 @@ containerEdits:
   - {hookName: createContainer, path: /usr/bin/nvidia-cdi-hook, args: [nvidia-cdi-hook, update-ldcache]}
   mounts:
   - {hostPath: /usr/lib/libcuda.so.580.95.05, containerPath: /usr/lib/libcuda.so.580.95.05, options: [ro]}
+  - {hostPath: /usr/lib/libnvidia-ml.so.580.95.05, containerPath: /usr/lib/libnvidia-ml.so.580.95.05, options: [ro]}
   - {hostPath: /usr/lib/libcudadebugger.so.580.95.05, containerPath: /usr/lib/libcudadebugger.so.580.95.05}
   - {hostPath: /run/nvidia-persistenced/socket, containerPath: /run/nvidia-persistenced/socket}
 `
 
 var (
-	runtime = Runtime{Library: "/opt/xpu/versions/v/lib/libcuda_direct.so", Tools: "/opt/xpu/versions/v/bin"}
-	second  = Slice{Key: "s1", Minors: []int{1}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
+	runtime = Runtime{Library: "/opt/xpu/versions/v/lib/libcuda_direct.so", NVML: "/opt/xpu/versions/v/lib/libnvidia-ml_direct.so",
+		Tools: "/opt/xpu/versions/v/bin", Empty: "/var/lib/xpu/empty"}
+	second = Slice{Key: "s1", Minors: []int{1}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
 )
 
 func compose(t *testing.T, slices ...Slice) *specs.Spec {
+	t.Helper()
+	return composeWith(t, runtime, slices...)
+}
+
+func composeWith(t *testing.T, with Runtime, slices ...Slice) *specs.Spec {
 	t.Helper()
 	parsed, err := ParseBase([]byte(base))
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, err := Compose(parsed, runtime, slices)
+	spec, err := Compose(parsed, with, slices)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,25 +61,47 @@ func compose(t *testing.T, slices ...Slice) *specs.Spec {
 func mounts(edits specs.ContainerEdits) map[string]string {
 	all := map[string]string{}
 	for _, mount := range edits.Mounts {
-		all[mount.ContainerPath] = mount.HostPath + " " + mount.Options[0]
+		access := "as given"
+		if len(mount.Options) > 0 {
+			access = mount.Options[0]
+		}
+		all[mount.ContainerPath] = mount.HostPath + " " + access
 	}
 	return all
 }
 
 func TestOurLibraryTakesTheDriversPlace(t *testing.T) {
 	common := compose(t).ContainerEdits
-	found := mounts(specs.ContainerEdits{Mounts: common.Mounts[:2]})
-	if got := found["/usr/lib/libcuda.so.580.95.05"]; got != runtime.Library+" ro" {
-		t.Errorf("the driver's place holds %q", got)
+	found := mounts(common)
+	for place, want := range map[string]string{
+		"/usr/lib/libcuda.so.580.95.05":         runtime.Library,
+		"/opt/xpu/lib/libcuda-original.so":      "/usr/lib/libcuda.so.580.95.05",
+		"/usr/lib/libnvidia-ml.so.580.95.05":    runtime.NVML,
+		"/opt/xpu/lib/libnvidia-ml-original.so": "/usr/lib/libnvidia-ml.so.580.95.05",
+		"/opt/xpu/bin":                          runtime.Tools,
+		"/usr/local/cuda/compat":                runtime.Empty,
+	} {
+		if got := found[place]; got != want+" ro" {
+			t.Errorf("%s holds %q, want %s", place, got, want)
+		}
 	}
-	if got := found["/opt/xpu/lib/libcuda-original.so"]; got != "/usr/lib/libcuda.so.580.95.05 ro" {
-		t.Errorf("the original is %q", got)
-	}
-	if len(common.Mounts) != 5 || len(common.DeviceNodes) != 1 || len(common.Env) != 1 {
+	if len(common.Mounts) != 8 || len(common.DeviceNodes) != 1 || len(common.Env) != 1 {
 		t.Errorf("the rest was not copied: %+v", common)
 	}
 	if len(common.Hooks) != 1 || common.Hooks[0].Args[1] != "update-ldcache" {
 		t.Errorf("hooks: %+v, wanted update-ldcache alone", common.Hooks)
+	}
+}
+
+func TestAnOlderReleaseHasNoNVMLOfOurs(t *testing.T) {
+	older := runtime
+	older.NVML = ""
+	found := mounts(composeWith(t, older).ContainerEdits)
+	if got := found["/usr/lib/libnvidia-ml.so.580.95.05"]; got != "/usr/lib/libnvidia-ml.so.580.95.05 ro" {
+		t.Errorf("NVML's place holds %q", got)
+	}
+	if got, there := found["/opt/xpu/lib/libnvidia-ml-original.so"]; there {
+		t.Errorf("an original is mounted that nobody needs: %q", got)
 	}
 }
 

@@ -32,14 +32,33 @@ type Paths struct {
 	Runtime string // our library and tools, /opt/xpu
 }
 
+// OnError says what becomes of a container's process whose grant or ledger is unusable.
+type OnError string
+
+// The policies; the library reads the word from the file on_error beside the config page.
+const (
+	Allow         OnError = "allow"           // it runs, without limits or within its own
+	DenyNewMemory OnError = "deny-new-memory" // it runs, but gets no device memory
+)
+
+// ParseOnError refuses anything else.
+func ParseOnError(text string) (OnError, error) {
+	if policy := OnError(text); policy == Allow || policy == DenyNewMemory {
+		return policy, nil
+	}
+	return "", fmt.Errorf("%q is neither %s nor %s", text, Allow, DenyNewMemory)
+}
+
 // Store is the disk of one node. One process at a time uses it.
 type Store struct {
 	paths Paths
+	// OnError of slices written from now on; Allow from Open.
+	OnError OnError
 }
 
 // Open makes the directories.
 func Open(paths Paths) (*Store, error) {
-	s := &Store{paths: paths}
+	s := &Store{paths: paths, OnError: Allow}
 	if err := os.MkdirAll(paths.Etc, 0o755); err != nil {
 		return nil, err
 	}
@@ -48,8 +67,14 @@ func Open(paths Paths) (*Store, error) {
 	if err := os.MkdirAll(s.slicesDirectory(), 0o700); err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(s.emptyDirectory(), 0o555); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
+
+// emptyDirectory covers what a container must not see.
+func (s *Store) emptyDirectory() string { return filepath.Join(s.paths.State, "empty") }
 
 func (s *Store) ledgerFile() string      { return filepath.Join(s.paths.State, "ledger.json") }
 func (s *Store) slicesDirectory() string { return filepath.Join(s.paths.State, "slices") }
@@ -138,6 +163,7 @@ func (s *Store) WriteSlice(slice xpu.Slice) error {
 		{filepath.Join(directory, "vgpu.config"), limits(slice.Shares), 0o444},
 		{filepath.Join(directory, "vgpu-ids.config"), identities(slice.Shares), 0o444},
 		{filepath.Join(directory, "pids.config"), nil, 0o444},
+		{filepath.Join(directory, "on_error"), []byte(s.OnError + "\n"), 0o444},
 		{filepath.Join(directory, "config.page"), config, 0o444},
 		{filepath.Join(pageDirectory, "ledger.page"), pages.NewLedger(), 0o666},
 		{filepath.Join(pageDirectory, "slice.json"), record, 0o600},
@@ -246,18 +272,22 @@ func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
 	return writeWhole(s.paths.CDI, text, 0o644)
 }
 
-// runtime finds the library behind /opt/xpu/lib, with every link resolved: an upgrade that switches
-// the link must not change what an entry names.
+// runtime finds the libraries behind /opt/xpu/lib, with every link resolved: an upgrade that switches
+// the link must not change what an entry names. An older release has none for NVML.
 func (s *Store) runtime() (cdi.Runtime, error) {
 	library, err := filepath.EvalSymlinks(filepath.Join(s.paths.Runtime, "lib", "libcuda_direct.so"))
 	if err != nil {
 		return cdi.Runtime{}, fmt.Errorf("interception library: %w; role xpu_runtime installs it", err)
 	}
+	nvml, err := filepath.EvalSymlinks(filepath.Join(filepath.Dir(library), "libnvidia-ml_direct.so"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return cdi.Runtime{}, fmt.Errorf("NVML library: %w; role xpu_runtime installs it", err)
+	}
 	tools, err := filepath.EvalSymlinks(filepath.Join(s.paths.Runtime, "bin"))
 	if err != nil {
 		return cdi.Runtime{}, fmt.Errorf("tools: %w; role xpu_runtime installs them", err)
 	}
-	return cdi.Runtime{Library: library, Tools: tools}, nil
+	return cdi.Runtime{Library: library, NVML: nvml, Tools: tools, Empty: s.emptyDirectory()}, nil
 }
 
 // entries leaves out slices with a card that isn't there: one lost card must not keep the

@@ -19,7 +19,8 @@ kind: nvidia.com/gpu
 devices:
 - {name: "0", containerEdits: {deviceNodes: [{path: /dev/nvidia0}]}}
 containerEdits:
-  mounts: [{hostPath: /lib/libcuda.so.580.95.05, containerPath: /lib/libcuda.so.580.95.05}]
+  mounts: [{hostPath: /lib/libcuda.so.580.95.05, containerPath: /lib/libcuda.so.580.95.05},
+    {hostPath: /lib/libnvidia-ml.so.580.95.05, containerPath: /lib/libnvidia-ml.so.580.95.05}]
 `
 
 var (
@@ -84,7 +85,7 @@ func TestSliceFilesFollowTheContract(t *testing.T) {
 	}
 	directory := paths.Etc + "/u1/app"
 	for name, want := range map[string]string{"vgpu.config": "UsedMem:3072\nUsedCores:20\n",
-		"vgpu-ids.config": "GPU-0-3\n", "pids.config": ""} {
+		"vgpu-ids.config": "GPU-0-3\n", "pids.config": "", "on_error": "allow\n"} {
 		if got := read(t, directory+"/"+name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
@@ -213,6 +214,35 @@ func TestCDIFileNamesResolvedPaths(t *testing.T) {
 	}
 	if !strings.Contains(text, "/opt/xpu/versions/1/lib/libcuda_direct.so") {
 		t.Errorf("the library is named through a link:\n%s", text)
+	}
+	if strings.Contains(text, "libnvidia-ml_direct.so") {
+		t.Errorf("a library is named that this release lacks:\n%s", text)
+	}
+	if entries, err := os.ReadDir(paths.State + "/empty"); err != nil || len(entries) > 0 {
+		t.Errorf("the empty directory: %v, %v", entries, err)
+	}
+	write(t, paths.Runtime+"/versions/1/lib/libnvidia-ml_direct.so", "")
+	if err := s.WriteCDI(ledger(t, slice), cards); err != nil {
+		t.Fatal(err)
+	}
+	if text := read(t, paths.CDI); !strings.Contains(text, "/opt/xpu/versions/1/lib/libnvidia-ml_direct.so") {
+		t.Errorf("NVML's place is not taken:\n%s", text)
+	}
+}
+
+func TestThePolicyForErrorsStandsBesideTheGrant(t *testing.T) {
+	s, paths := open(t)
+	s.OnError = DenyNewMemory
+	if err := s.WriteSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, paths.Etc+"/u1/app/on_error"); got != "deny-new-memory\n" {
+		t.Errorf("on_error is %q", got)
+	}
+	for text, known := range map[string]bool{"allow": true, "deny-new-memory": true, "": false, "deny": false, "Allow": false} {
+		if _, err := ParseOnError(text); (err == nil) != known {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import xpu_pages
+from simulators import simnode
 from xpu_pages import CardConfig, Ledger
 from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
 from xpubuild.recipes import cuda
@@ -25,17 +26,30 @@ STUB_UUID = "GPU-a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"  # as stub_driver.cc says
 GIB = 1 << 30
 
 
-def stub_driver() -> Path:
-    """The one-page driver of these tests, with the SONAME a real one has."""
-    source = HERE / "stub_driver.cc"
+def _stub(source: Path, library: str, soname: str, arch: str) -> Path:
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared"]
+    flags += [f"-I{cuda.CUDA / 'include'}", f"-Wl,-soname,{soname}"]
 
     def build(target: Path) -> None:
-        library = target / "libcuda-original.so"
-        run([*zig_cxx(), *flags, "-Wl,-soname,libcuda.so.1", source, "-o", library, "-lpthread"])
+        run([*zig_cxx(arch), *flags, source, "-o", target / library, "-lpthread"])
 
-    inputs = {"source": digest_file(source), "flags": " ".join(flags), "zig": zig_version()}
-    return Cache().get(Recipe("cuda-stub", inputs, build)) / "libcuda-original.so"
+    inputs = {
+        "source": digest_tree([source, cuda.CUDA / "include"], REPOSITORY),
+        "flags": " ".join(flags).replace(str(REPOSITORY), ""),
+        "arch": arch,
+        "zig": zig_version(),
+    }
+    return Cache().get(Recipe("cuda-stub", inputs, build)) / library
+
+
+def stub_driver(arch: str = "x86_64") -> Path:
+    """The one-page driver of these tests, with the SONAME a real one has."""
+    return _stub(HERE / "stub_driver.cc", "libcuda-original.so", "libcuda.so.1", arch)
+
+
+def stub_nvml(arch: str = "x86_64") -> Path:
+    """The one-page NVML of these tests."""
+    return _stub(HERE / "stub_nvml.cc", "libnvidia-ml-original.so", "libnvidia-ml.so.1", arch)
 
 
 def sanitizer() -> tuple[str, Path] | None:
@@ -61,16 +75,17 @@ def sanitized(compiler: str) -> Path:
         flags = [*SANITIZE, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
         (target / "lib").mkdir()
         (target / "bin").mkdir()
-        exports = target / "exports.map"
-        exports.write_text(cuda.export_map((cuda.CUDA / "symbols.def").read_text()))
-        needed = target / "libcuda-original.so"
-        empty = ["-shared", "-nostdlib", f"-Wl,-soname,{needed.name}", "-x", "c", os.devnull]
-        run([compiler, *empty, "-o", needed])
-        library = ["-shared", "-fvisibility=hidden", "-Wl,-soname,libcuda.so.1"]
-        library += [f"-Wl,--version-script={exports}", "-Wl,-z,nodelete", "-Wl,--no-as-needed"]
-        hooks = sorted((cuda.CUDA / "src").glob("*.cc"))
-        file = target / "lib" / "libcuda_direct.so"
-        run([compiler, *flags, *library, *common, *hooks, needed, "-o", file, *cuda.SYSTEM])
+        for made in cuda.LIBRARIES:
+            exports = target / f"{made.file}.map"
+            exports.write_text(cuda.export_map(made.table.read_text()))
+            needed = target / made.original
+            empty = ["-shared", "-nostdlib", f"-Wl,-soname,{needed.name}", "-x", "c", os.devnull]
+            run([compiler, *empty, "-o", needed])
+            library = ["-shared", "-fvisibility=hidden", f"-Wl,-soname,{made.soname}"]
+            library += [f"-Wl,--version-script={exports}", "-Wl,-z,nodelete", "-Wl,--no-as-needed"]
+            hooks = sorted(made.sources.glob("*.cc"))
+            file = target / "lib" / made.file
+            run([compiler, *flags, *library, *common, *hooks, needed, "-o", file, *cuda.SYSTEM])
         monitor = sorted((cuda.CUDA / "monitor").glob("*.cc"))
         program = target / "bin" / "gpu-monitor"
         run([compiler, *flags, *common, *monitor, "-o", program, *cuda.SYSTEM])
@@ -179,11 +194,29 @@ def make_slice(
     uuid: str,
     outside: dict[str, str],
     built: Path | None = None,
+    nvml: Path | None = None,
 ) -> Slice:
-    """A slice on *driver*; *built* is what to put in its place, by default the build for tests."""
+    """A slice on *driver*; *built* is what to put in its place, by default the build for tests.
+
+    With *nvml*, the driver's, ours stands before it too.
+    """
     built = built or cuda.build(Cache(), for_tests=True)
     made = Slice(directory, built, uuid, outside)
     made.libraries.mkdir(parents=True)
     (made.libraries / "libcuda.so.1").symlink_to(built / "lib" / "libcuda_direct.so")
     (made.libraries / "libcuda-original.so").symlink_to(driver)
+    if nvml is not None:
+        ours = built / "lib" / "libnvidia-ml_direct.so"
+        (made.libraries / "libnvidia-ml.so.1").symlink_to(ours)
+        (made.libraries / "libnvidia-ml-original.so").symlink_to(nvml)
     return made
+
+
+def slice_of(
+    node: simnode.Node, directory: Path, card: int = 0, built: Path | None = None
+) -> Slice:
+    """A slice of a simulated node's card, with our NVML before the driver's."""
+    driver, nvml = (
+        (node.driver / "lib" / name).resolve() for name in ("libcuda.so.1", "libnvidia-ml.so.1")
+    )
+    return make_slice(directory, driver, node.uuids[card], node.environment, built, nvml)

@@ -119,7 +119,8 @@ void Ledger::attach(const Mapping& mapping, const char* path) noexcept {
     fd_ = mapping.fd;
     page_ = static_cast<xpu_ledger_page*>(mapping.base);
     if (page_ != nullptr) return;
-    XPU_LOG_ONCE("%s %s: limits hold for each process alone", path, describe(mapping.state));
+    if (mapping.state != PageState::kGood)
+        XPU_LOG_ONCE("%s %s: limits hold for each process alone", path, describe(mapping.state));
     fd_ = -1;
     void* own = mmap(nullptr, sizeof *page_, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

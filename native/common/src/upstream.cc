@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include "xpu/place.h"
+
 namespace xpu {
 namespace {
 
@@ -96,15 +98,6 @@ void read_text(const char* path, Text& text) noexcept {
     text.state = got < 0 ? PageState::kUnreadable : PageState::kGood;
     // Longer than any file of theirs: nothing of it is believed, rather than its first part.
     if (text.length == sizeof text.bytes) text.length = 0;
-}
-
-bool name_beside(const char* path, const char* name, char (&out)[256]) noexcept {
-    const char* slash = std::strrchr(path, '/');
-    const std::size_t directory = slash == nullptr ? 0 : static_cast<std::size_t>(slash - path) + 1;
-    if (directory + std::strlen(name) >= sizeof out) return false;
-    std::memcpy(out, path, directory);
-    std::strcpy(out + directory, name);
-    return true;
 }
 
 void name_file(GrantSource& source, const char* path) noexcept {

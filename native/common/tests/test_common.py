@@ -21,7 +21,7 @@ from xpubuild.toolchain import REPOSITORY, run, zig_cxx
 
 HERE = Path(__file__).parent
 VECTORS = COMMON / "vectors" / "pages.json"
-WITH_CASES = ["test_limiter", "test_slice", "test_terms", "test_upstream"]
+WITH_CASES = ["test_limiter", "test_place", "test_slice", "test_terms", "test_upstream"]
 PROGRAMS = [*WITH_CASES, "test_vectors"]
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
 

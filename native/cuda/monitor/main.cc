@@ -10,6 +10,7 @@
 
 #include "nvml.h"
 #include "report.h"
+#include "xpu/place.h"
 #include "xpu/upstream.h"
 
 namespace xpu::monitor {
@@ -73,13 +74,6 @@ Options parse(int argc, char** argv) {
     return options;
 }
 
-const char* path_of(const char* product_path, [[maybe_unused]] const char* variable) {
-#ifdef XPU_TEST_PATHS
-    if (const char* chosen = std::getenv(variable)) return chosen;
-#endif
-    return product_path;
-}
-
 Nanos now() {
     timespec time = {};
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -87,7 +81,7 @@ Nanos now() {
 }
 
 Config config_or_exit() {
-    const char* path = path_of("/etc/xpu/config.page", "XPU_CONFIG_PAGE");
+    const char* path = config_page_path();
     xpu_config_page made;
     GrantSource source = open_grant(path, made);
     Config config;
@@ -104,7 +98,7 @@ Config config_or_exit() {
 }
 
 Mapping ledger_or_exit() {
-    const char* path = path_of("/run/xpu/ledger.page", "XPU_LEDGER_PAGE");
+    const char* path = ledger_page_path();
     const Mapping mapping = map_ledger(path, false);
     if (mapping.state == PageState::kGood) return mapping;
     std::fprintf(stderr,

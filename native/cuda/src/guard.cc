@@ -2,13 +2,13 @@
 #include "guard.h"
 
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <ctime>
 
 #include "allocations.h"
 #include "meter.h"
 #include "xpu/log.h"
+#include "xpu/place.h"
 #include "xpu/upstream.h"
 
 // What pthread_atfork() is made of. Taken directly because the wrapper is a static function of the
@@ -20,17 +20,7 @@ extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*chi
 namespace xpu {
 namespace {
 
-constexpr const char* kConfigPath = "/etc/xpu/config.page";
-constexpr const char* kLedgerPath = "/run/xpu/ledger.page";
 constexpr std::size_t kUuidText = sizeof "GPU-00000000-0000-0000-0000-000000000000";
-
-// Only a build for tests lets the environment choose: a tenant sets his own environment.
-const char* path_of(const char* product_path, [[maybe_unused]] const char* variable) noexcept {
-#ifdef XPU_TEST_PATHS
-    if (const char* chosen = std::getenv(variable)) return chosen;
-#endif
-    return product_path;
-}
 
 void format_uuid(const CUuuid& uuid, char (&text)[kUuidText]) noexcept {
     const unsigned char* b = uuid.bytes;
@@ -41,6 +31,15 @@ void format_uuid(const CUuuid& uuid, char (&text)[kUuidText]) noexcept {
 }
 
 void child_of_fork() { guard.after_fork(); }
+
+// A quota nothing fits in, and no charge but for what the application itself allocates.
+void deny_memory(Config& config) noexcept {
+    for (xpu_card_config& card : config.card) {
+        card.memory_bytes = 1;
+        card.overhead_bytes = card.context_bytes = 0;
+        card.flags &= ~XPU_CARD_OVERSUBSCRIBE;
+    }
+}
 
 } // namespace
 
@@ -75,19 +74,43 @@ void Guard::initialise() noexcept {
 }
 
 bool Guard::map_pages() noexcept {
-    const char* path = path_of(kConfigPath, "XPU_CONFIG_PAGE");
+    const char* path = config_page_path();
     GrantSource source = open_grant(path, made_page_);
     Config config;
     if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
     if (source.state != PageState::kGood) {
-        XPU_LOG_ONCE("%s %s: no limits in this process", source.file, describe(source.state));
         unmap(source.mapping, sizeof(xpu_config_page));
-        return false;
+        return without_grant(source.file, source.state, read_on_error(path));
     }
     page_ = source.page;
+    const Mapping ledger = map_ledger(ledger_page_path(), true);
+    if (ledger.state != PageState::kGood && read_on_error(path) == OnError::kDenyNewMemory) {
+        XPU_LOG_ONCE("%s %s: by the node's policy this process gets no device memory",
+                     ledger_page_path(), describe(ledger.state));
+        deny_.store(Deny::kCards);
+    }
     apply(config);
-    const char* ledger_path = path_of(kLedgerPath, "XPU_LEDGER_PAGE");
-    ledger_.attach(map_ledger(ledger_path, true), ledger_path);
+    ledger_.attach(ledger, ledger_page_path());
+    return true;
+}
+
+// True where a policy has to be kept although nothing is known of the grant.
+bool Guard::without_grant(const char* file, PageState state, OnError policy) noexcept {
+    if (policy == OnError::kAllow) {
+        XPU_LOG_ONCE("%s %s: no limits in this process", file, describe(state));
+        return false;
+    }
+    XPU_LOG_ONCE("%s %s: by the node's policy this process gets no device memory", file,
+                 describe(state));
+    deny_.store(Deny::kEveryDevice);
+    made_page_ = {};
+    page_ = &made_page_;
+    Config config;
+    config.cards = XPU_MAX_CARDS;
+    apply(config);
+    Mapping own;
+    own.state = PageState::kGood; // a private page is what is wanted here, not a makeshift
+    ledger_.attach(own, ledger_page_path());
     return true;
 }
 
@@ -105,8 +128,9 @@ void Guard::reread() noexcept {
 
 void Guard::apply(const Config& config) noexcept {
     config_ = config;
+    if (denies_memory()) deny_memory(config_);
     for (std::uint32_t index = 0; index < XPU_MAX_CARDS; ++index) {
-        const xpu_card_config& card = config.card[index];
+        const xpu_card_config& card = config_.card[index];
         const bool present = index < config.cards;
         grants_[index].set_terms(present ? terms_of(card) : Terms{});
         grants_[index].memory_quota.store(present ? card.memory_bytes : 0,
@@ -121,6 +145,8 @@ int Guard::find_card(CUdevice device) noexcept {
     CUuuid uuid = {};
     if (real.cuDeviceGetUuid == nullptr || real.cuDeviceGetUuid(&uuid, device) != CUDA_SUCCESS)
         return kNoCard;
+    if (deny_.load(std::memory_order_relaxed) == Deny::kEveryDevice)
+        return device % static_cast<int>(XPU_MAX_CARDS);
     char text[kUuidText];
     format_uuid(uuid, text);
     Hold hold(rereading_);

@@ -9,6 +9,7 @@
 
 #include "lock.h"
 #include "real.h"
+#include "xpu/place.h"
 #include "xpu/slice.h"
 #include "xpu/terms.h"
 
@@ -57,6 +58,10 @@ class Guard {
     int current_card() noexcept;           // of the calling thread's current context
     Grants& grants(int card) noexcept { return grants_[card]; }
     Ledger& ledger() noexcept { return ledger_; }
+    // The policy deny-new-memory is in force: quotas are none that could be shown.
+    bool denies_memory() const noexcept {
+        return deny_.load(std::memory_order_relaxed) != Deny::kNothing;
+    }
     void join() noexcept {
         if (!joined_.load(std::memory_order_acquire)) join_now();
     }
@@ -66,15 +71,18 @@ class Guard {
 
   private:
     enum class State { kFresh, kBusy, kIdle, kActive };
+    enum class Deny { kNothing, kCards, kEveryDevice };
 
     void initialise() noexcept;
     bool map_pages() noexcept;
+    bool without_grant(const char* file, PageState state, OnError policy) noexcept;
     void reread() noexcept;
     void apply(const Config& config) noexcept;
     int find_card(CUdevice device) noexcept;
     void join_now() noexcept;
 
     std::atomic<State> state_{State::kFresh};
+    std::atomic<Deny> deny_{Deny::kNothing};
     const xpu_config_page* page_ = nullptr;
     xpu_config_page made_page_ = {}; // of upstream's text files, where there is no config.page
     std::atomic<std::uint32_t> seen_epoch_{0};

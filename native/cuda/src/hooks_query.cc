@@ -10,7 +10,9 @@ namespace xpu {
 namespace {
 
 std::uint64_t quota_of(int card) noexcept {
-    return card == kNoCard ? 0 : guard.grants(card).memory_quota.load(std::memory_order_relaxed);
+    return card == kNoCard || guard.denies_memory()
+               ? 0
+               : guard.grants(card).memory_quota.load(std::memory_order_relaxed);
 }
 
 // The slice's memory in place of the card's. Free memory is the lesser of what the slice has left

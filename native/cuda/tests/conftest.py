@@ -9,14 +9,23 @@ from pathlib import Path
 
 import pytest
 from simulators import simnode
-from xpu_slice import STUB_UUID, Slice, make_slice, sanitized, sanitizer, stub_driver
+from xpu_slice import (
+    STUB_UUID,
+    Slice,
+    make_slice,
+    sanitized,
+    sanitizer,
+    slice_of,
+    stub_driver,
+    stub_nvml,
+)
 
 
 @pytest.fixture(params=["as shipped", pytest.param("sanitized", marks=pytest.mark.soak)])
 def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Slice:
     """A slice on the one-page driver; in the long form also with ASan and UBSan watching."""
     if request.param == "as shipped":
-        return make_slice(tmp_path, stub_driver(), STUB_UUID, {})
+        return make_slice(tmp_path, stub_driver(), STUB_UUID, {}, nvml=stub_nvml())
     found = sanitizer()
     if found is None:
         pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
@@ -27,7 +36,7 @@ def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Slice:
         "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(compiler))
+    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(compiler), stub_nvml())
 
 
 @pytest.fixture(scope="session")
@@ -42,8 +51,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[simnode.Node]:
 @pytest.fixture
 def sim(tmp_path: Path, node: simnode.Node) -> Slice:
     """A slice on the simulated card."""
-    driver = (node.driver / "lib" / "libcuda.so.1").resolve()
-    return make_slice(tmp_path, driver, node.uuids[0], node.environment)
+    return slice_of(node, tmp_path)
 
 
 @pytest.fixture

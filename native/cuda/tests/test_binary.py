@@ -57,42 +57,53 @@ def read_elf(path: Path) -> Elf:
     return Elf(tuple(pairs), strings, tuple(names), data)
 
 
+FILES = [*(f"lib/{library.file}" for library in cuda.LIBRARIES), "bin/gpu-monitor"]
+
+
 @pytest.fixture(params=ARCHES)
 def built(request: pytest.FixtureRequest) -> Path:
     return cuda.build(Cache(), request.param)
 
 
-def test_the_library_can_lie_in_the_drivers_place(built: Path) -> None:
-    elf = read_elf(built / "lib" / "libcuda_direct.so")
-    assert elf.names(SONAME) == ["libcuda.so.1"]
+@pytest.fixture(params=cuda.LIBRARIES, ids=lambda library: library.file)
+def library(request: pytest.FixtureRequest) -> cuda.Interposer:
+    made: cuda.Interposer = request.param
+    return made
+
+
+@pytest.fixture
+def elf(built: Path, library: cuda.Interposer) -> Elf:
+    return read_elf(built / "lib" / library.file)
+
+
+def test_a_library_can_lie_in_the_drivers_place(elf: Elf, library: cuda.Interposer) -> None:
+    assert elf.names(SONAME) == [library.soname]
     assert elf.names(RUNPATH) == ["/opt/xpu/lib"]
-    assert "libcuda-original.so" in elf.names(NEEDED)
+    assert library.original in elf.names(NEEDED)
     foreign = [name for name in elf.names(NEEDED) if re.match(r"libstdc|libc\+\+|libgcc", name)]
     assert foreign == [], "the C++ runtime is linked in"
 
 
-def test_loading_runs_nothing_of_ours(built: Path) -> None:
-    elf = read_elf(built / "lib" / "libcuda_direct.so")
+def test_loading_runs_nothing_of_ours(elf: Elf) -> None:
     assert elf.values(INIT) == []
     assert sum(elf.values(INIT_ARRAYSZ)) == 0
     assert elf.values(FLAGS_1)[0] & NODELETE, "a fork handler must outlive dlclose"
 
 
-def test_exactly_the_hooks_are_exported(built: Path) -> None:
-    elf = read_elf(built / "lib" / "libcuda_direct.so")
-    wanted = cuda.exported_symbols((cuda.CUDA / "symbols.def").read_text())
+def test_exactly_the_hooks_are_exported(elf: Elf, library: cuda.Interposer) -> None:
+    wanted = cuda.exported_symbols(library.table.read_text())
+    assert len(wanted) > 20
     assert sorted(name for name, defined in elf.symbols if defined) == sorted(wanted)
 
 
-def test_neither_exits_nor_aborts_nor_throws(built: Path) -> None:
-    elf = read_elf(built / "lib" / "libcuda_direct.so")
+def test_neither_exits_nor_aborts_nor_throws(elf: Elf) -> None:
     ending = {"exit", "_exit", "_Exit", "quick_exit", "abort", "raise", "kill", "__assert_fail"}
     called = {name for name, defined in elf.symbols if not defined}
     assert called & ending == set()
     assert [name for name in called if name.startswith(("__cxa_throw", "_Unwind_"))] == []
 
 
-@pytest.mark.parametrize("file", ["lib/libcuda_direct.so", "bin/gpu-monitor"])
+@pytest.mark.parametrize("file", FILES)
 def test_old_systems_can_run_it(built: Path, file: str) -> None:
     found = re.findall(rb"\0GLIBC_(2\.[0-9.]+)(?=\0)", read_elf(built / file).strings)
     newest = max(tuple(map(int, version.split(b"."))) for version in found)
@@ -100,19 +111,28 @@ def test_old_systems_can_run_it(built: Path, file: str) -> None:
 
 
 def test_the_shipped_build_ignores_the_environment(built: Path) -> None:
-    for file in ("lib/libcuda_direct.so", "bin/gpu-monitor"):
+    for file in FILES:
         assert b"XPU_CONFIG_PAGE" not in read_elf(built / file).data, "a tenant sets his variables"
 
 
-def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("library", "own", "header", "keyword", "macros"),
+    [
+        (cuda.LIBRARIES[0], "driver.h", "cuda.h", "CUDAAPI", "#define __CUDA_API_VERSION_INTERNAL"),
+        (cuda.LIBRARIES[1], "nvml.h", "nvml.h", "DECLDIR", "#define NVML_NO_UNVERSIONED_FUNC_DEFS"),
+    ],
+    ids=["cuda.h", "nvml.h"],
+)
+def test_our_declarations_are_the_headers(
+    tmp_path: Path, library: cuda.Interposer, own: str, header: str, keyword: str, macros: str
+) -> None:
     """Sizes and parameter counts; types differ in name, not in kind."""
     headers = simulators.headers(Cache())
-    table = (cuda.CUDA / "symbols.def").read_text()
-    in_header = (headers / "cuda.h").read_text()
+    in_header = (headers / header).read_text()
     names = [
         name
-        for name in re.findall(r"^(?:HOOK|USE)\((\w+)", table, re.MULTILINE)
-        if re.search(rf"CUDAAPI {name}\(", in_header)
+        for name in re.findall(r"^(?:HOOK|USE)\((\w+)", library.table.read_text(), re.MULTILINE)
+        if re.search(rf"{keyword} {name}\(", in_header)
     ]
     assert len(names) > 20
     shape = (
@@ -120,13 +140,13 @@ def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
         "  static constexpr unsigned count = sizeof...(A);\n"
         "  static constexpr unsigned long sizes[] = {sizeof(A)..., 0}; };\n"
     )
-    for side, include in (("ours", "xpu_cuda/driver.h"), ("theirs", "cuda.h")):
+    for side, include in (("ours", f"xpu_cuda/{own}"), ("theirs", header)):
         lines = "".join(
             f'  show("{name}", Shape<decltype(&{name})>::count, Shape<decltype(&{name})>::sizes);\n'
             for name in names
         )
         (tmp_path / f"{side}.cc").write_text(
-            "#define __CUDA_API_VERSION_INTERNAL\n#include <cstdio>\n"
+            f"{macros}\n#include <cstdio>\n"
             f'#include "{include}"\ntemplate <typename F> struct Shape;\n{shape}'
             "template <typename R> struct Shape<R (*)()> { static constexpr unsigned count = 0;\n"
             "  static constexpr unsigned long sizes[] = {0}; };\n"

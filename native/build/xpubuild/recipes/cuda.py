@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA slice: the interception library and the monitor.
+"""The CUDA slice: the interception libraries and the monitor.
 
 The directory holds::
 
-    lib/libcuda_direct.so   in the driver's place inside a container (SONAME libcuda.so.1)
-    bin/gpu-monitor         what the slice grants and uses
-    bin/xpu-monitor         link to gpu-monitor
+    lib/libcuda_direct.so        in the driver's place inside a container (SONAME libcuda.so.1)
+    lib/libnvidia-ml_direct.so   in NVML's place there (SONAME libnvidia-ml.so.1)
+    bin/gpu-monitor              what the slice grants and uses
+    bin/xpu-monitor              link to gpu-monitor
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..cache import Cache, Recipe, digest_tree
@@ -20,7 +22,10 @@ from ..toolchain import REPOSITORY, run, zig_cc, zig_cxx, zig_version
 
 COMMON = REPOSITORY / "native" / "common"
 CUDA = REPOSITORY / "native" / "cuda"
-SOURCES = [COMMON / "include", COMMON / "src", CUDA / "include", CUDA / "src", CUDA / "monitor"]
+SOURCES = [
+    *(COMMON / "include", COMMON / "src"),
+    *(CUDA / "include", CUDA / "src", CUDA / "nvml", CUDA / "monitor"),
+]
 INPUTS = [*SOURCES, CUDA / "symbols.def", Path(__file__)]
 
 COMPILE = [
@@ -32,6 +37,35 @@ INCLUDES = [f"-I{COMMON / 'include'}", f"-I{CUDA / 'include'}", f"-I{CUDA}"]
 # Test builds find the slice's pages by XPU_CONFIG_PAGE and XPU_LEDGER_PAGE.
 FOR_TESTS = ["-DXPU_TEST_PATHS"]
 SYSTEM = ["-ldl", "-lpthread", "-lrt"]
+
+
+@dataclass(frozen=True)
+class Interposer:
+    """A library that lies where one of the driver's was: ours, and what it stands before."""
+
+    file: str
+    soname: str
+    original: str
+    sources: Path  # with the common ones
+    table: Path
+
+
+LIBRARIES = (
+    Interposer(
+        "libcuda_direct.so",
+        "libcuda.so.1",
+        "libcuda-original.so",
+        CUDA / "src",
+        CUDA / "symbols.def",
+    ),
+    Interposer(
+        "libnvidia-ml_direct.so",
+        "libnvidia-ml.so.1",
+        "libnvidia-ml-original.so",
+        CUDA / "nvml",
+        CUDA / "nvml" / "symbols.def",
+    ),
+)
 
 
 def compile_all(
@@ -51,7 +85,7 @@ def compile_all(
 
 def exported_symbols(table: str) -> list[str]:
     """The names that ``symbols.def`` declares as hooks."""
-    return re.findall(r"^HOOK\((\w+),", table, flags=re.MULTILINE)
+    return re.findall(r"^HOOK\((\w+)[,)]", table, flags=re.MULTILINE)
 
 
 def export_map(table: str) -> str:
@@ -60,39 +94,42 @@ def export_map(table: str) -> str:
     return "{\nglobal:\n" + names + "local:\n    *;\n};\n"
 
 
-def _stand_in_for_the_driver(scratch: Path, arch: str) -> Path:
-    """An empty library by the real driver's name: our NEEDED entry must name one at link time."""
-    source, library = scratch / "empty.c", scratch / "libcuda-original.so"
+def _stand_in_for(original: str, scratch: Path, arch: str) -> Path:
+    """An empty library by the original's name: our NEEDED entry must name one at link time."""
+    source, library = scratch / "empty.c", scratch / original
     source.write_text("")
     soname = f"-Wl,-soname,{library.name}"
     run([*zig_cc(arch), "-shared", "-nostdlib", soname, source, "-o", library])
     return library
 
 
-def link_interposer(objects: Sequence[Path], library: Path, scratch: Path, arch: str) -> None:
-    """Link ``libcuda_direct.so`` so that it can lie where the driver's own file was."""
-    exports = scratch / "exports.map"
-    exports.write_text(export_map((CUDA / "symbols.def").read_text()))
+def link_interposer(
+    made: Interposer, objects: Sequence[Path], into: Path, scratch: Path, arch: str
+) -> None:
+    """Link one so that it can lie where the driver's own file was."""
+    exports = scratch / f"{made.file}.map"
+    exports.write_text(export_map(made.table.read_text()))
     options: list[str | Path] = [
-        "-Wl,-soname,libcuda.so.1",
+        f"-Wl,-soname,{made.soname}",
         "-Wl,-rpath,/opt/xpu/lib",
         f"-Wl,--version-script={exports}",
         *("-Wl,-z,now", "-Wl,-z,relro", "-Wl,-z,nodelete"),
         "-Wl,--no-as-needed",
-        _stand_in_for_the_driver(scratch, arch),
+        _stand_in_for(made.original, scratch, arch),
     ]
-    run([*zig_cxx(arch), "-shared", *objects, "-o", library, *options, *SYSTEM])
+    run([*zig_cxx(arch), "-shared", *objects, "-o", into / made.file, *options, *SYSTEM])
 
 
 def build_into(target: Path, arch: str, flags: Sequence[str]) -> None:
-    """Build library and monitor for *arch* into *target*."""
+    """Build libraries and monitor for *arch* into *target*."""
     scratch = target / ".objects"
     common = compile_all((COMMON / "src").glob("*.cc"), scratch, arch, flags)
-    library = compile_all((CUDA / "src").glob("*.cc"), scratch, arch, flags)
-    monitor = compile_all((CUDA / "monitor").glob("*.cc"), scratch, arch, flags)
     (target / "lib").mkdir()
     (target / "bin").mkdir()
-    link_interposer([*common, *library], target / "lib" / "libcuda_direct.so", scratch, arch)
+    for made in LIBRARIES:
+        objects = compile_all(made.sources.glob("*.cc"), scratch, arch, flags)
+        link_interposer(made, [*common, *objects], target / "lib", scratch, arch)
+    monitor = compile_all((CUDA / "monitor").glob("*.cc"), scratch, arch, flags)
     program = target / "bin" / "gpu-monitor"
     run([*zig_cxx(arch), *common, *monitor, "-o", program, *SYSTEM])
     (target / "bin" / "xpu-monitor").symlink_to(program.name)

@@ -28,12 +28,13 @@ type config struct {
 	devicePlugins string
 	podResources  string
 	paths         store.Paths
+	onError       store.OnError
 	logLevel      slog.Level
 }
 
 func parse(args []string, env func(string) string) (config, error) {
 	var cfg config
-	var strategy, level string
+	var strategy, level, onError string
 	flags := flag.NewFlagSet("gpu-device-plugin", flag.ContinueOnError)
 	flags.IntVar(&cfg.split, "device-split-count", 2, "most slices a card holds at a time")
 	flags.StringVar(&cfg.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
@@ -52,6 +53,8 @@ func parse(args []string, env func(string) string) (config, error) {
 	flags.StringVar(&cfg.paths.Runtime, "runtime-dir", "/opt/xpu", "directory of our library and tools")
 	flags.StringVar(&cfg.paths.BaseCDI, "cdi-base", "/etc/cdi/nvidia.yaml", "vendor's CDI spec")
 	flags.StringVar(&cfg.paths.CDI, "cdi-file", "/etc/cdi/huawei.com-vgpu.yaml", "CDI spec of the slices")
+	flags.StringVar(&onError, "on-error", string(store.Allow),
+		"what becomes of a process whose slice's pages are unusable: allow (it runs, without limits or within its own) or deny-new-memory (it gets no device memory)")
 	flags.StringVar(&level, "log-level", "info", "debug, info, warning or error")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
@@ -67,6 +70,8 @@ func parse(args []string, env func(string) string) (config, error) {
 	}
 	var err error
 	cfg.strategy, err = plugin.ParseStrategy(strategy)
+	keep(err)
+	cfg.onError, err = store.ParseOnError(onError)
 	keep(err)
 	cfg.logLevel, err = parseLevel(level)
 	keep(err)

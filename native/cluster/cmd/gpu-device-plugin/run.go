@@ -46,6 +46,7 @@ func run(ctx context.Context, cfg config, d deps) error {
 	if err != nil {
 		return err
 	}
+	disk.OnError = cfg.onError
 	binder, err := agent.New(agent.Deps{Resources: cfg.resources, Cards: cards, Kubelet: d.kubelet,
 		Pods: d.pods, Store: disk, Log: d.log})
 	if err != nil {

@@ -63,7 +63,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	cfg, err := parse([]string{"--node-name=n1", "--device-split-count=4", "--device-plugin-dir=" + root + "/dp",
+	cfg, err := parse([]string{"--node-name=n1", "--device-split-count=4", "--on-error=deny-new-memory", "--device-plugin-dir=" + root + "/dp",
 		"--slice-dir=" + root + "/etc", "--state-dir=" + root + "/var", "--runtime-dir=" + root + "/opt",
 		"--cdi-base=" + root + "/base.yaml", "--cdi-file=" + root + "/vgpu.yaml"}, func(string) string { return "" })
 	if err != nil {
@@ -188,6 +188,9 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	if err != nil || string(limits) != "UsedMem:3072\nUsedCores:20\n" {
 		t.Errorf("vgpu.config %q, %v", limits, err)
 	}
+	if policy, err := os.ReadFile(h.cfg.paths.Etc + "/u1/app/on_error"); err != nil || string(policy) != "deny-new-memory\n" {
+		t.Errorf("on_error %q, %v", policy, err)
+	}
 	entry, _ := os.ReadFile(h.cfg.paths.CDI)
 	if !strings.Contains(string(entry), xpu.Key(start.DevicesIDs)) {
 		t.Errorf("no entry for the slice in\n%s", entry)
@@ -230,6 +233,7 @@ func TestParse(t *testing.T) {
 	for args, want := range map[string]string{
 		"--device-split-count=0":        "not 1 to 256",
 		"--cdi-strategy=auto":           `"auto" is neither`,
+		"--on-error=stop":               `"stop" is neither allow nor deny-new-memory`,
 		"--log-level=loud --node-name=": "no node name",
 		"--log-level=loud":              `"loud" is none`,
 		"--resource-name=vgpu":          `"vgpu" is not`,
