@@ -55,3 +55,8 @@ func (h *History) until(at int64) float64 {
 	}
 	return float64(h.readings[0].ns)
 }
+
+// Reaches says whether readings up to that instant have been taken.
+func (h *History) Reaches(at int64) bool {
+	return len(h.readings) > 0 && h.readings[len(h.readings)-1].at >= at
+}

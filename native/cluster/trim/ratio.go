@@ -40,19 +40,19 @@ func (r *Ratio) Trim() (float64, bool) {
 	return min(max((r.busy+prior)/(r.charged+prior), Lowest), Highest), true
 }
 
-// Use is what a slice used and was charged over the last windows that were covered.
+// Use is what a slice used, was charged and was allowed over the last windows that were covered.
 type Use struct {
 	windows []used
 }
 
 type used struct {
-	length        int64
-	busy, charged float64
+	length                 int64
+	busy, charged, allowed float64
 }
 
 // Add takes a window and forgets those more than span before it.
-func (u *Use) Add(lengthNs int64, busyNs, chargedNs float64, span int64) {
-	u.windows = append(u.windows, used{lengthNs, busyNs, chargedNs})
+func (u *Use) Add(lengthNs int64, busyNs, chargedNs, allowedNs float64, span int64) {
+	u.windows = append(u.windows, used{lengthNs, busyNs, chargedNs, allowedNs})
 	var total int64
 	for i := len(u.windows) - 1; i >= 0; i-- {
 		if total >= span {
@@ -63,12 +63,13 @@ func (u *Use) Add(lengthNs int64, busyNs, chargedNs float64, span int64) {
 	}
 }
 
-// Sums are over all windows remembered: their length, time used, time charged.
-func (u *Use) Sums() (lengthNs int64, busyNs, chargedNs float64) {
+// Sums are over all windows remembered: their length, time used, charged, and allowed by the share.
+func (u *Use) Sums() (lengthNs int64, busyNs, chargedNs, allowedNs float64) {
 	for _, one := range u.windows {
 		lengthNs += one.length
 		busyNs += one.busy
 		chargedNs += one.charged
+		allowedNs += one.allowed
 	}
 	return
 }

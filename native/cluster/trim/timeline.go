@@ -21,6 +21,8 @@ const (
 	longestMemory = int64(1e9)
 	// horizon is the time over which coverage is judged.
 	horizon = int64(2e9)
+	// lookedAway: after so long without a look nobody can speak of the time between.
+	lookedAway = int64(3e9)
 	// MinCoverage is the part of the time that samples must speak of for the trim to follow them.
 	MinCoverage = 0.8
 	// truncation is what whole percents, rounded down, hide on average.
@@ -49,7 +51,8 @@ type Window struct {
 
 // Timeline turns looks at one card into windows, each instant at most once.
 type Timeline struct {
-	began   int64 // first look
+	began   int64 // first look, or first after a pause
+	last    int64 // last look
 	until   int64 // no window reaches back before it
 	newest  int64 // timestamp of the newest sample taken
 	period  int64 // NVML's sample period: the shortest distance of two timestamps
@@ -64,9 +67,10 @@ func (t *Timeline) Strange() bool { return t.strange }
 
 // Observe takes a look and gives the window it completes.
 func (t *Timeline) Observe(look Look) (Window, bool) {
-	if t.began == 0 {
-		t.began, t.until = look.At, look.At-longestMemory
+	if t.began == 0 || look.At-t.last > lookedAway {
+		t.began, t.until = look.At, max(t.until, look.At-longestMemory)
 	}
+	t.last = look.At
 	newest := int64(math.MinInt64)
 	for _, sample := range look.Samples {
 		newest = max(newest, sample.At)
@@ -152,4 +156,12 @@ func (t *Timeline) Coverage(now int64) float64 {
 		sum += max(0, min(one.to, to)-max(one.from, from))
 	}
 	return float64(sum) / float64(to-from)
+}
+
+// Age is for how long the card has been looked at.
+func (t *Timeline) Age(now int64) int64 {
+	if t.began == 0 {
+		return 0
+	}
+	return now - t.began
 }
