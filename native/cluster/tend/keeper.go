@@ -69,6 +69,8 @@ type card struct {
 	listing  *look         // waiting for a tick without changes of memory
 	context  uint64        // what a context costs here; 0 while not known
 	foreign  map[int]int64 // pid: since when
+	// coveredAt is when samples last covered it, or nobody computed.
+	coveredAt int64
 }
 
 func newKeeper(deps Deps) *keeper {

@@ -12,6 +12,9 @@ import (
 	"flexai.io/xpu/cluster/trim"
 )
 
+// patience is how long the end waits for NVML.
+const patience = 2 * time.Second
+
 // look is one look at a card through NVML.
 type look struct {
 	uuid      string
@@ -64,9 +67,19 @@ func (p *pollers) want(uuids map[string]bool) {
 	p.open = len(uuids) > 0
 }
 
+// wait lets questions under way end, but a driver that hangs doesn't keep us from ending.
 func (p *pollers) wait() {
-	p.group.Wait()
-	p.deps.NVML.Close()
+	ended := make(chan struct{})
+	go func() {
+		p.group.Wait()
+		p.deps.NVML.Close()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		p.deps.Log.Warn("NVML did not answer; ending without it")
+	}
 }
 
 func (p *pollers) loop(one *poller) {

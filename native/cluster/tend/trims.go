@@ -75,20 +75,17 @@ func (t *tended) compare(i int, window trim.Window) {
 
 // trims are the new ones, of parts whose card was covered by samples.
 func (k *keeper) trims(ctx context.Context, now int64) map[*part]uint32 {
+	covered := map[string]bool{}
+	for uuid, known := range k.cards {
+		covered[uuid] = k.covered(known, now)
+	}
 	trims := map[*part]uint32{}
 	for _, one := range k.slices {
 		for i, p := range one.parts {
 			entry := one.config.Cards[i]
-			if len(one.members) == 0 || !limited(entry) {
+			if len(one.members) == 0 || !limited(entry) || !covered[p.uuid] {
 				continue
 			}
-			if k.cards[p.uuid].timeline.Coverage(now) < trim.MinCoverage {
-				if p.isActive(now) {
-					k.frozen(p.uuid, now)
-				}
-				continue
-			}
-			k.notices.unsay("coverage "+p.uuid, "NVML's samples cover a card again; its trims follow", "card", p.uuid)
 			k.compareUse(ctx, one, i)
 			if value, changed := p.trim(entry); changed {
 				trims[p] = value
@@ -98,12 +95,31 @@ func (k *keeper) trims(ctx context.Context, now int64) map[*part]uint32 {
 	return trims
 }
 
-// frozen says so once a card was looked at long enough to know.
-func (k *keeper) frozen(uuid string, now int64) {
-	if k.cards[uuid].timeline.Age(now) > watched {
-		k.notices.say("coverage "+uuid, "NVML's samples cover less than 80 % of the time; trims of this card stay "+
-			"as they are", "card", uuid)
+// covered says whether samples cover a card, and tells of a change that lasts while somebody computes.
+func (k *keeper) covered(known *card, now int64) bool {
+	covers := known.timeline.Coverage(now) >= trim.MinCoverage
+	switch {
+	case covers:
+		known.coveredAt = now
+		k.notices.unsay("coverage "+known.uuid, "NVML's samples cover a card again; its trims follow", "card", known.uuid)
+	case !k.computes(known.uuid, now):
+		known.coveredAt = now
+	case now-known.coveredAt > watched/2:
+		k.notices.say("coverage "+known.uuid, "NVML's samples cover less than 80 % of the time; trims of this card stay "+
+			"as they are", "card", known.uuid)
 	}
+	return covers
+}
+
+func (k *keeper) computes(uuid string, now int64) bool {
+	for _, one := range k.slices {
+		for _, p := range one.parts {
+			if p.uuid == uuid && len(one.members) > 0 && p.isActive(now) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // limited says whether charges of this entry mean anything.

@@ -2,22 +2,33 @@
 
 package trim
 
-import "math"
-
 const (
-	// smoothing is over how much busy time the ratio forgets.
-	smoothing = 5e9
-	// prior is how much charged time "nothing to correct" weighs at the start.
-	prior = 50e6
+	// compared is the busy time over which use and charges are compared.
+	compared = int64(10e9)
+	// prior is how much charged time "nothing to correct" weighs at the start; nothing once so much
+	// as fading was charged.
+	prior, fading = 50e6, 1e9
 	// enough is the charged time below which a ratio is noise.
 	enough = 100e6
+	// idleAgain is how long nothing has to happen for the next work to count as a beginning.
+	idleAgain = int64(5e9)
+	// beginning is left out; see Ratio.
+	beginning = int64(5e8)
 	// Lowest and Highest: beyond them a correction can't be honest. xpu/limiter.h clamps alike.
 	Lowest, Highest = 0.3, 1.2
 )
 
-// Ratio is the smoothed ratio of time used to time charged of one slice on one card. The sums decay,
-// not their quotients: a window in which charges of an earlier one arrive would else count for much.
+// Ratio is the ratio of time used to time charged of one slice on one card over its last busy windows.
+//
+// Work is charged when it has been measured, up to some tenths of a second after it ran. So a sum over a
+// while lacks the last charges and has those of what ran just before it; both cancel, as long as all
+// windows weigh the same (an exponential average believes the newest, which lacks them) and the
+// beginning, before which nothing ran, is left out.
 type Ratio struct {
+	windows       Use
+	idle          int64
+	left          int64 // of the beginning
+	begun         bool
 	busy, charged float64
 }
 
@@ -25,11 +36,20 @@ type Ratio struct {
 // ages nothing.
 func (r *Ratio) Add(lengthNs int64, busyNs, chargedNs float64) {
 	if busyNs <= 0 && chargedNs <= 0 {
+		r.idle += lengthNs
+		r.left -= lengthNs
 		return
 	}
-	keep := math.Exp(-float64(lengthNs) / smoothing)
-	r.busy = r.busy*keep + busyNs
-	r.charged = r.charged*keep + chargedNs
+	if !r.begun || r.idle >= idleAgain {
+		r.begun, r.left = true, beginning
+	}
+	r.idle = 0
+	if r.left > 0 {
+		r.left -= lengthNs
+		return
+	}
+	r.windows.Add(lengthNs, busyNs, chargedNs, 0, compared)
+	_, r.busy, r.charged, _ = r.windows.Sums()
 }
 
 // Trim is by what charges are to be multiplied; false while too little was seen.
@@ -37,7 +57,8 @@ func (r *Ratio) Trim() (float64, bool) {
 	if r.charged < enough {
 		return 1, false
 	}
-	return min(max((r.busy+prior)/(r.charged+prior), Lowest), Highest), true
+	assumed := prior * max(0, 1-r.charged/fading)
+	return min(max((r.busy+assumed)/(r.charged+assumed), Lowest), Highest), true
 }
 
 // Use is what a slice used, was charged and was allowed over the last windows that were covered.
@@ -73,6 +94,3 @@ func (u *Use) Sums() (lengthNs int64, busyNs, chargedNs, allowedNs float64) {
 	}
 	return
 }
-
-// Forget starts anew.
-func (u *Use) Forget() { u.windows = u.windows[:0] }

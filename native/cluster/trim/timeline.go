@@ -11,7 +11,10 @@
 // every slice look overcharged and hand it more than its share.
 package trim
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 const (
 	// The limits that NVML's documentation gives for its sample period.
@@ -25,6 +28,9 @@ const (
 	lookedAway = int64(3e9)
 	// MinCoverage is the part of the time that samples must speak of for the trim to follow them.
 	MinCoverage = 0.8
+	// busyCard and enoughSteps: see Timeline.learn.
+	busyCard    = 80
+	enoughSteps = 12
 	// truncation is what whole percents, rounded down, hide on average.
 	truncation = 0.5
 )
@@ -55,7 +61,9 @@ type Timeline struct {
 	last    int64 // last look
 	until   int64 // no window reaches back before it
 	newest  int64 // timestamp of the newest sample taken
-	period  int64 // NVML's sample period: the shortest distance of two timestamps
+	period  int64 // NVML's sample period
+	looks   int   // since the newest sample was taken
+	steps   []int64
 	covered []span
 	strange bool
 }
@@ -68,9 +76,17 @@ func (t *Timeline) Strange() bool { return t.strange }
 // Observe takes a look and gives the window it completes.
 func (t *Timeline) Observe(look Look) (Window, bool) {
 	if t.began == 0 || look.At-t.last > lookedAway {
+		t.steps = nil
 		t.began, t.until = look.At, max(t.until, look.At-longestMemory)
 	}
 	t.last = look.At
+	t.looks++
+	if t.period == 0 {
+		t.period = shortestPeriod
+	}
+	if look.Busy >= 0 && look.Busy < busyCard {
+		t.steps, t.looks = nil, 0
+	}
 	newest := int64(math.MinInt64)
 	for _, sample := range look.Samples {
 		newest = max(newest, sample.At)
@@ -88,29 +104,48 @@ func (t *Timeline) Observe(look Look) (Window, bool) {
 }
 
 func (t *Timeline) sampled(samples []Sample, newest int64) (Window, bool) {
-	step := newest - t.newest
-	known := t.period != 0
-	first := t.newest == 0
-	t.newest = newest
-	if first || step > longestPeriod+shortestPeriod {
-		if !known {
-			return Window{}, false
-		}
-	} else if !known || step < t.period {
-		t.period = max(step, shortestPeriod*9/10)
+	if t.newest != 0 {
+		t.learn(newest-t.newest, samples, newest)
 	}
+	t.newest, t.looks = newest, 0
 	window := Window{From: max(newest-t.period, t.until), To: newest, Busy: map[int]float64{}}
 	if window.From >= window.To {
 		return Window{}, false
 	}
 	length := float64(window.To - window.From)
 	for _, sample := range samples {
-		if sample.At > newest-t.period/2 {
+		if sample.At > newest-shortestPeriod/2 {
 			window.Busy[sample.PID] += length * percent(sample.Percent) / 100
 		}
 	}
 	t.cover(window)
 	return window, true
+}
+
+// learn finds the sample period. It is taken for the shortest that NVML knows until enough samples in a
+// row, looked for more often than they came, say otherwise: of a busy card, since an idle one gives no
+// samples. Too short a belief leaves time uncovered, which is safe; too long a one invents use.
+func (t *Timeline) learn(step int64, samples []Sample, newest int64) {
+	busy := 0
+	for _, sample := range samples {
+		if sample.At > newest-shortestPeriod/2 {
+			busy += sample.Percent
+		}
+	}
+	switch {
+	case step < t.period*7/10:
+		t.period, t.steps = max(step, shortestPeriod), nil
+	case busy < busyCard || t.looks < 2 || step > longestPeriod+shortestPeriod:
+		t.steps = nil
+	default:
+		t.steps = append(t.steps, step)
+	}
+	if len(t.steps) == enoughSteps {
+		if shortest := slices.Min(t.steps); shortest > t.period*13/10 {
+			t.period = shortest
+		}
+		t.steps = nil
+	}
 }
 
 func percent(whole int) float64 {
@@ -122,7 +157,7 @@ func percent(whole int) float64 {
 
 // idle covers the sample periods that are complete by now.
 func (t *Timeline) idle(now int64) (Window, bool) {
-	if t.newest == 0 || t.period == 0 {
+	if t.newest == 0 {
 		return Window{}, false
 	}
 	complete := t.newest + (now-t.newest)/t.period*t.period
@@ -156,12 +191,4 @@ func (t *Timeline) Coverage(now int64) float64 {
 		sum += max(0, min(one.to, to)-max(one.from, from))
 	}
 	return float64(sum) / float64(to-from)
-}
-
-// Age is for how long the card has been looked at.
-func (t *Timeline) Age(now int64) int64 {
-	if t.began == 0 {
-		return 0
-	}
-	return now - t.began
 }
