@@ -6,6 +6,9 @@ A tenant runs in a mount namespace of its own in which ``/etc/xpu/config.page`` 
 with the driver as ``libcuda-original.so`` beside it. Nothing is made on the host: ``/etc`` is seen
 through a read-only overlay and ``/run`` is an empty tmpfs there.
 
+The node agent runs beside the cards as on a host without Kubernetes: ``gpu-device-plugin agent``, the
+shipped binary, with a node ledger that names the slices. ``AGENT=none`` leaves it out.
+
 ``DEVICE=real`` takes the machine's own driver and first card. There the referee is the tenant's
 own count of completed kernels (a kernel spins for a known time), since a card has no exact ledger.
 """
@@ -20,6 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +34,7 @@ from simulators import simnode
 from testbed.recipes import bench as bench_recipe
 from xpu_pages import CardConfig, CardLedger
 from xpubuild.cache import Cache
-from xpubuild.recipes import cuda
+from xpubuild.recipes import cluster, cuda
 
 from bench.benchlib import REPOSITORY
 from bench.figures import Reading
@@ -127,6 +131,62 @@ class Slice:
         return xpu_pages.read_ledger(self.directory / "ledger.page").cards[0]
 
 
+class Agent:
+    """The node agent, and the node ledger by which it knows the slices."""
+
+    def __init__(self, directory: Path, program: Path, nvml: Path, outside: Mapping[str, str]) -> None:
+        self.program = program
+        self._etc, self._state = directory / "etc", directory / "state"
+        self._slices: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+        (self._state / "slices").mkdir(parents=True)
+        (self._etc / "bench").mkdir(parents=True)
+        self._write()
+        self.log = directory / "agent.log"
+        flags = {"slice-dir": self._etc, "state-dir": self._state, "nvml-library": nvml}
+        argv = [program, "agent", *(f"--{name}={value}" for name, value in flags.items())]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(argv, env={**os.environ, **outside}, stderr=log)
+
+    def _write(self) -> None:
+        whole = self._state / "ledger.json"
+        scratch = whole.with_suffix(".new")
+        scratch.write_text(json.dumps({"version": 1, "slices": self._slices}))
+        scratch.rename(whole)
+
+    def add(self, pages: Path, uuid: str, grant: Mapping[str, Any]) -> None:
+        """Put the slice with these pages into the node ledger."""
+        with self._lock:
+            (self._etc / "bench" / pages.name).symlink_to(pages)
+            (self._state / "slices" / pages.name).symlink_to(pages)
+            share = {
+                "uuid": uuid,
+                "vid": len(self._slices),
+                "cores_percent": grant.get("cores_percent", 0),
+                "memory_mib": grant.get("memory_bytes", 0) >> 20,
+            }
+            owner = {"pod_uid": "bench", "container": pages.name}
+            slice = {"key": pages.name, "owner": owner, "tokens": [pages.name], "shares": [share]}
+            self._slices.append(slice)
+            self._write()
+
+    def check(self) -> None:
+        """A run in which the agent died has measured something else."""
+        if self._process.poll() is not None:
+            raise RigError(
+                f"the node agent ended with {self._process.returncode}:\n{self.log.read_text()}"
+            )
+
+    def end(self) -> None:
+        """Let it end."""
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
 @dataclass
 class Rig:
     """Cards, driver, programs. ``device`` is the report's word for them."""
@@ -138,6 +198,7 @@ class Rig:
     programs: Path
     library: Path
     node: simnode.Node | None
+    agent: Agent | None = None
     _made: int = 0
 
     @property
@@ -169,6 +230,8 @@ class Rig:
         (libraries / "libcuda.so.1").symlink_to(self.library)
         (libraries / "libcuda-original.so").symlink_to(self.driver)
         xpu_pages.write_slice(pages, [CardConfig(self.uuids[card], **grant)])
+        if self.agent is not None:
+            self.agent.add(pages, self.uuids[card], grant)
         outside = self._outside()
         paths = [str(libraries), *filter(None, [outside.get("LD_LIBRARY_PATH")])]
         enter = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", ENTER, "slice"]
@@ -189,6 +252,12 @@ class Rig:
             text=True,
         )
         return Tenant(process, argv)
+
+    def start_agent(self) -> None:
+        """Run the node agent beside the cards."""
+        program = cluster.build(Cache()) / "gpu-device-plugin"
+        nvml = self.node.driver / "lib" / "libnvidia-ml.so.1" if self.node else "libnvidia-ml.so.1"
+        self.agent = Agent(self._fresh("agent"), program, Path(nvml), self._outside())
 
     def _ledger(self) -> Any:
         assert self.node is not None
@@ -248,29 +317,45 @@ def _simulated(scratch: Path, profile: str, cards: int) -> Rig:
 
 
 @contextlib.contextmanager
-def up(cards: int = 1, profile: str = "a100-40g") -> Iterator[Rig]:
-    """The rig that ``DEVICE`` names (``simulated``, the default, or ``real``)."""
+def up(cards: int = 1, profile: str = "a100-40g", *, agent: bool = False) -> Iterator[Rig]:
+    """The rig that ``DEVICE`` names (``simulated``, the default, or ``real``).
+
+    *agent*: whether the node agent runs beside it, unless ``AGENT`` says otherwise.
+    """
     kind = os.environ.get("DEVICE", "simulated")
     if kind not in ("simulated", "real"):
         raise RigError(f"DEVICE={kind}: only simulated and real are known")
+    wanted = os.environ.get("AGENT", "shipped" if agent else "none")
+    if wanted not in ("shipped", "none"):
+        raise RigError(f"AGENT={wanted}: only shipped and none are known")
     if os.geteuid() != 0:
         raise RigError("a tenant gets a mount namespace of its own, which needs root; use sudo")
     with tempfile.TemporaryDirectory(prefix="bench-cuda-") as name:
         scratch = Path(name)
         rig = _real(scratch) if kind == "real" else _simulated(scratch, profile, cards)
         try:
+            if wanted == "shipped":
+                rig.start_agent()
             yield rig
+            if rig.agent is not None:
+                rig.agent.check()
         finally:
+            if rig.agent is not None:
+                rig.agent.end()
             if rig.node is not None:
                 simnode.down(rig.node.directory)
 
 
 def described(rig: Rig) -> str:
     """The part of a method that all CUDA benchmarks share."""
+    agent = "no node agent"
+    if rig.agent is not None:
+        digest = hashlib.sha256(rig.agent.program.read_bytes()).hexdigest()
+        agent = f"beside the node agent as shipped (gpu-device-plugin agent, sha256 {digest})"
     referee = "the simulated card's own ledger" if rig.node else "the tenants' completed kernels"
     return (
         f"libcuda_direct.so as shipped (sha256 {rig.digest}) in the driver's place, pages at "
-        f"/etc/xpu and /run/xpu of a mount namespace; referee: {referee}"
+        f"/etc/xpu and /run/xpu of a mount namespace; {agent}; referee: {referee}"
     )
 
 

@@ -8,7 +8,8 @@ with the same library, load, device and seconds, so it can be put together over 
 
 Environment: ``SHAPES`` (names, or ``tenants`` for the cells with several; default all), ``SHARES``
 (default "10 30 50 80"), ``SECONDS`` (default 60), ``CARDS`` (cells at a time, default 4),
-``DEVICE`` (``simulated`` or ``real``; real: one cell at a time, those with one tenant only).
+``DEVICE`` (``simulated`` or ``real``; real: one cell at a time, those with one tenant only),
+``AGENT=none`` (without the node agent; the default is the shipped one).
 """
 
 from __future__ import annotations
@@ -278,12 +279,13 @@ def measure() -> int:
     """Measure, print and write the report and its plots; 1 when a figure is not met."""
     shapes, shares = asked_shapes(), asked_shares()
     seconds = float(os.environ.get("SECONDS", "60"))
-    with rig.up(int(os.environ.get("CARDS", "4"))) as on:
+    with rig.up(int(os.environ.get("CARDS", "4")), agent=True) as on:
         lacking = ""
         if "graph" in shapes and not has_graphs(on):
             shapes = [name for name in shapes if name != "graph"]
             lacking = "; shape graph left out: the driver has no graphs"
-        key = f"{on.digest} {on.programs.name} {on.device} {seconds:g}"
+        beside = on.agent.program.parent.name if on.agent else "no agent"
+        key = f"{on.digest} {on.programs.name} {beside} {on.device} {seconds:g}"
         chosen = choose(shapes, shares, alone=on.node is None)
         run_all(on, chosen, seconds, key)
         device, described = on.device, rig.described(on)

@@ -3,10 +3,12 @@
 package pages
 
 import (
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,6 +82,10 @@ func TestConfigPagesAreTheVectors(t *testing.T) {
 			if string(page) != string(want) {
 				t.Errorf("page differs:\n got %x\nwant %x", page, want)
 			}
+			read, err := Decode(page)
+			if err != nil || read.Epoch != config.Epoch || !slices.Equal(read.Cards, config.Cards) {
+				t.Errorf("read back %+v (%v), want %+v", read, err, config)
+			}
 		})
 	}
 }
@@ -115,6 +121,10 @@ func TestOffsetsAreTheHeaders(t *testing.T) {
 		"offsetof xpu_config_page card":            cardsOffset,
 		"sizeof xpu_config_page ":                  ConfigBytes,
 		"sizeof xpu_ledger_page ":                  LedgerBytes,
+		"sizeof xpu_card_ledger ":                  cardUseBytes,
+		"sizeof xpu_process_slot ":                 slotBytes,
+		"offsetof xpu_ledger_page card":            cardsOffset,
+		"offsetof xpu_ledger_page process":         slotsOffset,
 	} {
 		if got, ok := asserted[what]; !ok || got != want {
 			t.Errorf("%s: header asserts %d (found: %t), this package has %d", what, got, ok, want)
@@ -129,5 +139,65 @@ func TestConfigRefusesWhatThePageCannotHold(t *testing.T) {
 	long := Card{UUID: strings.Repeat("x", UUIDBytes)}
 	if _, err := (Config{Cards: []Card{long}}).Encode(); err == nil {
 		t.Error("a UUID without room for its NUL was accepted")
+	}
+}
+
+func TestLedgerIsReadWhereTheHeaderSaysItLies(t *testing.T) {
+	page := NewLedger()
+	order := binary.LittleEndian
+	order.PutUint32(page[8:], 2)
+	for i, value := range []uint64{uint64(1<<63 | 5), 11, 12, 13, 14, 15} {
+		order.PutUint64(page[cardsOffset+3*cardUseBytes+8*i:], value)
+	}
+	order.PutUint64(page[SlotOffset(1):], 77)
+	order.PutUint32(page[SlotOffset(1)+8:], 42)
+	order.PutUint64(page[SlotOffset(1)+16+8*2:], 1000)
+	order.PutUint64(page[SlotOffset(1)+16+8*MaxCards+8*15:], 2000)
+	head, err := DecodeLedgerHead(page)
+	negative := int64(-1<<63 + 5)
+	if want := (CardUse{negative, 11, 12, 13, 14, 15}); err != nil || head.SlotsUsed != 2 || head.Cards[3] != want {
+		t.Errorf("%d slots, card %+v (%v), want 2, %+v", head.SlotsUsed, head.Cards[3], err, want)
+	}
+	slot := DecodeSlot(page[SlotOffset(1):])
+	if slot.Owner != 77 || slot.PID != 42 || slot.MemoryBytes[2] != 1000 || slot.ChargedNs[15] != 2000 {
+		t.Errorf("slot %+v", slot)
+	}
+}
+
+// What a tenant or a torn write can leave must be an error, never an index out of range.
+func TestDamagedPagesAreErrors(t *testing.T) {
+	config, err := Config{Cards: []Card{{UUID: "GPU-0"}}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	damage := func(page []byte, at int, value uint32) []byte {
+		page = slices.Clone(page)
+		binary.LittleEndian.PutUint32(page[at:], value)
+		return page
+	}
+	for name, page := range map[string][]byte{"empty": nil, "short": config[:ConfigBytes-1],
+		"magic": damage(config, 0, ledgerMagic), "version": damage(config, 4, 2), "cards": damage(config, 12, MaxCards+1)} {
+		if _, err := Decode(page); err == nil {
+			t.Errorf("%s: config accepted", name)
+		}
+	}
+	ledger := NewLedger()
+	for name, page := range map[string][]byte{"empty": nil, "short": ledger[:LedgerHeadBytes-1],
+		"magic": damage(ledger, 0, configMagic), "version": damage(ledger, 4, 0)} {
+		if _, err := DecodeLedgerHead(page); err == nil {
+			t.Errorf("%s: ledger accepted", name)
+		}
+	}
+	if head, err := DecodeLedgerHead(damage(ledger, 8, 1<<31)); err != nil || head.SlotsUsed != MaxProcesses {
+		t.Errorf("slots used %d, %v", head.SlotsUsed, err)
+	}
+}
+
+func TestShareAndTrimInForce(t *testing.T) {
+	if card := (Card{CoresPercent: 30}); card.Share() != 30 || card.Trim() != 1 {
+		t.Errorf("%v %v", card.Share(), card.Trim())
+	}
+	if card := (Card{CoresPercent: 30, EffectiveQ16: 75 << 15, TrimQ16: 1 << 15}); card.Share() != 37.5 || card.Trim() != 0.5 {
+		t.Errorf("%v %v", card.Share(), card.Trim())
 	}
 }

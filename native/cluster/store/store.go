@@ -85,6 +85,15 @@ func (s *Store) directory(owner xpu.Owner) string {
 	return filepath.Join(s.paths.Etc, owner.PodUID, owner.Container)
 }
 
+// Read loads the ledger of paths for someone who writes nothing.
+func Read(paths Paths) (xpu.Ledger, error) { return (&Store{paths: paths}).Load() }
+
+// Pages are the two page files of a slice.
+func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
+	s := Store{paths: p}
+	return filepath.Join(s.directory(slice.Owner), "config.page"), filepath.Join(s.pageDirectory(slice.Key), "ledger.page")
+}
+
 // stored is the ledger's file.
 type stored struct {
 	Version int         `json:"version"`
@@ -219,11 +228,21 @@ func configPage(shares []xpu.Share) ([]byte, error) {
 	return config.Encode()
 }
 
+// modes are the ledger's words in the page's numbers.
+var modes = map[xpu.Mode]pages.Mode{"": pages.ModeHard, xpu.ModeHard: pages.ModeHard, xpu.ModeElastic: pages.ModeElastic,
+	xpu.ModeFixedShare: pages.ModeFixedShare, xpu.ModePriority: pages.ModePriority}
+
 func configEntry(share xpu.Share) pages.Card {
 	entry := pages.Card{UUID: share.UUID, MemoryBytes: share.MemoryMiB * mib, TauNs: burstNs,
-		CoresPercent: uint32(share.CoresPercent), Mode: pages.ModeHard, TrimQ16: pages.TrimOne, VID: uint32(share.VID)}
-	// A whole card's compute and one without a limit need no admission at all.
-	if share.CoresPercent == 0 || share.CoresPercent == xpu.FullCores {
+		CoresPercent: uint32(share.CoresPercent), Mode: modes[share.Mode], Weight: uint32(share.Weight),
+		TrimQ16: pages.TrimOne, VID: uint32(share.VID)}
+	// Until the node agent has looked at the card's other slices.
+	if share.Mode == xpu.ModePriority {
+		entry.EffectiveQ16 = pages.TrimOne
+	}
+	// A whole card's compute and one without a limit need no admission at all, but who runs in what
+	// others leave does.
+	if share.Mode != xpu.ModePriority && (share.CoresPercent == 0 || share.CoresPercent == xpu.FullCores) {
 		entry.Mode = pages.ModeNone
 	}
 	return entry

@@ -127,6 +127,36 @@ func TestLimitModes(t *testing.T) {
 	}
 }
 
+func TestModesOfTheLedgerStandInThePage(t *testing.T) {
+	for mode, want := range map[xpu.Mode]pages.Mode{"": pages.ModeHard, xpu.ModeHard: pages.ModeHard,
+		xpu.ModeElastic: pages.ModeElastic, xpu.ModeFixedShare: pages.ModeFixedShare, xpu.ModePriority: pages.ModePriority} {
+		got := configEntry(xpu.Share{CoresPercent: 20, Mode: mode, Weight: 3})
+		if got.Mode != want || got.Weight != 3 {
+			t.Errorf("mode %q is %d with weight %d, want %d and 3", mode, got.Mode, got.Weight, want)
+		}
+	}
+	// Without a share of its own a slice of mode priority must not start as one without a limit.
+	if got := configEntry(xpu.Share{Mode: xpu.ModePriority}); got.Mode != pages.ModePriority || got.EffectiveQ16 != pages.TrimOne {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestALedgerOfBeforeTheModesIsRead(t *testing.T) {
+	s, paths := open(t)
+	write(t, paths.State+"/ledger.json", `{"version": 1, "slices": [{"key": "k", "owner": {"pod_uid": "u", "container": "c"},
+		"shares": [{"uuid": "GPU-0", "vid": 0, "cores_percent": 20, "memory_mib": 1024}]}]}`)
+	read, err := Read(paths)
+	if err != nil || len(read.Slices()) != 1 || configEntry(read.Slices()[0].Shares[0]).Mode != pages.ModeHard {
+		t.Fatalf("%+v, %v", read.Slices(), err)
+	}
+	if err := s.Save(read); err != nil {
+		t.Fatal(err)
+	}
+	if text, _ := os.ReadFile(paths.State + "/ledger.json"); strings.Contains(string(text), "mode") {
+		t.Errorf("a default is written out: %s", text)
+	}
+}
+
 func TestLedgerReadsBackAndIsRebuilt(t *testing.T) {
 	s, paths := open(t)
 	if empty, err := s.Load(); err != nil || len(empty.Slices()) != 0 {

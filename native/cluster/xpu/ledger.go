@@ -29,6 +29,9 @@ func NewLedger(stored []Slice) (Ledger, error) {
 			tokens[token] = slice.Owner
 		}
 		for _, share := range slice.Shares {
+			if err := share.check(); err != nil {
+				return Ledger{}, fmt.Errorf("slice of %s: %w", slice.Owner, err)
+			}
 			id := fmt.Sprintf("%s-%d", share.UUID, share.VID)
 			if other, taken := vids[id]; taken {
 				return Ledger{}, fmt.Errorf("virtual card %s is held by %s and %s", id, other, slice.Owner)

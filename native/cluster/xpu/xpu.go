@@ -8,6 +8,7 @@ package xpu
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"sort"
 	"strings"
 )
@@ -45,6 +46,36 @@ type Share struct {
 	VID          int    `json:"vid"`
 	CoresPercent int    `json:"cores_percent"`
 	MemoryMiB    uint64 `json:"memory_mib"`
+	// Mode says how CoresPercent is enforced; empty is ModeHard.
+	Mode Mode `json:"mode,omitempty"`
+	// Weight is the part in what others leave, for ModeElastic and ModePriority.
+	Weight int `json:"weight,omitempty"`
+}
+
+// Mode is how a compute share is enforced.
+type Mode string
+
+// The modes a share can have.
+const (
+	ModeHard       Mode = "hard"        // never above the share
+	ModeElastic    Mode = "elastic"     // above it while others are idle
+	ModeFixedShare Mode = "fixed-share" // in windows of its own
+	ModePriority   Mode = "priority"    // in what others leave; Weight 0: while all others are idle
+)
+
+// MaxWeight keeps sums of weights far from overflow.
+const MaxWeight = 10_000
+
+func (s Share) check() error {
+	switch s.Mode {
+	case "", ModeHard, ModeElastic, ModeFixedShare, ModePriority:
+	default:
+		return fmt.Errorf("card %s: mode %q is none of hard, elastic, fixed-share, priority", s.UUID, s.Mode)
+	}
+	if s.Weight < 0 || s.Weight > MaxWeight {
+		return fmt.Errorf("card %s: weight %d is not 0 to %d", s.UUID, s.Weight, MaxWeight)
+	}
+	return nil
 }
 
 // Slice is a settled claim: the owner, the tokens it was given, and the shares they stand for.

@@ -70,24 +70,24 @@ func TestPlace(t *testing.T) {
 		want      []string
 		wantError string
 	}{
-		"the fuller card": {cards, holding(Share{"GPU-1", 0, 20, 1024}), Ask{1, 20, 1024}, nil, []string{"GPU-1/1"}, ""},
-		"the preferred one": {cards, holding(Share{"GPU-1", 0, 20, 1024}), Ask{1, 20, 1024}, []string{"GPU-0"},
+		"the fuller card": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{1, 20, 1024}, nil, []string{"GPU-1/1"}, ""},
+		"the preferred one": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{1, 20, 1024}, []string{"GPU-0"},
 			[]string{"GPU-0/0"}, ""},
-		"a full preference is passed over": {cards, holding(Share{"GPU-0", 0, 90, 1024}), Ask{1, 20, 1024},
+		"a full preference is passed over": {cards, holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{1, 20, 1024},
 			[]string{"GPU-0"}, []string{"GPU-1/0"}, ""},
 		"an unknown preference":       {cards, nil, Ask{1, 20, 1024}, []string{"GPU-9"}, []string{"GPU-0/0"}, ""},
 		"preferences in their order":  {cards, nil, Ask{2, 100, 0}, []string{"GPU-1", "GPU-0"}, []string{"GPU-1/0", "GPU-0/0"}, ""},
-		"whole card on an empty card": {cards, holding(Share{"GPU-0", 0, 0, 1}), Ask{1, 100, 0}, nil, []string{"GPU-1/0"}, ""},
-		"lowest free virtual number": {cards[:1], holding(Share{"GPU-0", 0, 1, 1}, Share{"GPU-0", 2, 1, 1}), Ask{1, 1, 1}, nil,
+		"whole card on an empty card": {cards, holding(Share{"GPU-0", 0, 0, 1, "", 0}), Ask{1, 100, 0}, nil, []string{"GPU-1/0"}, ""},
+		"lowest free virtual number": {cards[:1], holding(Share{"GPU-0", 0, 1, 1, "", 0}, Share{"GPU-0", 2, 1, 1, "", 0}), Ask{1, 1, 1}, nil,
 			[]string{"GPU-0/1"}, ""},
-		"full compute beside none limited": {cards[:1], holding(Share{"GPU-0", 0, 0, 1024}), Ask{1, 100, 1024}, nil, nil,
+		"full compute beside none limited": {cards[:1], holding(Share{"GPU-0", 0, 0, 1024, "", 0}), Ask{1, 100, 1024}, nil, nil,
 			"promised"},
-		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024}), Ask{1, 0, 1024}, nil, nil, "promised"},
-		"too much memory":              {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024}), Ask{1, 20, 2048}, nil, nil, "1024 MiB free (too little memory)"},
-		"too many cores":               {cards[:1], holding(Share{"GPU-0", 0, 90, 1024}), Ask{1, 20, 1024}, nil, nil, "10 % cores"},
+		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{1, 0, 1024}, nil, nil, "promised"},
+		"too much memory":              {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024, "", 0}), Ask{1, 20, 2048}, nil, nil, "1024 MiB free (too little memory)"},
+		"too many cores":               {cards[:1], holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{1, 20, 1024}, nil, nil, "10 % cores"},
 		"more cards than there are":    {cards, nil, Ask{3, 100, 0}, nil, nil, "3 card(s)"},
 		"a sick card":                  {[]Card{sick}, nil, Ask{1, 20, 1024}, nil, nil, "unhealthy"},
-		"every slice taken":            {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1}), Ask{1, 1, 1}, nil, nil, "all 1 slices taken"},
+		"every slice taken":            {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1, "", 0}), Ask{1, 1, 1}, nil, nil, "all 1 slices taken"},
 		"no card at all":               {nil, nil, Ask{1, 1, 1}, nil, nil, "no card"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -200,6 +200,8 @@ func TestNewLedgerRefusesWhatCannotBe(t *testing.T) {
 	for name, slices := range map[string][]Slice{
 		"one owner twice":          {{Owner: Owner{"u", "c"}}, {Owner: Owner{"u", "c"}}},
 		"a token twice":            {{Owner: Owner{"u", "a"}, Tokens: []string{"t"}}, {Owner: Owner{"u", "b"}, Tokens: []string{"t"}}},
+		"an unknown mode":          {{Owner: Owner{"u", "a"}, Shares: []Share{{UUID: "GPU-0", Mode: "generous"}}}},
+		"a negative weight":        {{Owner: Owner{"u", "a"}, Shares: []Share{{UUID: "GPU-0", Weight: -1}}}},
 		"a virtual number twice":   {{Owner: Owner{"u", "a"}, Shares: []Share{share}}, {Owner: Owner{"u", "b"}, Shares: []Share{share}}},
 		"twice within one's own":   {{Owner: Owner{"u", "a"}, Shares: []Share{share, share}}},
 		"a token twice in one set": {{Owner: Owner{"u", "a"}, Tokens: []string{"t", "t"}}},

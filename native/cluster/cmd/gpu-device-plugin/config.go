@@ -12,6 +12,7 @@ import (
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
+	"flexai.io/xpu/cluster/tend"
 )
 
 // maxSplit keeps a full node's list of ids far below the kubelet's limit for one message.
@@ -29,12 +30,55 @@ type config struct {
 	podResources  string
 	paths         store.Paths
 	onError       store.OnError
+	tend          tendConfig
 	logLevel      slog.Level
+}
+
+// tendConfig is what looking after running slices needs; see package tend.
+type tendConfig struct {
+	policy tend.Policy
+	proc   string
+}
+
+// tendFlags are those that the device plugin and the agent share.
+func (c *config) tendFlags(flags *flag.FlagSet, env func(string) string) (policy, level *string) {
+	flags.StringVar(&c.nvml, "nvml-library", envOr(env, "NVML_LIBRARY", "libnvidia-ml.so.1"),
+		"the driver's NVML library (environment NVML_LIBRARY)")
+	flags.StringVar(&c.paths.Etc, "slice-dir", "/etc/xpu", "directory of the slices' configuration")
+	flags.StringVar(&c.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the slices' ledger pages")
+	flags.StringVar(&c.tend.proc, "proc-dir", "/proc", "procfs of the host's pid namespace")
+	return flags.String("on-misuse", string(tend.Report), "what happens to a tenant who uses a card past the library: report or kill"),
+		flags.String("log-level", "info", "debug, info, warning or error")
+}
+
+// settle checks what tendFlags read.
+func (c *config) settle(policy, level string) error {
+	var unknown, unlevelled error
+	c.tend.policy, unknown = tend.ParsePolicy(policy)
+	if c.tend.policy == tend.Evict {
+		unknown = errors.New("--on-misuse evict: this program has no evictor yet; use report or kill")
+	}
+	c.logLevel, unlevelled = parseLevel(level)
+	return errors.Join(unknown, unlevelled)
+}
+
+// parseAgent reads the arguments of `gpu-device-plugin agent`.
+func parseAgent(args []string, env func(string) string) (config, error) {
+	var cfg config
+	flags := flag.NewFlagSet("gpu-device-plugin agent", flag.ContinueOnError)
+	policy, level := cfg.tendFlags(flags, env)
+	if err := flags.Parse(args); err != nil {
+		return config{}, err
+	}
+	if flags.NArg() > 0 {
+		return config{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return cfg, cfg.settle(*policy, *level)
 }
 
 func parse(args []string, env func(string) string) (config, error) {
 	var cfg config
-	var strategy, level, onError string
+	var strategy, onError string
 	flags := flag.NewFlagSet("gpu-device-plugin", flag.ContinueOnError)
 	flags.IntVar(&cfg.split, "device-split-count", 2, "most slices a card holds at a time")
 	flags.StringVar(&cfg.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
@@ -43,19 +87,15 @@ func parse(args []string, env func(string) string) (config, error) {
 	flags.StringVar(&cfg.resources.Memory, "memory-resource-name", "huawei.com/vgpu-memory-1Gi", "resource of memory, in GiB")
 	flags.StringVar(&strategy, "cdi-strategy", string(plugin.Mount),
 		"how a container's slice is named to the runtime: mount (NVIDIA's runtime in CDI mode) or field (runtimes that speak CDI to the kubelet)")
-	flags.StringVar(&cfg.nvml, "nvml-library", envOr(env, "NVML_LIBRARY", "libnvidia-ml.so.1"),
-		"the driver's NVML library (environment NVML_LIBRARY)")
+	policy, level := cfg.tendFlags(flags, env)
 	flags.StringVar(&cfg.kubeconfig, "kubeconfig", "", "API server to use outside a pod")
 	flags.StringVar(&cfg.devicePlugins, "device-plugin-dir", "/var/lib/kubelet/device-plugins", "kubelet's device-plugin directory")
 	flags.StringVar(&cfg.podResources, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock", "kubelet's PodResources socket")
-	flags.StringVar(&cfg.paths.Etc, "slice-dir", "/etc/xpu", "directory of the slices' configuration")
-	flags.StringVar(&cfg.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the slices' ledger pages")
 	flags.StringVar(&cfg.paths.Runtime, "runtime-dir", "/opt/xpu", "directory of our library and tools")
 	flags.StringVar(&cfg.paths.BaseCDI, "cdi-base", "/etc/cdi/nvidia.yaml", "vendor's CDI spec")
 	flags.StringVar(&cfg.paths.CDI, "cdi-file", "/etc/cdi/huawei.com-vgpu.yaml", "CDI spec of the slices")
 	flags.StringVar(&onError, "on-error", string(store.Allow),
 		"what becomes of a process whose slice's pages are unusable: allow (it runs, without limits or within its own) or deny-new-memory (it gets no device memory)")
-	flags.StringVar(&level, "log-level", "info", "debug, info, warning or error")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
 	}
@@ -73,8 +113,7 @@ func parse(args []string, env func(string) string) (config, error) {
 	keep(err)
 	cfg.onError, err = store.ParseOnError(onError)
 	keep(err)
-	cfg.logLevel, err = parseLevel(level)
-	keep(err)
+	keep(cfg.settle(*policy, *level))
 	keep(cfg.check())
 	return cfg, errors.Join(problems...)
 }

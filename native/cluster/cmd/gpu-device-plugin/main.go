@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// gpu-device-plugin gives out slices of this node's cards to containers.
+// gpu-device-plugin gives out slices of this node's cards to containers and looks after them while they
+// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes.
 package main
 
 import (
@@ -19,11 +20,19 @@ import (
 
 	"flexai.io/xpu/cluster/cards"
 	"flexai.io/xpu/cluster/kube"
+	"flexai.io/xpu/cluster/nvmlwatch"
+	"flexai.io/xpu/cluster/store"
+	"flexai.io/xpu/cluster/tend"
 	"flexai.io/xpu/cluster/xpu"
 )
 
 func main() {
-	cfg, err := parse(os.Args[1:], os.Getenv)
+	command, read := start, parse
+	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "agent" {
+		command, read, args = runAgent, parseAgent, args[1:]
+	}
+	cfg, err := read(args, os.Getenv)
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -34,7 +43,7 @@ func main() {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.logLevel}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := start(ctx, cfg, log); err != nil {
+	if err := command(ctx, cfg, log); err != nil {
 		log.Error("stopped", "error", err)
 		os.Exit(1)
 	}
@@ -52,7 +61,18 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	return run(ctx, cfg, deps{
 		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.split) },
 		kubelet:  kubelet, pods: api, report: api.Report, now: time.Now, log: log,
+		nvml: nvmlwatch.New(cfg.nvml),
 	})
+}
+
+// runAgent looks after the slices of a host without Kubernetes: those that its node ledger names.
+func runAgent(ctx context.Context, cfg config, log *slog.Logger) error {
+	log.Info("looking after slices", "ledger", cfg.paths.State, "policy", string(cfg.tend.policy))
+	tend.Run(ctx, cfg.tendDeps(nvmlwatch.New(cfg.nvml), log, func() ([]xpu.Slice, error) {
+		ledger, err := store.Read(cfg.paths)
+		return ledger.Slices(), err
+	}))
+	return nil
 }
 
 func connect(kubeconfig string) (*kube.API, error) {

@@ -12,6 +12,7 @@ import (
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
+	"flexai.io/xpu/cluster/tend"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -30,6 +31,13 @@ type deps struct {
 	report   func(ctx context.Context, node string, cards []xpu.Card, now time.Time) error
 	now      func() time.Time
 	log      *slog.Logger
+	nvml     tend.NVML
+}
+
+// tendDeps is the world of package tend.
+func (c config) tendDeps(nvml tend.NVML, log *slog.Logger, slices func() ([]xpu.Slice, error)) tend.Deps {
+	return tend.Deps{Slices: slices, Pages: c.paths.Pages, NVML: nvml, Host: tend.Proc(c.tend.proc),
+		Policy: c.tend.policy, Now: tend.Now, Log: log}
 }
 
 // run serves until ctx ends.
@@ -55,6 +63,9 @@ func run(ctx context.Context, cfg config, d deps) error {
 	var group sync.WaitGroup
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
 	group.Go(func() { reportLoop(ctx, cfg.node, cards, d) })
+	group.Go(func() {
+		tend.Run(ctx, cfg.tendDeps(d.nvml, d.log, func() ([]xpu.Slice, error) { return binder.Ledger().Slices(), nil }))
+	})
 	err = plugin.Serve(ctx, cfg.devicePlugins, resources(cfg, cards, binder), kubeletPoll, d.log)
 	group.Wait()
 	return err

@@ -22,6 +22,7 @@ import (
 
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/checkpoint"
+	"flexai.io/xpu/cluster/nvmlwatch"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -95,6 +96,7 @@ func (h *host) deps(cards ...xpu.Card) deps {
 			h.reported <- node
 			return nil
 		},
+		nvml: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
 	}
 }
 
@@ -222,6 +224,28 @@ func TestRunRefusesANodeWithoutCards(t *testing.T) {
 	}
 }
 
+func TestParseAgent(t *testing.T) {
+	none := func(string) string { return "" }
+	cfg, err := parseAgent(nil, none)
+	if err != nil || cfg.paths.State != "/var/lib/xpu" || cfg.paths.Etc != "/etc/xpu" || cfg.tend.proc != "/proc" || cfg.tend.policy != "report" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	if cfg, err = parseAgent([]string{"--on-misuse=kill"}, none); err != nil || cfg.tend.policy != "kill" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	for args, want := range map[string]string{
+		"--on-misuse=shout": `policy "shout" is none of report, evict, kill`,
+		"--on-misuse=evict": "no evictor",
+		"--log-level=loud":  `"loud" is none`,
+		"--node-name=n1":    "not defined",
+		"extra":             `unexpected argument "extra"`,
+	} {
+		if _, err := parseAgent(strings.Fields(args), none); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", args, err, want)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	env := func(name string) string {
 		return map[string]string{"NODE_NAME": "env-node", "NVML_LIBRARY": "/driver/x"}[name]
@@ -237,6 +261,7 @@ func TestParse(t *testing.T) {
 		"--log-level=loud --node-name=": "no node name",
 		"--log-level=loud":              `"loud" is none`,
 		"--resource-name=vgpu":          `"vgpu" is not`,
+		"--on-misuse=evict":             "no evictor",
 		"extra":                         `unexpected argument "extra"`,
 	} {
 		if _, err := parse(strings.Fields(args), env); err == nil || !strings.Contains(err.Error(), want) {

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package trim
+
+const (
+	// compared is the busy time over which use and charges are compared.
+	compared = int64(10e9)
+	// prior is how much charged time "nothing to correct" weighs at the start; nothing once so much
+	// as fading was charged.
+	prior, fading = 50e6, 1e9
+	// enough is the charged time below which a ratio is noise.
+	enough = 100e6
+	// idleAgain is how long nothing has to happen for the next work to count as a beginning.
+	idleAgain = int64(5e9)
+	// beginning is left out; see Ratio.
+	beginning = int64(5e8)
+	// Lowest and Highest: beyond them a correction can't be honest. xpu/limiter.h clamps alike.
+	Lowest, Highest = 0.3, 1.2
+)
+
+// Ratio is the ratio of time used to time charged of one slice on one card over its last busy windows.
+//
+// Work is charged when it has been measured, up to some tenths of a second after it ran. So a sum over a
+// while lacks the last charges and has those of what ran just before it; both cancel, as long as all
+// windows weigh the same (an exponential average believes the newest, which lacks them) and the
+// beginning, before which nothing ran, is left out.
+type Ratio struct {
+	windows       Use
+	idle          int64
+	left          int64 // of the beginning
+	begun         bool
+	busy, charged float64
+}
+
+// Add takes what was used and charged within one window. A window without either teaches nothing and
+// ages nothing.
+func (r *Ratio) Add(lengthNs int64, busyNs, chargedNs float64) {
+	if busyNs <= 0 && chargedNs <= 0 {
+		r.idle += lengthNs
+		r.left -= lengthNs
+		return
+	}
+	if !r.begun || r.idle >= idleAgain {
+		r.begun, r.left = true, beginning
+	}
+	r.idle = 0
+	if r.left > 0 {
+		r.left -= lengthNs
+		return
+	}
+	r.windows.Add(lengthNs, busyNs, chargedNs, 0, compared)
+	_, r.busy, r.charged, _ = r.windows.Sums()
+}
+
+// Trim is by what charges are to be multiplied; false while too little was seen.
+func (r *Ratio) Trim() (float64, bool) {
+	if r.charged < enough {
+		return 1, false
+	}
+	assumed := prior * max(0, 1-r.charged/fading)
+	return min(max((r.busy+assumed)/(r.charged+assumed), Lowest), Highest), true
+}
+
+// Use is what a slice used, was charged and was allowed over the last windows that were covered.
+type Use struct {
+	windows []used
+}
+
+type used struct {
+	length                 int64
+	busy, charged, allowed float64
+}
+
+// Add takes a window and forgets those more than span before it.
+func (u *Use) Add(lengthNs int64, busyNs, chargedNs, allowedNs float64, span int64) {
+	u.windows = append(u.windows, used{lengthNs, busyNs, chargedNs, allowedNs})
+	var total int64
+	for i := len(u.windows) - 1; i >= 0; i-- {
+		if total >= span {
+			u.windows = append(u.windows[:0], u.windows[i+1:]...)
+			return
+		}
+		total += u.windows[i].length
+	}
+}
+
+// Sums are over all windows remembered: their length, time used, charged, and allowed by the share.
+func (u *Use) Sums() (lengthNs int64, busyNs, chargedNs, allowedNs float64) {
+	for _, one := range u.windows {
+		lengthNs += one.length
+		busyNs += one.busy
+		chargedNs += one.charged
+		allowedNs += one.allowed
+	}
+	return
+}
