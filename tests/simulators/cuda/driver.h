@@ -12,6 +12,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -70,6 +71,7 @@ class Device {
   bool take(std::uint64_t bytes) const { return card_.take(bytes); }
   void give(std::uint64_t bytes) const { card_.give(bytes); }
 
+  CUdevice ordinal = 0;  // among those this process sees
   std::mutex primary_lock;
   Context* primary = nullptr;
   unsigned primary_uses = 0;
@@ -100,6 +102,7 @@ struct Context {
   Stream null_stream;
   std::mutex lock;
   std::unordered_map<int, std::unique_ptr<Stream>> thread_streams;
+  std::set<const Context*> peers;  // whose memory kernels here may touch
   std::uint32_t next_stream = 1;
 };
 
@@ -155,6 +158,7 @@ class Driver {
   CUresult usable() const;
   std::size_t count() const { return devices_.size(); }
   Device* device(CUdevice ordinal) const;
+  Device* device_at(const char* pci_address) const;  // null: this process doesn't see it
   std::uint64_t next_id() { return ++ids_; }
   int cuda_version() const { return cuda_version_; }
 
@@ -176,6 +180,9 @@ struct ContextStack {
   std::size_t depth;
 };
 extern thread_local ContextStack contexts;
+
+// Whether one card reaches the other's memory by itself.
+bool peers(const Device& one, const Device& other);
 
 CUresult current(Context*& context);
 CUresult make_context(CUdevice ordinal, unsigned flags, bool primary, Context*& made);

@@ -260,9 +260,10 @@ SIM_EXPORT CUresult cuDeviceGetByPCIBusId(CUdevice* ordinal, const char* address
 SIM_EXPORT CUresult cuDeviceCanAccessPeer(int* can, CUdevice from, CUdevice to) {
   Device* device = nullptr;
   if (const CUresult error = device_of(from, device)) return error;
-  if (const CUresult error = device_of(to, device)) return error;
+  Device* other = nullptr;
+  if (const CUresult error = device_of(to, other)) return error;
   if (can == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *can = 0;
+  *can = peers(*device, *other) ? 1 : 0;
   return CUDA_SUCCESS;
 }
 

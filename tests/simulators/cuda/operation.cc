@@ -135,9 +135,7 @@ class HostCalls {
       waiting_.pop_front();
       held.unlock();
       next.device->wait(next.gate);
-      inside = true;
-      next.call.function(next.call.data);
-      inside = false;
+      call_apart(next.call);
       next.device->open(next.gate);
     }
   }
@@ -297,9 +295,29 @@ void carry_out(const Fill& fill) {
   }
 }
 
+CUresult wait_for_stream(Stream& stream) {
+  if (const CUresult error = legal_to_wait(stream)) return error;
+  if (const CUresult error = unsafe_while_capturing()) return error;
+  stream.context->device->wait(bound_of(stream));
+  return CUDA_SUCCESS;
+}
+
+CUresult copy_now(const Copy& copy, Stream& stream) {
+  if (const CUresult error = wait_for_stream(stream)) return error;
+  carry_out(copy);
+  return CUDA_SUCCESS;
+}
+
 void queue_host_call(const HostCall& call, Stream& stream) {
   Device& device = *stream.context->device;
   HostCalls::get().add(device, device.submit(sim::ItemKind::kGate, 0, stream), call);
+}
+
+void call_apart(const HostCall& call) {
+  const bool before = HostCalls::inside;
+  HostCalls::inside = true;
+  call.function(call.data);
+  HostCalls::inside = before;
 }
 
 bool in_host_call() { return HostCalls::inside; }

@@ -76,11 +76,18 @@ void carry_out(const Fill& fill);
 // Does it now: takes effect at once where it takes no time of the card, and is queued where it does.
 CUresult perform(const Operation& operation, Stream& stream);
 
+// What a synchronous call needs: that nothing captures, and that the stream has done its work.
+CUresult wait_for_stream(Stream& stream);
+// A copy that has been made when the call returns.
+CUresult copy_now(const Copy& copy, Stream& stream);
+
 // Performs it, or adds it to the graph that captures the stream.
 CUresult enqueue(Operation operation, Stream& stream);
 
 // Queues a function of the application's: the stream's later work waits until it has returned.
 void queue_host_call(const HostCall& call, Stream& stream);
+// Runs one in this thread.
+void call_apart(const HostCall& call);
 // Whether the calling thread is in such a function; the driver's functions are forbidden there.
 bool in_host_call();
 
