@@ -116,6 +116,7 @@ CUresult Book::allocate(Device& device, std::size_t bytes, Kind kind, Pool* pool
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
   if (kind == Kind::kManaged) ++managed_;
+  allocation.id = Driver::get().next_id();
   held_[address] = allocation;
   return CUDA_SUCCESS;
 }
@@ -135,6 +136,7 @@ CUresult Book::release(CUdeviceptr address) {
 void Book::enter(CUdeviceptr address, const Allocation& allocation) {
   const std::lock_guard<std::mutex> held(lock_);
   held_[address] = allocation;
+  held_[address].id = Driver::get().next_id();
 }
 
 void Book::strike(CUdeviceptr address) {

@@ -22,6 +22,7 @@ inline std::uint64_t rounded(std::uint64_t bytes, std::uint64_t unit) {
 enum class Kind {
   kDevice,    // charged by granules
   kHost,      // never charged
+  kRegistered,  // the application's own, never charged
   kManaged,   // charged while it is resident on the card
   kPooled,    // charged through its pool
   kGraph,     // an address of a graph; charged, through the card's graph pool, while allocated
@@ -60,6 +61,8 @@ struct Allocation {
   Pool* pool = nullptr;
   bool resident = false;      // kManaged: on the card; kGraph: allocated now
   std::uint64_t offset = 0;   // of the backing in the process' shared memory, see below
+  std::uint64_t id = 0;       // never used twice
+  unsigned flags = 0;         // kHost, kRegistered
   bool in_file = false;       // and whether there is one
   bool shareable = false;
 };

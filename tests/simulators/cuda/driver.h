@@ -10,6 +10,7 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -41,6 +42,7 @@ struct Stream {
   std::uint32_t number = 0;
   unsigned flags = 0;
   int priority = 0;
+  std::map<int, CUstreamAttrValue> attributes;  // kept, without effect
   std::shared_ptr<Capture> capture;  // this and the next under the lock of capture.cc
   std::vector<Node*> tips;           // what the next captured node comes after
   std::atomic<std::uint64_t> bound{0};  // items below belong to it or to work it must wait for
@@ -102,6 +104,8 @@ struct Context {
   Stream null_stream;
   std::mutex lock;
   std::unordered_map<int, std::unique_ptr<Stream>> thread_streams;
+  CUgreenCtx green = nullptr;  // of a context that stands for one
+  std::map<int, std::size_t> limits;
   std::set<const Context*> peers;  // whose memory kernels here may touch
   std::uint32_t next_stream = 1;
 };
@@ -187,6 +191,12 @@ bool peers(const Device& one, const Device& other);
 CUresult current(Context*& context);
 CUresult make_context(CUdevice ordinal, unsigned flags, bool primary, Context*& made);
 void destroy_context(Context* context);
+
+// Whether events of one may be recorded in streams of the other: green contexts are parts of the primary one.
+inline bool same_context(const Context& one, const Context& other) {
+  const auto of_primary = [](const Context& context) { return context.primary || context.green != nullptr; };
+  return &one == &other || (one.device == other.device && of_primary(one) && of_primary(other));
+}
 
 // The stream a handle means in the current context.
 CUresult stream_of(CUstream handle, NullStream null, Stream*& stream);

@@ -69,6 +69,14 @@ CUresult return_of(const CUDA_MEM_FREE_NODE_PARAMS& how, Operation& operation) {
   return CUDA_SUCCESS;
 }
 
+CUresult values_of(const CUDA_BATCH_MEM_OP_NODE_PARAMS_v2& how, Operation& operation) {
+  if (how.paramArray == nullptr || how.flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  Values values{{how.paramArray, how.paramArray + how.count}};
+  if (const CUresult error = check(values)) return error;
+  operation = std::move(values);
+  return CUDA_SUCCESS;
+}
+
 // What a node with these parameters does; an allocation's parameters get its address.
 CUresult operation_from(CUgraphNodeParams& how, Operation& operation) {
   switch (how.type) {
@@ -82,6 +90,7 @@ CUresult operation_from(CUgraphNodeParams& how, Operation& operation) {
     case CU_GRAPH_NODE_TYPE_WAIT_EVENT: return on_event<Await>(how.eventWait.event, operation);
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC: return memory_of(how.alloc, operation);
     case CU_GRAPH_NODE_TYPE_MEM_FREE: return return_of(how.free, operation);
+    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: return values_of(how.memOp, operation);
     default: return CUDA_ERROR_NOT_SUPPORTED;
   }
 }
@@ -137,6 +146,7 @@ const char* name_of(CUgraphNodeType type) {
     case CU_GRAPH_NODE_TYPE_EVENT_RECORD: return "event record";
     case CU_GRAPH_NODE_TYPE_MEM_ALLOC: return "mem alloc";
     case CU_GRAPH_NODE_TYPE_MEM_FREE: return "mem free";
+    case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP: return "batch mem op";
     default: return "empty";
   }
 }

@@ -25,7 +25,8 @@ CUresult release(CUdeviceptr address) {
   if (const CUresult error = unsafe_while_capturing()) return error;
   Allocation allocation;
   if (!book().find(address, allocation)) return CUDA_ERROR_INVALID_VALUE;
-  if (allocation.kind == Kind::kMapped || allocation.kind == Kind::kImported) {
+  if (allocation.kind == Kind::kMapped || allocation.kind == Kind::kImported ||
+      allocation.kind == Kind::kRegistered) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   allocation.device->wait(allocation.device->submitted());

@@ -54,9 +54,14 @@ struct Child {
   std::shared_ptr<Graph> graph;
 };
 
+// Values that the stream writes, and waits for.
+struct Values {
+  std::vector<CUstreamBatchMemOpParams> steps;
+};
+
 using Copy = CUDA_MEMCPY3D;
 using Operation =
-    std::variant<Empty, Launch, Copy, Fill, HostCall, Record, Await, Take, Return, Child>;
+    std::variant<Empty, Launch, Copy, Fill, HostCall, Record, Await, Take, Return, Child, Values>;
 
 // Whoever launches at once needs no copy of the parameters.
 enum class Keep { kNothing, kParameters };
@@ -70,6 +75,7 @@ Copy linear_copy(void* to, const void* from, std::size_t bytes, bool to_card, bo
 // Whether a copy's or fill's ends are memory that was allocated.
 CUresult check(const Copy& copy);
 CUresult check(const Fill& fill);
+CUresult check(const Values& values);
 void carry_out(const Copy& copy);
 void carry_out(const Fill& fill);
 

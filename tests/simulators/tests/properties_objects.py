@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import subprocess
 import sys
 
-from simulators.tests.cudriver import PTR
+from simulators.tests.cudriver import NOT_READY, PTR
 from simulators.tests.properties import (
     ALLOC_NODE,
     EMPTY_NODE,
@@ -28,6 +29,7 @@ from simulators.tests.properties import (
     NOT_PERMITTED,
     SIZE,
     U64,
+    ArrayShape,
     Driver,
     HostNode,
     Location,
@@ -343,6 +345,259 @@ def a_pool_that_is_not_made_for_it_is_not_exported() -> None:
     cuda.call("cuMemAllocAsync", ctypes.byref(address), SIZE(4096), stream)
     assert cuda.code("cuMemPoolExportPointer", ctypes.byref(PointerData()), address) != 0
     cuda.free_async(address.value, stream)
+
+
+# --- addresses ---------------------------------------------------------------------------------
+
+_CONTEXT, _MEMORY_TYPE, _DEVICE_POINTER, _HOST_POINTER = range(1, 5)
+_IS_MANAGED, _ORDINAL, _RANGE_START, _RANGE_SIZE = 8, 9, 11, 12
+_ON_HOST, _ON_CARD = 1, 2
+_ALREADY_REGISTERED, _NOT_REGISTERED = 712, 713
+
+
+def _told(cuda: Driver, which: int, address: int) -> int:
+    value = U64()
+    cuda.call("cuPointerGetAttribute", ctypes.byref(value), which, U64(address))
+    return value.value
+
+
+def an_address_says_what_it_is() -> None:
+    cuda = Driver()
+    address = cuda.allocate(4 * MIB)
+    inside = address + 4096
+    equal(_told(cuda, _MEMORY_TYPE, inside), _ON_CARD)
+    equal(_told(cuda, _DEVICE_POINTER, inside), inside)
+    equal(_told(cuda, _RANGE_START, inside), address)
+    equal(_told(cuda, _RANGE_SIZE, inside), 4 * MIB)
+    equal(_told(cuda, _ORDINAL, inside), 0)
+    equal(_told(cuda, _CONTEXT, inside), cuda.context.value)
+    host, managed = PTR(), U64()
+    cuda.call("cuMemAllocHost_v2", ctypes.byref(host), SIZE(4096))
+    equal(_told(cuda, _MEMORY_TYPE, host.value or 0), _ON_HOST)
+    equal(_told(cuda, _HOST_POINTER, host.value or 0), host.value)
+    cuda.call("cuMemAllocManaged", ctypes.byref(managed), SIZE(4096), 1)
+    equal(_told(cuda, _IS_MANAGED, managed.value) & 1, 1)
+    foreign = ctypes.create_string_buffer(16)
+    place = U64(ctypes.addressof(foreign))
+    code = cuda.code("cuPointerGetAttribute", ctypes.byref(U64()), _MEMORY_TYPE, place)
+    equal(code, INVALID_VALUE)
+    # Several at once are no error of what the driver doesn't know: they are null.
+    which, kind = (ctypes.c_int * 1)(_MEMORY_TYPE), ctypes.c_int(7)
+    data = (PTR * 1)(ctypes.addressof(kind))
+    cuda.call("cuPointerGetAttributes", 1, which, data, place)
+    equal(kind.value, 0)
+    cuda.free(address)
+
+
+def the_application_s_own_memory_is_registered_once() -> None:
+    cuda = Driver()
+    memory = mmap.mmap(-1, 2 * MIB)
+    view = (ctypes.c_ubyte * (2 * MIB)).from_buffer(memory)
+    place = PTR(ctypes.addressof(view))
+    equal(cuda.code("cuMemHostUnregister", place), _NOT_REGISTERED)
+    cuda.call("cuMemHostRegister_v2", place, SIZE(2 * MIB), 2)
+    code = cuda.code("cuMemHostRegister_v2", place, SIZE(2 * MIB), 2)
+    equal(code, _ALREADY_REGISTERED)
+    equal(_told(cuda, _MEMORY_TYPE, place.value or 0), _ON_HOST)
+    flags = ctypes.c_uint()
+    cuda.call("cuMemHostGetFlags", ctypes.byref(flags), place)
+    equal(flags.value & 2, 2)
+    there = U64()
+    cuda.call("cuMemHostGetDevicePointer_v2", ctypes.byref(there), place, 0)
+    cuda.call("cuMemsetD8_v2", there, ctypes.c_ubyte(3), SIZE(16))
+    cuda.synchronize()
+    equal(bytes(view[:16]), b"\3" * 16)
+    cuda.call("cuMemHostUnregister", place)
+
+
+def an_array_that_gets_its_memory_later_costs_nothing_and_says_how_much() -> None:
+    cuda = Driver()
+    can = ctypes.c_int()
+    cuda.call("cuDeviceGetAttribute", ctypes.byref(can), 121, 0)
+    if can.value == 0:
+        return
+    before = cuda.used()
+    array, needs = PTR(), (U64 * 8)()
+    shape = ArrayShape(4096, 4096, 0, 0x20, 4, 0x80)  # float4, deferred
+    cuda.call("cuArray3DCreate_v2", ctypes.byref(array), ctypes.byref(shape))
+    assert cuda.used() - before < 16 * MIB
+    cuda.call("cuArrayGetMemoryRequirements", needs, array, 0)
+    assert 256 * MIB <= needs[0] <= 300 * MIB, needs[0]
+    cuda.call("cuArrayDestroy", array)
+    shape.flags = 0
+    cuda.call("cuArray3DCreate_v2", ctypes.byref(array), ctypes.byref(shape))
+    equal(cuda.code("cuArrayGetMemoryRequirements", needs, array, 0), INVALID_VALUE)
+    cuda.call("cuArrayDestroy", array)
+
+
+# --- streams -----------------------------------------------------------------------------------
+
+
+def _host_word(cuda: Driver) -> tuple[U64, ctypes.c_uint]:
+    """A word that host and card see."""
+    host = PTR()
+    cuda.call("cuMemHostAlloc", ctypes.byref(host), SIZE(4096), 2)
+    word = ctypes.c_uint.from_address(host.value or 0)
+    word.value = 0
+    return U64(host.value or 0), word
+
+
+def a_stream_waits_for_a_value_that_the_host_writes() -> None:
+    cuda = Driver()
+    stream, event = cuda.stream(), cuda.event()
+    address, word = _host_word(cuda)
+    cuda.call("cuStreamWaitValue32_v2", stream, address, 5, 0)  # at least
+    cuda.launch(MS, stream)
+    cuda.call("cuEventRecord", event, stream)
+    equal(cuda.code("cuEventQuery", event), NOT_READY)
+    word.value = 4
+    equal(cuda.code("cuEventQuery", event), NOT_READY)
+    word.value = 6
+    cuda.call("cuEventSynchronize", event)
+
+
+def a_stream_writes_a_value_behind_its_work() -> None:
+    cuda = Driver()
+    stream = cuda.stream()
+    address, word = _host_word(cuda)
+    cuda.launch(50 * MS, stream)
+    cuda.call("cuStreamWriteValue32_v2", stream, address, 9, 0)
+    equal(word.value, 0)
+    cuda.call("cuStreamSynchronize", stream)
+    equal(word.value, 9)
+
+
+def one_stream_s_value_lets_another_go_on() -> None:
+    cuda = Driver()
+    first, second = cuda.stream(), cuda.stream()
+    address, word = _host_word(cuda)
+    cuda.call("cuStreamWaitValue32_v2", first, address, 1, 1)
+    cuda.launch(MS, first)
+    cuda.call("cuStreamWriteValue32_v2", second, address, 1, 0)
+    cuda.call("cuStreamSynchronize", first)
+    equal(word.value, 1)
+    odd = U64(address.value + 1)
+    equal(cuda.code("cuStreamWriteValue32_v2", second, odd, 1, 0), INVALID_VALUE)
+
+
+class StreamAttribute(ctypes.Structure):
+    """CUstreamAttrValue."""
+
+    _fields_ = (("words", ctypes.c_int * 16),)
+
+
+def a_stream_keeps_its_attributes() -> None:
+    cuda = Driver()
+    stream, other = PTR(), cuda.stream()
+    cuda.call("cuStreamCreateWithPriority", ctypes.byref(stream), 1, -1)
+    value, found = StreamAttribute(), ctypes.c_int()
+    cuda.call("cuStreamGetAttribute", stream, 8, ctypes.byref(value))
+    cuda.call("cuStreamGetPriority", stream, ctypes.byref(found))
+    equal(value.words[0], found.value)
+    policy = StreamAttribute((ctypes.c_int * 16)(2))
+    cuda.call("cuStreamSetAttribute", stream, 3, ctypes.byref(policy))  # synchronisation policy
+    cuda.call("cuStreamCopyAttributes", other, stream)
+    cuda.call("cuStreamGetAttribute", other, 3, ctypes.byref(value))
+    equal(value.words[0], 2)
+
+
+class Resource(ctypes.Structure):
+    """CUdevResource."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("padding", ctypes.c_ubyte * 92),
+        ("multiprocessors", ctypes.c_uint),
+        ("rest", ctypes.c_ubyte * 44),
+    )
+
+
+def a_green_context_has_its_part_and_streams_that_work() -> None:
+    cuda = Driver()
+    whole, parts, rest = Resource(), (Resource * 1)(), Resource()
+    count = ctypes.c_uint(1)
+    cuda.call("cuDeviceGetDevResource", 0, ctypes.byref(whole), 1)
+    split = "cuDevSmResourceSplitByCount"
+    cuda.call(split, parts, ctypes.byref(count), ctypes.byref(whole), ctypes.byref(rest), 0, 8)
+    equal(count.value, 1)
+    assert 8 <= parts[0].multiprocessors < whole.multiprocessors
+    assert parts[0].multiprocessors + rest.multiprocessors <= whole.multiprocessors
+    how, green, stream, context = PTR(), PTR(), PTR(), PTR()
+    cuda.call("cuDevResourceGenerateDesc", ctypes.byref(how), parts, 1)
+    cuda.call("cuGreenCtxCreate", ctypes.byref(green), how, 0, 1)
+    cuda.call("cuGreenCtxStreamCreate", ctypes.byref(stream), green, 1, 0)
+    cuda.call("cuCtxFromGreenCtx", ctypes.byref(context), green)
+    told = Resource()
+    cuda.call("cuCtxGetDevResource", context, ctypes.byref(told), 1)
+    equal(told.multiprocessors, parts[0].multiprocessors)
+    found = PTR()
+    cuda.call("cuStreamGetGreenCtx", stream, ctypes.byref(found))
+    equal(found.value, green.value)
+    cuda.launch(MS, stream)
+    cuda.call("cuStreamSynchronize", stream)
+    cuda.call("cuStreamDestroy_v2", stream)
+    cuda.call("cuGreenCtxDestroy", green)
+
+
+# --- contexts and functions --------------------------------------------------------------------
+
+
+def a_context_keeps_its_limits() -> None:
+    cuda = Driver()
+    value = SIZE()
+    cuda.call("cuCtxGetLimit", ctypes.byref(value), 0)
+    assert value.value > 0
+    cuda.call("cuCtxSetLimit", 0, SIZE(4096))
+    cuda.call("cuCtxGetLimit", ctypes.byref(value), 0)
+    equal(value.value, 4096)
+    equal(cuda.code("cuCtxGetLimit", ctypes.byref(value), 99), 215)  # unsupported limit
+
+
+def a_function_tells_name_parameters_and_how_many_blocks_fit() -> None:
+    cuda = Driver()
+    name, offset, size = ctypes.c_char_p(), SIZE(), SIZE()
+    cuda.call("cuFuncGetName", ctypes.byref(name), cuda.spin)
+    equal(name.value, b"spin_ns")
+    cuda.call("cuFuncGetParamInfo", cuda.spin, SIZE(0), ctypes.byref(offset), ctypes.byref(size))
+    equal((offset.value, size.value), (0, 8))
+    beyond = cuda.code("cuFuncGetParamInfo", cuda.spin, SIZE(1), ctypes.byref(offset), None)
+    equal(beyond, INVALID_VALUE)
+    blocks, grid, block = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    fit = "cuOccupancyMaxActiveBlocksPerMultiprocessor"
+    cuda.call(fit, ctypes.byref(blocks), cuda.spin, 1024, SIZE(0))
+    assert 1 <= blocks.value <= 2
+    best = "cuOccupancyMaxPotentialBlockSize"
+    cuda.call(best, ctypes.byref(grid), ctypes.byref(block), cuda.spin, None, SIZE(0), 0)
+    assert block.value % 32 == 0 and 0 < block.value <= 1024 and grid.value > 0
+
+
+class ResourceDescription(ctypes.Structure):
+    """CUDA_RESOURCE_DESC of an array."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("array", PTR),
+        ("rest", ctypes.c_int * 30),
+        ("flags", ctypes.c_uint),
+    )
+
+
+def textures_and_surfaces_say_what_they_are_made_of() -> None:
+    cuda = Driver()
+    array, texture, surface = PTR(), U64(), U64()
+    shape = ArrayShape(64, 64, 0, 0x20, 1, 2)  # may be a surface
+    cuda.call("cuArray3DCreate_v2", ctypes.byref(array), ctypes.byref(shape))
+    of = ResourceDescription(type=0, array=array)
+    how = (ctypes.c_int * 32)()
+    create = "cuTexObjectCreate"
+    cuda.call(create, ctypes.byref(texture), ctypes.byref(of), how, None)
+    cuda.call("cuSurfObjectCreate", ctypes.byref(surface), ctypes.byref(of))
+    told = ResourceDescription(type=9)
+    cuda.call("cuTexObjectGetResourceDesc", ctypes.byref(told), texture)
+    equal((told.type, told.array), (0, array.value))
+    cuda.call("cuSurfObjectDestroy", surface)
+    cuda.call("cuTexObjectDestroy", texture)
+    cuda.call("cuArrayDestroy", array)
 
 
 PROPERTIES = collected(globals(), but=("importer",))
