@@ -38,6 +38,10 @@ CUresult create(const CUDA_ARRAY3D_DESCRIPTOR& shape, Array*& made) {
   auto array = std::make_unique<Array>();
   array->device = context->device;
   array->shape = shape;
+  if (array->deferred()) {
+    made = array.release();
+    return CUDA_SUCCESS;
+  }
   const CUresult error =
       book().allocate(*context->device, array->bytes(), Kind::kDevice, nullptr, array->address);
   if (error == CUDA_SUCCESS) made = array.release();
@@ -53,10 +57,15 @@ CUresult create(CUarray* handle, const CUDA_ARRAY3D_DESCRIPTOR& shape) {
 
 CUresult destroy(Array* array) {
   array->device->wait(array->device->submitted());
-  book().release(array->address);
+  if (!array->deferred()) book().release(array->address);
   array->magic = 0;
   delete array;
   return CUDA_SUCCESS;
+}
+
+// What the card is charged for it.
+std::size_t cost(const Array& array) {
+  return rounded(array.bytes(), array.bytes() >= kGranule ? kGranule : kAlignment);
 }
 
 struct Mipmap {
@@ -157,5 +166,29 @@ SIM_EXPORT CUresult cuMipmappedArrayDestroy(CUmipmappedArray handle) {
   for (Array* level : mipmap->levels) destroy(level);
   mipmap->magic = 0;
   delete mipmap;
+  return CUDA_SUCCESS;
+}
+
+// Only arrays whose memory is mapped later have requirements.
+SIM_EXPORT CUresult cuArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* needs, CUarray handle,
+                                                 CUdevice ordinal) {
+  const Array* array = alive<Array>(handle);
+  if (array == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  if (needs == nullptr || !array->deferred() || Driver::get().device(ordinal) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *needs = {};
+  needs->size = cost(*array);
+  needs->alignment = kAlignment;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMipmappedArrayGetMemoryRequirements(CUDA_ARRAY_MEMORY_REQUIREMENTS* needs,
+                                                          CUmipmappedArray handle, CUdevice ordinal) {
+  const Mipmap* mipmap = alive<Mipmap>(handle);
+  if (mipmap == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  const bool deferred = mipmap->levels[0]->deferred();
+  if (needs == nullptr || !deferred || Driver::get().device(ordinal) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  *needs = {};
+  for (const Array* level : mipmap->levels) needs->size += cost(*level);
+  needs->alignment = kAlignment;
   return CUDA_SUCCESS;
 }

@@ -15,6 +15,8 @@ struct Array {
   CUdeviceptr address = 0;
   bool level = false;  // of a mipmapped array, which owns it
 
+  // Has no memory, and gets none here: cuMemMapArrayAsync is missing.
+  bool deferred() const { return (shape.Flags & CUDA_ARRAY3D_DEFERRED_MAPPING) != 0; }
   std::size_t row_bytes() const;
   std::size_t rows() const { return shape.Height != 0 ? shape.Height : 1; }
   std::size_t bytes() const { return row_bytes() * rows() * (shape.Depth != 0 ? shape.Depth : 1); }

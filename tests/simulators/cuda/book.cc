@@ -63,11 +63,12 @@ int Book::memory_file() {
   return file_;
 }
 
-// Large allocations are parts of one sparse file, which another process may map (cuIpc*); the offset is
-// never used twice, so what an importer still maps is never somebody else's.
+// Large allocations, and those of pools that can be exported, are parts of one sparse file, which another process may map
+// (cuIpc*, cuMemPoolExport*); the offset is never used twice, so what an importer still maps is never somebody else's.
 CUdeviceptr Book::back(Allocation& allocation) {
   const std::size_t bytes = allocation.bytes;
-  if (bytes < kGranule) {
+  allocation.in_file = bytes >= kGranule || (allocation.pool != nullptr && allocation.pool->handle_types != 0);
+  if (!allocation.in_file) {
     void* address = nullptr;
     const bool done = posix_memalign(&address, kAlignment, rounded(bytes, kAlignment)) == 0;
     return done ? reinterpret_cast<CUdeviceptr>(address) : 0;
@@ -87,7 +88,11 @@ CUdeviceptr Book::back(Allocation& allocation) {
 void Book::unback(CUdeviceptr address, const Allocation& allocation) {
   if (allocation.kind == Kind::kMapped || allocation.kind == Kind::kImported) return;
   void* begin = reinterpret_cast<void*>(address);
-  if (allocation.bytes < kGranule) {
+  if (allocation.kind == Kind::kForeign) {
+    munmap(begin, allocation.bytes);
+    return;
+  }
+  if (!allocation.in_file) {
     std::free(begin);
     return;
   }
@@ -111,6 +116,7 @@ CUresult Book::allocate(Device& device, std::size_t bytes, Kind kind, Pool* pool
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
   if (kind == Kind::kManaged) ++managed_;
+  allocation.id = Driver::get().next_id();
   held_[address] = allocation;
   return CUDA_SUCCESS;
 }
@@ -130,6 +136,7 @@ CUresult Book::release(CUdeviceptr address) {
 void Book::enter(CUdeviceptr address, const Allocation& allocation) {
   const std::lock_guard<std::mutex> held(lock_);
   held_[address] = allocation;
+  held_[address].id = Driver::get().next_id();
 }
 
 void Book::strike(CUdeviceptr address) {

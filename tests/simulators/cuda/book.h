@@ -22,11 +22,13 @@ inline std::uint64_t rounded(std::uint64_t bytes, std::uint64_t unit) {
 enum class Kind {
   kDevice,    // charged by granules
   kHost,      // never charged
+  kRegistered,  // the application's own, never charged
   kManaged,   // charged while it is resident on the card
   kPooled,    // charged through its pool
   kGraph,     // an address of a graph; charged, through the card's graph pool, while allocated
   kMapped,    // charged by the handle that is mapped there (vmm.cc)
   kImported,  // another process' memory; charged there
+  kForeign,   // as well, and let go of by freeing it (pools' pointers, external memory)
 };
 
 // Memory that a card has reserved for stream-ordered allocations. `reserved` is charged to the card,
@@ -42,6 +44,9 @@ struct Pool {
   std::uint64_t threshold = 0;
   std::uint64_t limit = 0;  // 0: none
   bool ending = false;      // destroyed by its owner; goes with its last allocation
+  unsigned handle_types = 0;  // how it may be exported
+  int imported = -1;          // the maker's memory file, of a pool of another process
+  std::map<CUdevice, CUmemAccess_flags> access;  // of other cards
 
   bool take(std::uint64_t bytes);
   void give(std::uint64_t bytes);
@@ -56,6 +61,9 @@ struct Allocation {
   Pool* pool = nullptr;
   bool resident = false;      // kManaged: on the card; kGraph: allocated now
   std::uint64_t offset = 0;   // of the backing in the process' shared memory, see below
+  std::uint64_t id = 0;       // never used twice
+  unsigned flags = 0;         // kHost, kRegistered
+  bool in_file = false;       // and whether there is one
   bool shareable = false;
 };
 

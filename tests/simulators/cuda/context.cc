@@ -114,7 +114,8 @@ SIM_EXPORT CUresult cuCtxCreate_v3(CUcontext* context, CUexecAffinityParam* affi
 
 SIM_EXPORT CUresult cuCtxCreate_v4(CUcontext* context, CUctxCreateParams* parameters, unsigned flags,
                                    CUdevice ordinal) {
-  if (parameters != nullptr) return CUDA_ERROR_NOT_SUPPORTED;
+  if (parameters != nullptr && parameters->cigParams != nullptr) return CUDA_ERROR_NOT_SUPPORTED;
+  if (parameters != nullptr && parameters->numExecAffinityParams != 0) return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
   return create(context, flags, ordinal);
 }
 

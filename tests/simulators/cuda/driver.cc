@@ -3,6 +3,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include <dlfcn.h>
 #include <pthread.h>
@@ -101,6 +102,7 @@ CUresult Driver::init() {
   const char* wanted = std::getenv("CUDA_VISIBLE_DEVICES");
   for (const std::size_t index : simnvidia::cuda_visible(fleet, wanted)) {
     devices_.push_back(std::make_unique<Device>(session_, index));
+    devices_.back()->ordinal = static_cast<CUdevice>(devices_.size()) - 1;
   }
   if (devices_.empty()) {
     session_.close();
@@ -121,6 +123,17 @@ CUresult Driver::usable() const {
 Device* Driver::device(CUdevice ordinal) const {
   const auto index = static_cast<std::size_t>(ordinal);
   return ordinal >= 0 && index < devices_.size() ? devices_[index].get() : nullptr;
+}
+
+Device* Driver::device_at(const char* pci_address) const {
+  for (const auto& device : devices_) {
+    if (std::strcmp(device->info().pci_address, pci_address) == 0) return device.get();
+  }
+  return nullptr;
+}
+
+bool peers(const Device& one, const Device& other) {
+  return &one != &other && one.number("peer_access", 0) != 0 && other.number("peer_access", 0) != 0;
 }
 
 CUresult current(Context*& context) {

@@ -10,8 +10,10 @@
 
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -40,6 +42,7 @@ struct Stream {
   std::uint32_t number = 0;
   unsigned flags = 0;
   int priority = 0;
+  std::map<int, CUstreamAttrValue> attributes;  // kept, without effect
   std::shared_ptr<Capture> capture;  // this and the next under the lock of capture.cc
   std::vector<Node*> tips;           // what the next captured node comes after
   std::atomic<std::uint64_t> bound{0};  // items below belong to it or to work it must wait for
@@ -70,6 +73,7 @@ class Device {
   bool take(std::uint64_t bytes) const { return card_.take(bytes); }
   void give(std::uint64_t bytes) const { card_.give(bytes); }
 
+  CUdevice ordinal = 0;  // among those this process sees
   std::mutex primary_lock;
   Context* primary = nullptr;
   unsigned primary_uses = 0;
@@ -100,6 +104,9 @@ struct Context {
   Stream null_stream;
   std::mutex lock;
   std::unordered_map<int, std::unique_ptr<Stream>> thread_streams;
+  CUgreenCtx green = nullptr;  // of a context that stands for one
+  std::map<int, std::size_t> limits;
+  std::set<const Context*> peers;  // whose memory kernels here may touch
   std::uint32_t next_stream = 1;
 };
 
@@ -155,6 +162,7 @@ class Driver {
   CUresult usable() const;
   std::size_t count() const { return devices_.size(); }
   Device* device(CUdevice ordinal) const;
+  Device* device_at(const char* pci_address) const;  // null: this process doesn't see it
   std::uint64_t next_id() { return ++ids_; }
   int cuda_version() const { return cuda_version_; }
 
@@ -177,9 +185,18 @@ struct ContextStack {
 };
 extern thread_local ContextStack contexts;
 
+// Whether one card reaches the other's memory by itself.
+bool peers(const Device& one, const Device& other);
+
 CUresult current(Context*& context);
 CUresult make_context(CUdevice ordinal, unsigned flags, bool primary, Context*& made);
 void destroy_context(Context* context);
+
+// Whether events of one may be recorded in streams of the other: green contexts are parts of the primary one.
+inline bool same_context(const Context& one, const Context& other) {
+  const auto of_primary = [](const Context& context) { return context.primary || context.green != nullptr; };
+  return &one == &other || (one.device == other.device && of_primary(one) && of_primary(other));
+}
 
 // The stream a handle means in the current context.
 CUresult stream_of(CUstream handle, NullStream null, Stream*& stream);

@@ -4,7 +4,6 @@
 #include "graph.h"
 
 #include <algorithm>
-#include <map>
 
 #include "book.h"
 
@@ -41,6 +40,19 @@ Node* Graph::by_id(std::uint64_t id) const {
 Graph::~Graph() {
   magic = 0;
   for (const auto& node : nodes) node->magic = 0;
+  for (const auto& [object, count] : objects) object->release(count);
+}
+
+bool UserObject::release(std::uint64_t count) {
+  std::uint64_t seen = uses.load();
+  do {
+    if (seen < count) return false;
+  } while (!uses.compare_exchange_weak(seen, seen - count));
+  if (seen != count) return true;
+  magic = 0;
+  call_apart({destroy, data});
+  delete this;
+  return true;
 }
 
 std::unique_ptr<Graph> clone(const Graph& graph) {
@@ -54,11 +66,14 @@ std::unique_ptr<Graph> clone(const Graph& graph) {
     Node* made = copy->add(std::move(operation), {});
     made->id = node->id;
     made->enabled = node->enabled;
+    made->attributes = node->attributes;
     copies[node.get()] = made;
   }
   for (const auto& node : graph.nodes) {
     for (const Node* before : node->after) copies[node.get()]->after.push_back(copies[before]);
   }
+  copy->objects = graph.objects;
+  for (const auto& [object, count] : copy->objects) object->retain(count);
   return copy;
 }
 
@@ -88,7 +103,7 @@ CUgraphNodeType type_of(const Operation& operation) {
       CU_GRAPH_NODE_TYPE_EMPTY,  CU_GRAPH_NODE_TYPE_KERNEL,       CU_GRAPH_NODE_TYPE_MEMCPY,
       CU_GRAPH_NODE_TYPE_MEMSET, CU_GRAPH_NODE_TYPE_HOST,         CU_GRAPH_NODE_TYPE_EVENT_RECORD,
       CU_GRAPH_NODE_TYPE_WAIT_EVENT, CU_GRAPH_NODE_TYPE_MEM_ALLOC, CU_GRAPH_NODE_TYPE_MEM_FREE,
-      CU_GRAPH_NODE_TYPE_GRAPH};
+      CU_GRAPH_NODE_TYPE_GRAPH, CU_GRAPH_NODE_TYPE_BATCH_MEM_OP};
   static_assert(std::size(kTypes) == std::variant_size_v<Operation>);
   return kTypes[operation.index()];
 }
@@ -129,7 +144,17 @@ CUgraphExecUpdateResult compare(const Graph& running, const Graph& changed, cons
   return CU_GRAPH_EXEC_UPDATE_SUCCESS;
 }
 
+// Memory that the launch before left allocated, where the application asked for that.
+static void free_left_over(const Exec& exec) {
+  if ((exec.flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) == 0) return;
+  for (const Node* node : exec.order) {
+    const auto* take = std::get_if<Take>(&node->operation);
+    if (take != nullptr) book().set_graph_resident(take->address, false);
+  }
+}
+
 CUresult launch(const Exec& exec, Stream& stream) {
+  free_left_over(exec);
   for (const Node* node : exec.order) {
     if (!node->enabled) continue;
     if (const CUresult error = perform(node->operation, stream)) return error;

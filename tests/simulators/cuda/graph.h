@@ -3,9 +3,24 @@
 // Graphs: nodes with operations, in the order that their dependencies allow.
 #pragma once
 
+#include <map>
+
 #include "operation.h"
 
 namespace simcuda {
+
+// Something of the application's that graphs keep: gone, by its own function, with the last reference.
+struct UserObject {
+  static constexpr std::uint32_t kAlive = 0x5553524f;
+  std::uint32_t magic = kAlive;
+  std::atomic<std::uint64_t> uses{0};
+  CUhostFn destroy = nullptr;
+  void* data = nullptr;
+
+  void retain(std::uint64_t count) { uses += count; }
+  // False when there are fewer.
+  bool release(std::uint64_t count);
+};
 
 struct Node {
   static constexpr std::uint32_t kAlive = 0x4e4f4445;
@@ -16,12 +31,14 @@ struct Node {
   std::vector<Node*> after;
   std::vector<void*> parameter_places;  // for whoever asks for a kernel's parameters
   bool enabled = true;
+  std::map<int, CUlaunchAttributeValue> attributes;  // of a kernel; kept, without effect
 };
 
 struct Graph {
   static constexpr std::uint32_t kAlive = 0x47524146;
   std::uint32_t magic = kAlive;
   std::vector<std::unique_ptr<Node>> nodes;
+  std::map<UserObject*, std::uint64_t> objects;
 
   Node* add(Operation operation, std::vector<Node*> after);
   void remove(Node* node);

@@ -3,13 +3,14 @@
 // The driver's functions on graphs.
 #include <algorithm>
 
+#include "graph_api.h"
+
 #include "book.h"
 #include "capture.h"
-#include "graph.h"
 
 using namespace simcuda;
 
-namespace {
+namespace simcuda {
 
 CUresult nodes_of(const CUgraphNode* handles, std::size_t count, const Graph& graph,
                   std::vector<Node*>& nodes) {
@@ -22,38 +23,14 @@ CUresult nodes_of(const CUgraphNode* handles, std::size_t count, const Graph& gr
   return CUDA_SUCCESS;
 }
 
-CUresult add(CUgraphNode* made, CUgraph handle, const CUgraphNode* after, std::size_t count,
-             Operation operation) {
+CUresult add_node(CUgraphNode* made, CUgraph handle, const CUgraphNode* after, std::size_t count,
+                  Operation operation) {
   if (const CUresult error = Driver::get().usable()) return error;
   Graph* graph = alive<Graph>(handle);
   std::vector<Node*> before;
   if (made == nullptr || graph == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = nodes_of(after, count, *graph, before)) return error;
   *made = reinterpret_cast<CUgraphNode>(graph->add(std::move(operation), std::move(before)));
-  return CUDA_SUCCESS;
-}
-
-// A node's operation of one type, if that is what it has.
-template <class Kind>
-Kind* operation_of(CUgraphNode handle) {
-  Node* node = alive<Node>(handle);
-  return node != nullptr ? std::get_if<Kind>(&node->operation) : nullptr;
-}
-
-// The same node in an executable graph.
-template <class Kind>
-Kind* operation_in(CUgraphExec exec_handle, CUgraphNode handle) {
-  const Exec* exec = alive<Exec>(exec_handle);
-  const Node* node = alive<Node>(handle);
-  if (exec == nullptr || node == nullptr) return nullptr;
-  Node* copy = exec->graph->by_id(node->id);
-  return copy != nullptr ? std::get_if<Kind>(&copy->operation) : nullptr;
-}
-
-template <class Kind>
-CUresult replace(Kind* operation, const Kind& with) {
-  if (operation == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *operation = with;
   return CUDA_SUCCESS;
 }
 
@@ -68,6 +45,43 @@ CUresult launch_from(const CUDA_KERNEL_NODE_PARAMS* from, Launch& launch) {
 Fill fill_from(const CUDA_MEMSET_NODE_PARAMS& from) {
   return {from.dst, from.pitch, from.value, from.elementSize, from.width, from.height};
 }
+
+CUresult reserve_for_graph(const CUmemPoolProps& where, std::size_t bytes, CUdeviceptr& address) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  Device* device = Driver::get().device(where.location.id);
+  if (device == nullptr || bytes == 0 || where.handleTypes != CU_MEM_HANDLE_TYPE_NONE ||
+      where.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return book().allocate(*device, bytes, Kind::kGraph, nullptr, address);
+}
+
+bool of_graph(CUdeviceptr address) {
+  Allocation allocation;
+  return book().find(address, allocation) && allocation.kind == Kind::kGraph;
+}
+
+void describe(const Node& node, const Launch& launch, CUDA_KERNEL_NODE_PARAMS& how) {
+  auto& places = const_cast<Node&>(node).parameter_places;
+  places.clear();
+  for (const sim::Parameter& parameter : launch.function->kernel.parameters) {
+    places.push_back(const_cast<unsigned char*>(launch.parameters.data()) + parameter.offset);
+  }
+  how = {};
+  how.func = reinterpret_cast<CUfunction>(launch.function);
+  how.gridDimX = launch.grid[0];
+  how.gridDimY = launch.grid[1];
+  how.gridDimZ = launch.grid[2];
+  how.blockDimX = launch.block[0];
+  how.blockDimY = launch.block[1];
+  how.blockDimZ = launch.block[2];
+  how.sharedMemBytes = launch.shared_bytes;
+  how.kernelParams = places.data();
+}
+
+}  // namespace simcuda
+
+namespace {
 
 // The protocol of the graph's lists: without an array the count is told, with one it is filled.
 CUresult list(const std::vector<Node*>& found, CUgraphNode* nodes, std::size_t* count) {
@@ -178,34 +192,20 @@ SIM_EXPORT CUresult cuGraphDestroyNode(CUgraphNode handle) {
 
 SIM_EXPORT CUresult cuGraphAddEmptyNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                         std::size_t count) {
-  return add(made, graph, after, count, Empty{});
+  return add_node(made, graph, after, count, Empty{});
 }
 
 SIM_EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                             std::size_t count, const CUDA_KERNEL_NODE_PARAMS* how) {
   Launch launch;
   if (const CUresult error = launch_from(how, launch)) return error;
-  return add(made, graph, after, count, std::move(launch));
+  return add_node(made, graph, after, count, std::move(launch));
 }
 
 SIM_EXPORT CUresult cuGraphKernelNodeGetParams_v2(CUgraphNode handle, CUDA_KERNEL_NODE_PARAMS* how) {
   Launch* launch = operation_of<Launch>(handle);
   if (launch == nullptr || how == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  Node& node = *alive<Node>(handle);
-  node.parameter_places.clear();
-  for (const sim::Parameter& parameter : launch->function->kernel.parameters) {
-    node.parameter_places.push_back(launch->parameters.data() + parameter.offset);
-  }
-  *how = {};
-  how->func = reinterpret_cast<CUfunction>(launch->function);
-  how->gridDimX = launch->grid[0];
-  how->gridDimY = launch->grid[1];
-  how->gridDimZ = launch->grid[2];
-  how->blockDimX = launch->block[0];
-  how->blockDimY = launch->block[1];
-  how->blockDimZ = launch->block[2];
-  how->sharedMemBytes = launch->shared_bytes;
-  how->kernelParams = node.parameter_places.data();
+  describe(*alive<Node>(handle), *launch, *how);
   return CUDA_SUCCESS;
 }
 
@@ -263,7 +263,7 @@ SIM_EXPORT CUresult cuGraphAddMemcpyNode(CUgraphNode* made, CUgraph graph, const
                                          std::size_t count, const CUDA_MEMCPY3D* copy, CUcontext) {
   if (copy == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = check(*copy)) return error;
-  return add(made, graph, after, count, *copy);
+  return add_node(made, graph, after, count, *copy);
 }
 
 SIM_EXPORT CUresult cuGraphMemcpyNodeGetParams(CUgraphNode node, CUDA_MEMCPY3D* copy) {
@@ -288,7 +288,7 @@ SIM_EXPORT CUresult cuGraphAddMemsetNode(CUgraphNode* made, CUgraph graph, const
                                          std::size_t count, const CUDA_MEMSET_NODE_PARAMS* how, CUcontext) {
   if (how == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = check(fill_from(*how))) return error;
-  return add(made, graph, after, count, fill_from(*how));
+  return add_node(made, graph, after, count, fill_from(*how));
 }
 
 SIM_EXPORT CUresult cuGraphMemsetNodeSetParams(CUgraphNode node, const CUDA_MEMSET_NODE_PARAMS* how) {
@@ -305,7 +305,7 @@ SIM_EXPORT CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNode
 SIM_EXPORT CUresult cuGraphAddHostNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                        std::size_t count, const CUDA_HOST_NODE_PARAMS* how) {
   if (how == nullptr || how->fn == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return add(made, graph, after, count, HostCall{how->fn, how->userData});
+  return add_node(made, graph, after, count, HostCall{how->fn, how->userData});
 }
 
 SIM_EXPORT CUresult cuGraphExecHostNodeSetParams(CUgraphExec exec, CUgraphNode node,
@@ -317,20 +317,20 @@ SIM_EXPORT CUresult cuGraphExecHostNodeSetParams(CUgraphExec exec, CUgraphNode n
 SIM_EXPORT CUresult cuGraphAddEventRecordNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                               std::size_t count, CUevent handle) {
   Event* event = alive<Event>(handle);
-  return event != nullptr ? add(made, graph, after, count, Record{event}) : CUDA_ERROR_INVALID_VALUE;
+  return event != nullptr ? add_node(made, graph, after, count, Record{event}) : CUDA_ERROR_INVALID_VALUE;
 }
 
 SIM_EXPORT CUresult cuGraphAddEventWaitNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                             std::size_t count, CUevent handle) {
   Event* event = alive<Event>(handle);
-  return event != nullptr ? add(made, graph, after, count, Await{event}) : CUDA_ERROR_INVALID_VALUE;
+  return event != nullptr ? add_node(made, graph, after, count, Await{event}) : CUDA_ERROR_INVALID_VALUE;
 }
 
 SIM_EXPORT CUresult cuGraphAddChildGraphNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                              std::size_t count, CUgraph handle) {
   const Graph* child = alive<Graph>(handle);
   if (child == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  return add(made, graph, after, count, Child{std::shared_ptr<Graph>(clone(*child))});
+  return add_node(made, graph, after, count, Child{std::shared_ptr<Graph>(clone(*child))});
 }
 
 SIM_EXPORT CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph* graph) {
@@ -343,20 +343,15 @@ SIM_EXPORT CUresult cuGraphChildGraphNodeGetGraph(CUgraphNode node, CUgraph* gra
 // The address is known from now on; the card's memory is taken when the graph runs.
 SIM_EXPORT CUresult cuGraphAddMemAllocNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                            std::size_t count, CUDA_MEM_ALLOC_NODE_PARAMS* how) {
-  if (how == nullptr || how->bytesize == 0) return CUDA_ERROR_INVALID_VALUE;
-  if (const CUresult error = Driver::get().usable()) return error;
-  Device* device = Driver::get().device(how->poolProps.location.id);
-  if (device == nullptr || alive<Graph>(graph) == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const CUresult error = book().allocate(*device, how->bytesize, Kind::kGraph, nullptr, how->dptr);
-  if (error != CUDA_SUCCESS) return error;
-  return add(made, graph, after, count, Take{how->dptr, how->bytesize});
+  if (how == nullptr || alive<Graph>(graph) == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = reserve_for_graph(how->poolProps, how->bytesize, how->dptr)) return error;
+  return add_node(made, graph, after, count, Take{how->dptr, how->bytesize});
 }
 
 SIM_EXPORT CUresult cuGraphAddMemFreeNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                           std::size_t count, CUdeviceptr address) {
-  Allocation allocation;
-  if (!book().find(address, allocation) || allocation.kind != Kind::kGraph) return CUDA_ERROR_INVALID_VALUE;
-  return add(made, graph, after, count, Return{address});
+  if (!of_graph(address)) return CUDA_ERROR_INVALID_VALUE;
+  return add_node(made, graph, after, count, Return{address});
 }
 
 // --- what a graph holds ------------------------------------------------------------------------

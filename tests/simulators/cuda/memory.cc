@@ -25,7 +25,8 @@ CUresult release(CUdeviceptr address) {
   if (const CUresult error = unsafe_while_capturing()) return error;
   Allocation allocation;
   if (!book().find(address, allocation)) return CUDA_ERROR_INVALID_VALUE;
-  if (allocation.kind == Kind::kMapped || allocation.kind == Kind::kImported) {
+  if (allocation.kind == Kind::kMapped || allocation.kind == Kind::kImported ||
+      allocation.kind == Kind::kRegistered) {
     return CUDA_ERROR_INVALID_VALUE;
   }
   allocation.device->wait(allocation.device->submitted());
@@ -43,14 +44,6 @@ CUresult allocate_host(void** address, std::size_t bytes) {
 
 enum class When { kNow, kInStream };
 
-// What a synchronous call needs: that nothing captures, and that the stream has done its work.
-CUresult wait_for_stream(Stream& stream) {
-  if (const CUresult error = legal_to_wait(stream)) return error;
-  if (const CUresult error = unsafe_while_capturing()) return error;
-  stream.context->device->wait(bound_of(stream));
-  return CUDA_SUCCESS;
-}
-
 // Copies happen at once, in the order of the calls, and take no time of the card; a synchronous one
 // first waits for what the stream holds, and an asynchronous one leaves a mark in it.
 CUresult copy(const Copy& what, When when, CUstream on, NullStream null) {
@@ -59,9 +52,7 @@ CUresult copy(const Copy& what, When when, CUstream on, NullStream null) {
   if (what.WidthInBytes == 0 || what.Height == 0 || what.Depth == 0) return CUDA_SUCCESS;
   if (const CUresult error = check(what)) return error;
   if (when == When::kInStream) return enqueue(what, *stream);
-  if (const CUresult error = wait_for_stream(*stream)) return error;
-  carry_out(what);
-  return CUDA_SUCCESS;
+  return copy_now(what, *stream);
 }
 
 CUresult copy(void* to, const void* from, std::size_t bytes, bool to_card, bool from_card, When when,

@@ -7,6 +7,8 @@
 #include <deque>
 #include <thread>
 
+#include <unistd.h>
+
 #include "array.h"
 #include "book.h"
 #include "capture.h"
@@ -95,12 +97,49 @@ bool sound_end(CUmemorytype type, CUarray array, const End& end, const Copy& cop
     case CU_MEMORYTYPE_UNIFIED: return end.at != nullptr;
     case CU_MEMORYTYPE_ARRAY: {
       const Array* found = alive<Array>(array);
-      return reinterpret_cast<CUdeviceptr>(end.at) + bytes <= found->address + found->bytes();
+      return !found->deferred() && reinterpret_cast<CUdeviceptr>(end.at) + bytes <= found->address + found->bytes();
     }
   }
   return false;
 }
 
+bool wait_step(const CUstreamBatchMemOpParams& step) {
+  return step.operation == CU_STREAM_MEM_OP_WAIT_VALUE_32 || step.operation == CU_STREAM_MEM_OP_WAIT_VALUE_64;
+}
+
+bool write_step(const CUstreamBatchMemOpParams& step) {
+  return step.operation == CU_STREAM_MEM_OP_WRITE_VALUE_32 || step.operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+}
+
+template <class Word, class Signed>
+bool fulfilled(CUdeviceptr address, Word wanted, unsigned flags) {
+  const Word found = __atomic_load_n(reinterpret_cast<const Word*>(address), __ATOMIC_ACQUIRE);
+  switch (flags & ~CU_STREAM_WAIT_VALUE_FLUSH) {
+    case CU_STREAM_WAIT_VALUE_EQ: return found == wanted;
+    case CU_STREAM_WAIT_VALUE_AND: return (found & wanted) != 0;
+    case CU_STREAM_WAIT_VALUE_NOR: return static_cast<Word>(~(found | wanted)) != 0;
+    default: return static_cast<Signed>(found - wanted) >= 0;
+  }
+}
+
+bool fulfilled(const CUstreamBatchMemOpParams& step) {
+  const auto& wait = step.waitValue;
+  return wait.operation == CU_STREAM_MEM_OP_WAIT_VALUE_32
+             ? fulfilled<std::uint32_t, std::int32_t>(wait.address, wait.value, wait.flags)
+             : fulfilled<std::uint64_t, std::int64_t>(wait.address, wait.value64, wait.flags);
+}
+
+void write(const CUstreamBatchMemOpParams& step) {
+  const auto& value = step.writeValue;
+  if (value.operation == CU_STREAM_MEM_OP_WRITE_VALUE_32) {
+    __atomic_store_n(reinterpret_cast<std::uint32_t*>(value.address), value.value, __ATOMIC_RELEASE);
+  } else if (value.operation == CU_STREAM_MEM_OP_WRITE_VALUE_64) {
+    __atomic_store_n(reinterpret_cast<std::uint64_t*>(value.address), value.value64, __ATOMIC_RELEASE);
+  }
+}
+
+// What the host does in a stream's place: functions of the application's, values that are written and waited
+// for. One thread for all of it, which sleeps unless there is some.
 class HostCalls {
  public:
   static HostCalls& get() {
@@ -108,13 +147,13 @@ class HostCalls {
     return *only;
   }
 
-  void add(Device& device, std::uint64_t gate, const HostCall& call) {
+  void add(Device& device, std::uint64_t gate, const HostCall& call, std::vector<CUstreamBatchMemOpParams> steps) {
     const std::lock_guard<std::mutex> held(lock_);
     if (!started_) {
       std::thread([this] { serve(); }).detach();
       started_ = true;
     }
-    waiting_.push_back({&device, gate, call});
+    waiting_.push_back({&device, gate, call, std::move(steps)});
     changed_.notify_one();
   }
 
@@ -125,21 +164,40 @@ class HostCalls {
     Device* device;
     std::uint64_t gate;
     HostCall call;
+    std::vector<CUstreamBatchMemOpParams> steps;
   };
 
   [[noreturn]] void serve() {
     while (true) {
       std::unique_lock<std::mutex> held(lock_);
       changed_.wait(held, [this] { return !waiting_.empty(); });
-      const Waiting next = waiting_.front();
+      Waiting next = std::move(waiting_.front());
       waiting_.pop_front();
       held.unlock();
       next.device->wait(next.gate);
-      inside = true;
-      next.call.function(next.call.data);
-      inside = false;
+      for (const auto& step : next.steps) carry_out(step);
+      if (next.call.function != nullptr) call_apart(next.call);
       next.device->open(next.gate);
     }
+  }
+
+  // Other streams' writes would come behind a wait in the one queue, although nothing there says so: while a
+  // value is waited for they are made at once, or the wait might never end.
+  void carry_out(const CUstreamBatchMemOpParams& step) {
+    if (!wait_step(step)) return write(step);
+    for (unsigned pause_us = 20; !fulfilled(step); pause_us = std::min(pause_us * 2, 1000u)) {
+      {
+        const std::lock_guard<std::mutex> held(lock_);
+        for (Waiting& behind : waiting_) write_ahead(behind);
+      }
+      usleep(pause_us);
+    }
+  }
+
+  static void write_ahead(Waiting& behind) {
+    const auto wait = std::find_if(behind.steps.begin(), behind.steps.end(), wait_step);
+    std::for_each(behind.steps.begin(), wait, write);
+    behind.steps.erase(behind.steps.begin(), wait);
   }
 
   std::mutex lock_;
@@ -204,6 +262,11 @@ struct Performer {
       if (!node->enabled) continue;
       if (const CUresult error = std::visit(*this, node->operation)) return error;
     }
+    return CUDA_SUCCESS;
+  }
+
+  CUresult operator()(const Values& values) {
+    HostCalls::get().add(device, device.submit(sim::ItemKind::kGate, 0, stream), {}, values.steps);
     return CUDA_SUCCESS;
   }
 
@@ -276,6 +339,22 @@ CUresult check(const Fill& fill) {
   return book().covers(fill.to, bytes) ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
+CUresult check(const Values& values) {
+  if (values.steps.empty() || values.steps.size() > 256) return CUDA_ERROR_INVALID_VALUE;
+  for (const auto& step : values.steps) {
+    const bool wide = step.operation == CU_STREAM_MEM_OP_WAIT_VALUE_64 || step.operation == CU_STREAM_MEM_OP_WRITE_VALUE_64;
+    const std::size_t width = wide ? sizeof(std::uint64_t) : sizeof(std::uint32_t);
+    if (!wait_step(step) && !write_step(step)) {
+      const bool barrier = step.operation == CU_STREAM_MEM_OP_BARRIER ||
+                           step.operation == CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES;
+      if (!barrier) return CUDA_ERROR_INVALID_VALUE;
+    } else if (step.waitValue.address % width != 0 || !book().covers(step.waitValue.address, width)) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+  }
+  return CUDA_SUCCESS;
+}
+
 void carry_out(const Copy& copy) {
   const End to = destination(copy);
   const End from = source(copy);
@@ -297,9 +376,29 @@ void carry_out(const Fill& fill) {
   }
 }
 
+CUresult wait_for_stream(Stream& stream) {
+  if (const CUresult error = legal_to_wait(stream)) return error;
+  if (const CUresult error = unsafe_while_capturing()) return error;
+  stream.context->device->wait(bound_of(stream));
+  return CUDA_SUCCESS;
+}
+
+CUresult copy_now(const Copy& copy, Stream& stream) {
+  if (const CUresult error = wait_for_stream(stream)) return error;
+  carry_out(copy);
+  return CUDA_SUCCESS;
+}
+
 void queue_host_call(const HostCall& call, Stream& stream) {
   Device& device = *stream.context->device;
-  HostCalls::get().add(device, device.submit(sim::ItemKind::kGate, 0, stream), call);
+  HostCalls::get().add(device, device.submit(sim::ItemKind::kGate, 0, stream), call, {});
+}
+
+void call_apart(const HostCall& call) {
+  const bool before = HostCalls::inside;
+  HostCalls::inside = true;
+  call.function(call.data);
+  HostCalls::inside = before;
 }
 
 bool in_host_call() { return HostCalls::inside; }

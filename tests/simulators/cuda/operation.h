@@ -54,9 +54,14 @@ struct Child {
   std::shared_ptr<Graph> graph;
 };
 
+// Values that the stream writes, and waits for.
+struct Values {
+  std::vector<CUstreamBatchMemOpParams> steps;
+};
+
 using Copy = CUDA_MEMCPY3D;
 using Operation =
-    std::variant<Empty, Launch, Copy, Fill, HostCall, Record, Await, Take, Return, Child>;
+    std::variant<Empty, Launch, Copy, Fill, HostCall, Record, Await, Take, Return, Child, Values>;
 
 // Whoever launches at once needs no copy of the parameters.
 enum class Keep { kNothing, kParameters };
@@ -70,17 +75,25 @@ Copy linear_copy(void* to, const void* from, std::size_t bytes, bool to_card, bo
 // Whether a copy's or fill's ends are memory that was allocated.
 CUresult check(const Copy& copy);
 CUresult check(const Fill& fill);
+CUresult check(const Values& values);
 void carry_out(const Copy& copy);
 void carry_out(const Fill& fill);
 
 // Does it now: takes effect at once where it takes no time of the card, and is queued where it does.
 CUresult perform(const Operation& operation, Stream& stream);
 
+// What a synchronous call needs: that nothing captures, and that the stream has done its work.
+CUresult wait_for_stream(Stream& stream);
+// A copy that has been made when the call returns.
+CUresult copy_now(const Copy& copy, Stream& stream);
+
 // Performs it, or adds it to the graph that captures the stream.
 CUresult enqueue(Operation operation, Stream& stream);
 
 // Queues a function of the application's: the stream's later work waits until it has returned.
 void queue_host_call(const HostCall& call, Stream& stream);
+// Runs one in this thread.
+void call_apart(const HostCall& call);
 // Whether the calling thread is in such a function; the driver's functions are forbidden there.
 bool in_host_call();
 

@@ -3,6 +3,11 @@
 // Stream-ordered memory and its pools. Memory is taken and returned at the call, not when the stream
 // gets there; what a pool keeps is told apart from what is in use, as the card's ledger sees both.
 #include <algorithm>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "book.h"
 #include "capture.h"
@@ -106,7 +111,9 @@ CUresult release(CUdeviceptr address, CUstream on, NullStream null) {
   if (const CUresult error = stream_of(on, null, stream)) return error;
   if (!book().find(address, allocation)) return CUDA_ERROR_INVALID_VALUE;
   if (allocation.kind == Kind::kGraph) return enqueue(Return{address}, *stream);
-  if (allocation.kind != Kind::kPooled && allocation.kind != Kind::kDevice) return CUDA_ERROR_INVALID_VALUE;
+  const bool free_here = allocation.kind == Kind::kPooled || allocation.kind == Kind::kDevice ||
+                         allocation.kind == Kind::kForeign;
+  if (!free_here) return CUDA_ERROR_INVALID_VALUE;
   if (capturing() && legal_to_wait(*stream) != CUDA_SUCCESS) {
     return CUDA_ERROR_INVALID_VALUE;  // memory of outside is not a graph's to free
   }
@@ -161,7 +168,7 @@ using namespace simcuda;
   SIM_EXPORT CUresult cuMemAllocFromPoolAsync##suffix(CUdeviceptr* address, std::size_t bytes,       \
                                                      CUmemoryPool handle, CUstream on) {            \
     Pool* pool = alive<Pool>(handle);                                                                \
-    if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;                                            \
+    if (pool == nullptr || pool->imported >= 0) return CUDA_ERROR_INVALID_VALUE;                     \
     return allocate(address, bytes, pool, on, null);                                                 \
   }                                                                                                  \
   SIM_EXPORT CUresult cuMemFreeAsync##suffix(CUdeviceptr address, CUstream on) {                     \
@@ -190,7 +197,7 @@ SIM_EXPORT CUresult cuDeviceSetMemPool(CUdevice ordinal, CUmemoryPool handle) {
   Device* device = nullptr;
   Pool* pool = alive<Pool>(handle);
   if (const CUresult error = device_of(ordinal, device)) return error;
-  if (pool == nullptr || pool->device != device) return CUDA_ERROR_INVALID_VALUE;
+  if (pool == nullptr || pool->device != device || pool->imported >= 0) return CUDA_ERROR_INVALID_VALUE;
   const std::lock_guard<std::mutex> held(lock());
   pools_of(*device).chosen = pool;
   return CUDA_SUCCESS;
@@ -203,11 +210,12 @@ SIM_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* handle, const CUmemPoolProps* 
       how->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  if (how->handleTypes != CU_MEM_HANDLE_TYPE_NONE) return CUDA_ERROR_NOT_SUPPORTED;
+  if ((how->handleTypes & ~CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) != 0) return CUDA_ERROR_NOT_SUPPORTED;
   if (const CUresult error = device_of(how->location.id, device)) return error;
   auto* pool = new Pool;
   pool->device = device;
   pool->limit = how->maxSize;
+  pool->handle_types = how->handleTypes;
   const std::lock_guard<std::mutex> held(lock());
   pools_of(*device).made.push_back(pool);
   *handle = reinterpret_cast<CUmemoryPool>(pool);
@@ -228,6 +236,7 @@ SIM_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool handle) {
   }
   pool->magic = 0;
   pool->ending = true;
+  if (pool->imported >= 0) close(pool->imported);
   pool->trim(0);
   return CUDA_SUCCESS;
 }
@@ -274,16 +283,115 @@ SIM_EXPORT CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribu
   return CUDA_SUCCESS;
 }
 
+// Which other cards may read and write is kept and told; what has no code that computes can't disobey it.
 SIM_EXPORT CUresult cuMemPoolSetAccess(CUmemoryPool handle, const CUmemAccessDesc* access, std::size_t count) {
-  const Pool* pool = alive<Pool>(handle);
+  Pool* pool = alive<Pool>(handle);
   if (pool == nullptr || (access == nullptr && count != 0)) return CUDA_ERROR_INVALID_VALUE;
+  for (std::size_t i = 0; i < count; ++i) {
+    Device* other = Driver::get().device(access[i].location.id);
+    if (access[i].location.type != CU_MEM_LOCATION_TYPE_DEVICE || other == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+    if (other == pool->device) {
+      if (access[i].flags != CU_MEM_ACCESS_FLAGS_PROT_READWRITE) return CUDA_ERROR_INVALID_VALUE;
+      continue;
+    }
+    if (!peers(*other, *pool->device)) return CUDA_ERROR_INVALID_DEVICE;
+    const std::lock_guard<std::mutex> held(pool->lock);
+    pool->access[access[i].location.id] = access[i].flags;
+  }
   return CUDA_SUCCESS;
 }
 
 SIM_EXPORT CUresult cuMemPoolGetAccess(CUmemAccess_flags* flags, CUmemoryPool handle, CUmemLocation* where) {
-  const Pool* pool = alive<Pool>(handle);
+  Pool* pool = alive<Pool>(handle);
   if (flags == nullptr || pool == nullptr || where == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const bool own = Driver::get().device(where->id) == pool->device;
-  *flags = own ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  const std::lock_guard<std::mutex> held(pool->lock);
+  const auto given = pool->access.find(where->id);
+  *flags = Driver::get().device(where->id) == pool->device ? CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+           : given != pool->access.end()                   ? given->second
+                                                           : CU_MEM_ACCESS_FLAGS_PROT_NONE;
+  return CUDA_SUCCESS;
+}
+
+// --- pools of other processes ------------------------------------------------------------------
+
+// What is handed over is the maker's memory file; a pointer's data says which part of it, on which card. The
+// memory stays charged to the maker.
+namespace {
+
+constexpr std::uint32_t kPointerMark = 0x504f5058;
+
+struct PointerData {
+  std::uint32_t mark;
+  std::uint32_t reserved;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+  char card[16];  // its PCI address
+};
+static_assert(sizeof(PointerData) <= sizeof(CUmemPoolPtrExportData));
+
+}  // namespace
+
+SIM_EXPORT CUresult cuMemPoolExportToShareableHandle(void* shared, CUmemoryPool handle,
+                                                     CUmemAllocationHandleType type, unsigned long long flags) {
+  const Pool* pool = alive<Pool>(handle);
+  if (shared == nullptr || pool == nullptr || flags != 0 || (pool->handle_types & type) == 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  const int file = fcntl(book().memory_file(), F_DUPFD_CLOEXEC, 0);
+  if (file < 0) return CUDA_ERROR_OPERATING_SYSTEM;
+  *static_cast<int*>(shared) = file;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* handle, void* shared,
+                                                       CUmemAllocationHandleType type, unsigned long long flags) {
+  if (handle == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (type != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR) return CUDA_ERROR_NOT_SUPPORTED;
+  Device* device = nullptr;
+  if (const CUresult error = device_of(0, device)) return error;
+  const auto given = static_cast<int>(reinterpret_cast<std::intptr_t>(shared));
+  // Only memory files know seals.
+  if (fcntl(given, F_GET_SEALS) < 0) return CUDA_ERROR_INVALID_VALUE;
+  auto* pool = new Pool;
+  pool->device = device;
+  pool->imported = fcntl(given, F_DUPFD_CLOEXEC, 0);
+  const std::lock_guard<std::mutex> held(lock());
+  pools_of(*device).made.push_back(pool);
+  *handle = reinterpret_cast<CUmemoryPool>(pool);
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData* out, CUdeviceptr address) {
+  Allocation allocation;
+  if (out == nullptr || !book().find(address, allocation) || allocation.kind != Kind::kPooled ||
+      allocation.pool->handle_types == 0) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  PointerData data{kPointerMark, 0, allocation.offset, allocation.bytes, {}};
+  std::memcpy(data.card, allocation.device->info().pci_address, sizeof(data.card));
+  *out = {};
+  std::memcpy(out, &data, sizeof(data));
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr* address, CUmemoryPool handle,
+                                           CUmemPoolPtrExportData* from) {
+  const Pool* pool = alive<Pool>(handle);
+  PointerData data{};
+  if (address == nullptr || pool == nullptr || pool->imported < 0 || from == nullptr) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  std::memcpy(&data, from, sizeof(data));
+  if (data.mark != kPointerMark || data.bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  Allocation allocation;
+  allocation.bytes = data.bytes;
+  allocation.kind = Kind::kForeign;
+  allocation.device = Driver::get().device_at(data.card);
+  if (allocation.device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
+  void* there = mmap(nullptr, data.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, pool->imported,
+                     static_cast<off_t>(data.offset));
+  if (there == MAP_FAILED) return CUDA_ERROR_MAP_FAILED;
+  *address = reinterpret_cast<CUdeviceptr>(there);
+  book().enter(*address, allocation);
   return CUDA_SUCCESS;
 }

@@ -63,7 +63,7 @@ CUresult record(CUevent handle, CUstream on, unsigned flags, NullStream null) {
   Stream* stream = nullptr;
   if (const CUresult error = stream_of(on, null, stream)) return error;
   Event* event = alive<Event>(handle);
-  if (event == nullptr || event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
+  if (event == nullptr || !same_context(*event->context, *stream->context)) return CUDA_ERROR_INVALID_HANDLE;
   if (capturing()) {
     bool handled = false;
     const bool external = (flags & CU_EVENT_RECORD_EXTERNAL) != 0;

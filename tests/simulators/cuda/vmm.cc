@@ -11,24 +11,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "book.h"
+#include "physical.h"
+
 #include "capture.h"
 
 using namespace simcuda;
 
 namespace {
-
-struct Physical {
-  static constexpr std::uint32_t kAlive = 0x50485953;
-  std::uint32_t magic = kAlive;
-  Device* device = nullptr;
-  std::size_t bytes = 0;
-  CUmemAllocationProp how{};
-  int file = -1;
-  bool charged = true;  // imported memory is charged to who made it
-  unsigned handles = 1;
-  unsigned mappings = 0;
-};
 
 struct Mapping {
   std::size_t bytes;
@@ -36,11 +25,8 @@ struct Mapping {
   CUmemAccess_flags access;
 };
 
-std::mutex& lock() {
-  static std::mutex* const only = new std::mutex;
-  return *only;
-}
-using Held = std::lock_guard<std::mutex>;
+std::mutex& lock() { return physical_lock(); }
+using Held = PhysicalHeld;
 
 // Reserved ranges and mappings by their first address; under the lock.
 std::map<CUdeviceptr, std::size_t>& reservations() {
@@ -50,14 +36,6 @@ std::map<CUdeviceptr, std::size_t>& reservations() {
 std::map<CUdeviceptr, Mapping>& mappings() {
   static auto* const all = new std::map<CUdeviceptr, Mapping>;
   return *all;
-}
-
-void drop_if_unused(Physical* physical) {
-  if (physical->handles != 0 || physical->mappings != 0) return;
-  if (physical->charged) physical->device->give(physical->bytes);
-  close(physical->file);
-  physical->magic = 0;
-  delete physical;
 }
 
 bool reserved(CUdeviceptr address, std::size_t bytes) {
@@ -74,8 +52,6 @@ bool mapped(CUdeviceptr address, std::size_t bytes) {
   return at->first + at->second.bytes > address;
 }
 
-bool granular(std::size_t bytes) { return bytes != 0 && bytes % kGranule == 0; }
-
 // The mappings that fill [address, address + bytes) exactly; empty when they don't.
 std::vector<CUdeviceptr> filling(CUdeviceptr address, std::size_t bytes) {
   std::vector<CUdeviceptr> found;
@@ -89,11 +65,36 @@ std::vector<CUdeviceptr> filling(CUdeviceptr address, std::size_t bytes) {
   return at == address + bytes ? found : std::vector<CUdeviceptr>{};
 }
 
+}  // namespace
+
+namespace simcuda {
+
+std::mutex& physical_lock() {
+  static std::mutex* const only = new std::mutex;
+  return *only;
+}
+
 Physical* physical_of(CUmemGenericAllocationHandle handle) {
   return alive<Physical>(reinterpret_cast<Physical*>(handle));
 }
 
-}  // namespace
+Physical* mapped_at(CUdeviceptr address, std::size_t bytes) {
+  auto at = mappings().upper_bound(address);
+  if (at == mappings().begin()) return nullptr;
+  --at;
+  const std::size_t before = address - at->first;
+  return before < at->second.bytes && bytes <= at->second.bytes - before ? at->second.physical : nullptr;
+}
+
+void drop_if_unused(Physical* physical) {
+  if (physical->handles != 0 || physical->mappings != 0) return;
+  if (physical->charged) physical->device->give(physical->bytes);
+  close(physical->file);
+  physical->magic = 0;
+  delete physical;
+}
+
+}  // namespace simcuda
 
 SIM_EXPORT CUresult cuMemGetAllocationGranularity(std::size_t* bytes, const CUmemAllocationProp* how,
                                                   CUmemAllocationGranularity_flags) {
@@ -177,6 +178,7 @@ SIM_EXPORT CUresult cuMemMap(CUdeviceptr address, std::size_t bytes, std::size_t
     return CUDA_ERROR_INVALID_VALUE;
   }
   if (!reserved(address, bytes) || mapped(address, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  if (!complete(*physical)) return CUDA_ERROR_NOT_READY;
   void* there = mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED,
                      physical->file, 0);
   if (there == MAP_FAILED) return CUDA_ERROR_MAP_FAILED;
@@ -282,9 +284,12 @@ SIM_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle*
   if (const CUresult error = current(context)) return error;
   struct stat status {};
   const auto given = static_cast<int>(reinterpret_cast<std::intptr_t>(shared));
-  if (fstat(given, &status) != 0 || !granular(static_cast<std::size_t>(status.st_size))) {
-    return CUDA_ERROR_INVALID_VALUE;
+  if (fstat(given, &status) != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (auto team = import_team(given, static_cast<std::size_t>(status.st_size))) {
+    *handle = reinterpret_cast<CUmemGenericAllocationHandle>(team.release());
+    return CUDA_SUCCESS;
   }
+  if (!granular(static_cast<std::size_t>(status.st_size))) return CUDA_ERROR_INVALID_VALUE;
   auto* physical = new Physical;
   physical->device = context->device;
   physical->bytes = static_cast<std::size_t>(status.st_size);

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType
 
 from simulators.tests.cudriver import NOT_READY, PTR, Cuda
 
@@ -35,6 +36,7 @@ GLOBAL, THREAD_LOCAL, RELAXED = range(3)
 KERNEL_NODE, MEMCPY_NODE, MEMSET_NODE, HOST_NODE, GRAPH_NODE, EMPTY_NODE = range(6)
 ALLOC_NODE, FREE_NODE = 10, 11
 HOST_FUNCTION = ctypes.CFUNCTYPE(None, PTR)
+Property = Callable[[], None]
 
 
 def equal(found: object, wanted: object) -> None:
@@ -801,15 +803,19 @@ def a_library_s_kernel_launches_like_a_function() -> None:
     cuda.call("cuLibraryUnload", library)
 
 
-PROPERTIES: dict[str, Callable[[], None]] = {
-    found.__name__: found
-    for found in list(globals().values())
-    if callable(found)
-    and getattr(found, "__module__", None) == __name__
-    and not isinstance(found, type)
-    and not found.__name__.startswith("_")
-    and found.__name__ not in ("equal", "importer")
-}
+def collected(namespace: dict[str, object], but: tuple[str, ...] = ()) -> dict[str, Property]:
+    """The properties among a module's names: its own functions that take nothing."""
+    return {
+        name: found
+        for name, found in namespace.items()
+        if isinstance(found, FunctionType)
+        and found.__module__ == namespace["__name__"]
+        and not name.startswith("_")
+        and name not in but
+    }
+
+
+PROPERTIES = collected(globals(), but=("equal", "importer", "collected"))
 
 if __name__ == "__main__":
     if sys.argv[1] == "import":

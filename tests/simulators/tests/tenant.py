@@ -270,11 +270,60 @@ def devices() -> None:
     say(code=code, seen=seen)
 
 
+class ExternalHandle(ctypes.Structure):
+    """CUDA_EXTERNAL_MEMORY_HANDLE_DESC with a descriptor in it."""
+
+    _fields_ = (
+        ("type", ctypes.c_ulonglong),  # with what fills it up
+        ("file", ctypes.c_ulonglong),
+        ("name", PTR),
+        ("size", ctypes.c_ulonglong),
+        ("flags", ctypes.c_uint),
+        ("reserved", ctypes.c_uint * 16),
+    )
+
+
+class ExternalBuffer(ctypes.Structure):
+    """CUDA_EXTERNAL_MEMORY_BUFFER_DESC."""
+
+    _fields_ = (
+        ("offset", ctypes.c_ulonglong),
+        ("size", ctypes.c_ulonglong),
+        ("flags", ctypes.c_uint),
+        ("reserved", ctypes.c_uint * 16),
+    )
+
+
+def external(size: str) -> None:
+    """Memory that is somebody else's, here a memory file: mapped, written, never charged."""
+    cuda = Cuda()
+    bytes_ = int(size)
+    file = os.memfd_create("foreign")
+    os.ftruncate(file, bytes_)
+    before = cuda.memory()[0]
+    memory, address = PTR(), ctypes.c_uint64()
+    given = ExternalHandle(type=1, file=os.dup(file), size=bytes_)
+    too_long = ExternalHandle(type=1, file=file, size=bytes_ + 1)
+    refused = cuda.code("cuImportExternalMemory", ctypes.byref(memory), ctypes.byref(too_long))
+    cuda.call("cuImportExternalMemory", ctypes.byref(memory), ctypes.byref(given))
+    what = ExternalBuffer(offset=4096, size=bytes_ - 4096)
+    map_ = "cuExternalMemoryGetMappedBuffer"
+    cuda.call(map_, ctypes.byref(address), memory, ctypes.byref(what))
+    beyond = ExternalBuffer(offset=4096, size=bytes_)
+    outside = cuda.code(map_, ctypes.byref(ctypes.c_uint64()), memory, ctypes.byref(beyond))
+    cuda.call("cuMemsetD8_v2", address, ctypes.c_ubyte(9), ctypes.c_size_t(4))
+    cuda.call("cuDestroyExternalMemory", memory)
+    cost = before - cuda.memory()[0]
+    cuda.free(address.value)
+    written = os.pread(file, 5, 4096)
+    say(refused=refused, outside=outside, cost=cost, written=written.hex())
+
+
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(flood, backlog, latency, hold, events, streams, queue, full_queue),
-        *(memory, paths, fork, devices),
+        *(memory, paths, fork, devices, external),
     )
 }
 

@@ -87,3 +87,9 @@ def test_a_forked_child_cannot_use_the_driver_and_keeps_nothing(node: Node, tena
         await_held(node, [])
     finally:
         os.kill(own["other"], signal.SIGKILL)
+
+
+def test_memory_of_another_api_is_mapped_and_not_charged(node: Node, tenant: Start) -> None:
+    said = tenant(node, "external", 4 * MIB).says()
+    assert (said["refused"], said["outside"], said["cost"]) == (1, 1, 0)
+    assert said["written"] == "0909090900"
