@@ -57,12 +57,15 @@ struct Allocation {
   bool resident = false;      // kManaged: on the card; kGraph: allocated now
   std::uint64_t offset = 0;   // of the backing in the process' shared memory, see below
   bool shareable = false;
+  const void* owner = nullptr;  // the context that it ends with, if any
 };
 
 class Book {
  public:
   CUresult allocate(Device& device, std::size_t bytes, Kind kind, Pool* pool, CUdeviceptr& address);
   CUresult release(CUdeviceptr address);
+  void own(CUdeviceptr address, const void* owner);
+  void release_of(const void* owner);
 
   // Addresses that others have backed (kMapped, kImported).
   void enter(CUdeviceptr address, const Allocation& allocation);
