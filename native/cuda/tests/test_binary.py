@@ -106,7 +106,7 @@ def test_the_shipped_build_ignores_the_environment(built: Path) -> None:
 
 def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
     """Sizes and parameter counts; types differ in name, not in kind."""
-    headers = simulators.headers(Cache())
+    headers = simulators.headers(Cache(), cuda.CUDA / "tests" / "headers-13.txt")
     table = (cuda.CUDA / "symbols.def").read_text()
     in_header = (headers / "cuda.h").read_text()
     names = [
@@ -114,7 +114,10 @@ def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
         for name in re.findall(r"^(?:HOOK|USE)\((\w+)", table, re.MULTILINE)
         if re.search(rf"CUDAAPI {name}\(", in_header)
     ]
-    assert len(names) > 20
+    assert len(names) > 80
+    declarations = (cuda.CUDA / "include" / "xpu_cuda" / "driver.h").read_text()
+    structures = re.findall(r"^\} (\w+);$", declarations, re.MULTILINE)
+    assert "CUarrayMapInfo" in structures
     shape = (
         "template <typename R, typename... A> struct Shape<R (*)(A...)> {\n"
         "  static constexpr unsigned count = sizeof...(A);\n"
@@ -124,6 +127,9 @@ def test_our_declarations_are_those_of_cuda_h(tmp_path: Path) -> None:
         lines = "".join(
             f'  show("{name}", Shape<decltype(&{name})>::count, Shape<decltype(&{name})>::sizes);\n'
             for name in names
+        )
+        lines += "".join(
+            f'  std::printf("{name} %zu\\n", sizeof({name}));\n' for name in structures
         )
         (tmp_path / f"{side}.cc").write_text(
             "#define __CUDA_API_VERSION_INTERNAL\n#include <cstdio>\n"
