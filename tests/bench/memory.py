@@ -2,8 +2,8 @@
 """``make bench-memory``: is the memory quota exact on every path, and what does it cost?
 
 - On each way to allocate, processes of one slice take all they are granted, racing each other.
-  What they then own, by the card's ledger or by their own count, whichever is more, may not exceed
-  the quota by a byte.
+  What they then own with their contexts, by the card's ledger or by their own count, whichever is
+  more, may not exceed the quota by a byte.
 - A refusal is timed alone; an allocation and a free are timed in turns with the bare driver's.
 
 Environment: ``ROUNDS`` (default 60), ``DEVICE`` (``simulated`` or ``real``).
@@ -28,6 +28,9 @@ PATHS = (
     "cuMemAllocManaged",
     "cuMemAllocAsync",
     "cuMemAllocFromPoolAsync",
+    "cuMemPoolCreate",
+    "cuGraphLaunch",
+    "cuCtxCreate",
     "cuMemCreate",
     "cuArrayCreate",
     "cuArray3DCreate",
@@ -62,22 +65,32 @@ class Filled:
         return max(0, QUOTA - max(self.by_their_count, self.by_the_card))
 
 
+def context_bytes(on: Rig) -> int:
+    """What a context takes of the card, by the referee; 0 where it keeps no ledger."""
+    tenant = on.start(on.bare(), "allocate", SMALL)
+    try:
+        return on.memory([tenant])[0]
+    finally:
+        tenant.end()
+
+
 def fill(on: Rig, path: str, racers: int) -> Filled | None:
     """Let *racers* processes fill one slice by *path*; None where the driver has no such path."""
-    place = on.slice(memory_bytes=QUOTA).place
+    context = context_bytes(on)
+    place = on.slice(memory_bytes=QUOTA, context_bytes=context).place
     with ExitStack() as ends:
         tenants = []
         for _ in range(racers):
             tenants.append(on.start(place, "fill", path, PIECE))
             ends.callback(tenants[-1].end)
-        contexts = on.memory(tenants)
         for tenant in tenants:
             tenant.tell()
         answers = [tenant.hear() for tenant in tenants]
         if any("missing" in answer for answer in answers):
             return None
         held = on.memory(tenants)
-    return Filled(sum(answer["granted"] for answer in answers), sum(held) - sum(contexts))
+    granted = sum(answer["granted"] for answer in answers)
+    return Filled(granted + context * racers, sum(held))
 
 
 def quota_figures(on: Rig) -> tuple[dict[str, Figure], list[str]]:
@@ -99,8 +112,10 @@ def time_refusals(on: Rig) -> dict[str, Figure]:
     """How long a refusal takes: ours by quota, beside the driver's own by what the card has."""
     with ExitStack() as ends:
 
-        def median_us(place: Place, held: int, size: int) -> tuple[float, float]:
-            tenant = on.start(place, "refuse", held, size)
+        def median_us(
+            place: Place, held: int, size: int, path: str = "cuMemAlloc"
+        ) -> tuple[float, float]:
+            tenant = on.start(place, "refuse", held, size, path)
             ends.callback(tenant.end)
             tenant.ask(REFUSALS)
             each = [nanoseconds / 1000 for nanoseconds in tenant.ask(REFUSALS)]
@@ -109,10 +124,14 @@ def time_refusals(on: Rig) -> dict[str, Figure]:
         # Nearly full, so that the answer needs what all processes of the slice hold.
         place = on.slice(memory_bytes=QUOTA).place
         ours, ours_p99 = median_us(place, QUOTA - SMALL, 2 * SMALL)
+        pooled, _ = median_us(
+            on.slice(memory_bytes=QUOTA).place, QUOTA - SMALL, 2 * SMALL, "cuMemAllocAsync"
+        )
         bare, _ = median_us(on.bare(), 0, 1 << 40)
     return {
         "a refusal": Figure(round(ours, 3), "µs", MAX_REFUSAL_US),
         "a refusal, p99": Figure(round(ours_p99, 3), "µs"),
+        "a refusal by cuMemAllocAsync": Figure(round(pooled, 3), "µs", MAX_REFUSAL_US),
         "a refusal by the bare driver": Figure(round(bare, 3), "µs"),
     }
 

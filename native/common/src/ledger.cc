@@ -193,7 +193,8 @@ void Ledger::publish(unsigned card, std::uint64_t sum) noexcept {
     shared(page_->card[card].memory_bytes).store(sum, std::memory_order_relaxed);
 }
 
-Charge Ledger::charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t quota) noexcept {
+Charge Ledger::charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t quota,
+                             bool counts_refusal) noexcept {
     if (page_ == nullptr) return quota == 0 ? Charge::kGranted : Charge::kDenied;
     if (!still_mine()) rejoin();
     if (slot_ == nullptr) return quota == 0 ? Charge::kGranted : Charge::kDenied;
@@ -216,7 +217,7 @@ Charge Ledger::charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t q
         subtract(mine, bytes);
         sched_yield();
     }
-    shared(page_->card[card].denied).fetch_add(1, std::memory_order_relaxed);
+    if (counts_refusal) shared(page_->card[card].denied).fetch_add(1, std::memory_order_relaxed);
     return Charge::kDenied;
 }
 

@@ -1,52 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What this process allocated: pointer -> size, card, context. Sharded, so that threads that
-// allocate at once rarely meet; open addressing, so that an entry costs no allocation of its own.
+// What this process allocated: pointer or array -> size, card, context.
+//
+// A small allocation is cut out of a granule that it shares with others. What the card gives is the
+// granule, so that is what is charged: once, from the first allocation in it to the last.
 #ifndef XPU_CUDA_ALLOCATIONS_H
 #define XPU_CUDA_ALLOCATIONS_H
 
 #include <cstdint>
 
-#include "lock.h"
+#include "table.h"
 #include "xpu_cuda/driver.h"
 
 namespace xpu {
 
+constexpr std::uint64_t kSmall = 1u << 20; // below, an allocation shares a granule
+
 struct Allocation {
-    CUdeviceptr pointer = 0; // 0: free entry
+    std::uint64_t key = 0; // pointer, or handle of an array
     std::uint64_t bytes = 0;
     CUcontext context = nullptr;
     int card = 0;
 };
 
-class Allocations {
-  public:
-    // False when no memory is left for the entry; the caller then must not keep the allocation.
-    bool add(const Allocation& allocation) noexcept;
-    // Removes and returns the entry; bytes 0 when the pointer is not ours to count.
-    Allocation take(CUdeviceptr pointer) noexcept;
-    // Calls `gone` for every entry of a context that ended, and removes them.
-    void take_context(CUcontext context, void (*gone)(const Allocation&)) noexcept;
-    void forget_all() noexcept; // in a forked child: the entries are the parent's
+// What an allocation of this size costs at most before its place is known.
+std::uint64_t most_of(std::uint64_t bytes) noexcept;
 
-  private:
-    static constexpr unsigned kShards = 64;
-    struct Shard {
-        SpinLock lock;
-        Allocation* entries = nullptr;
-        std::uint32_t capacity = 0; // power of two
-        std::uint32_t used = 0;
+// Remember memory at `pointer`, for which `prepaid` is charged, and settle the difference to what it
+// really costs. False: neither remembered nor charged any more, so it must go back to the driver.
+bool keep_allocation(CUdeviceptr pointer, std::uint64_t bytes, int card,
+                     std::uint64_t prepaid) noexcept;
+// The same for an array, whose place nobody tells. Small ones of a card fill granules together.
+bool keep_array(std::uint64_t handle, std::uint64_t bytes, int card, std::uint64_t prepaid) noexcept;
 
-        bool grow() noexcept;
-        void place(const Allocation& allocation) noexcept;
-        void erase(std::uint32_t at) noexcept;
-    };
-    Shard& shard(CUdeviceptr pointer) noexcept;
+// Free by `free`, which returns CUresult. The entry is taken out before the driver frees: afterwards
+// the same address may already be another thread's new allocation. A refused free puts it back.
+// `known` tells whether it was ours to count.
+template <typename Free>
+CUresult free_kept(Table<Allocation>& table, std::uint64_t key, void (*gone)(const Allocation&),
+                   Free free, bool* known = nullptr) noexcept {
+    const Allocation held = table.take(key);
+    const CUresult result = free();
+    if (known != nullptr) *known = held.key != 0;
+    if (held.key == 0) return result;
+    if (result == CUDA_SUCCESS) gone(held);
+    else (void)table.add(held); // just taken out, so there is room
+    return result;
+}
 
-    Shard shards_[kShards];
-};
+extern Table<Allocation> allocations;
+extern Table<Allocation> arrays;
+void refund_allocation(const Allocation& gone) noexcept;
+void refund_array(const Allocation& gone) noexcept;
 
-extern Allocations allocations;
+void end_allocations(CUcontext context) noexcept; // the context ended, its memory with it
+void forget_all_allocations() noexcept;
 
 } // namespace xpu
 #endif

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <ctime>
 
-#include "allocations.h"
+#include "charges.h"
 #include "meter.h"
 #include "xpu/log.h"
 #include "xpu/place.h"
@@ -28,6 +28,12 @@ void format_uuid(const CUuuid& uuid, char (&text)[kUuidText]) noexcept {
                   "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
                   b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
                   b[14], b[15]);
+}
+
+// 0 means no limit, so where the overhead alone fills the quota a single byte is left.
+std::uint64_t limit_of(const xpu_card_config& card) noexcept {
+    if (card.memory_bytes == 0) return 0;
+    return card.memory_bytes > card.overhead_bytes ? card.memory_bytes - card.overhead_bytes : 1;
 }
 
 void child_of_fork() { guard.after_fork(); }
@@ -135,6 +141,9 @@ void Guard::apply(const Config& config) noexcept {
         grants_[index].set_terms(present ? terms_of(card) : Terms{});
         grants_[index].memory_quota.store(present ? card.memory_bytes : 0,
                                           std::memory_order_relaxed);
+        grants_[index].memory_limit.store(present ? limit_of(card) : 0, std::memory_order_relaxed);
+        grants_[index].context_bytes.store(card.context_bytes, std::memory_order_relaxed);
+        grants_[index].flags.store(card.flags, std::memory_order_relaxed);
         grants_[index].present.store(present, std::memory_order_relaxed);
     }
     for (auto& known : card_of_device_) known.store(0, std::memory_order_relaxed);
@@ -183,7 +192,7 @@ void Guard::after_fork() noexcept {
     joining_.unlock();
     joined_.store(false);
     ledger_.abandon();
-    allocations.forget_all();
+    forget_all_memory();
     forget_all_meters();
 }
 

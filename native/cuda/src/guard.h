@@ -23,7 +23,10 @@ constexpr int kMaxDevices = 64;
 struct Grants {
     std::atomic<std::uint64_t> scale_q32{0};
     std::atomic<Nanos> tau{0};
-    std::atomic<std::uint64_t> memory_quota{0};
+    std::atomic<std::uint64_t> memory_quota{0}; // what the application is told it has
+    std::atomic<std::uint64_t> memory_limit{0}; // what may be charged: the quota less overhead_bytes
+    std::atomic<std::uint64_t> context_bytes{0};
+    std::atomic<std::uint32_t> flags{0}; // XPU_CARD_…
     std::atomic<bool> present{false};
     std::atomic<bool> paused{false};
     std::atomic<Nanos> frame{0};

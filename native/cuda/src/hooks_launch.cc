@@ -2,10 +2,22 @@
 //
 // Work for the card, and the places where the application waits for it.
 #include "call.h"
+#include "graph_memory.h"
 #include "meter.h"
 
 namespace xpu {
 namespace {
+
+// Room for a graph's memory nodes is taken when it is admitted, so that nobody waits for a throttled
+// launch.
+CUresult launch_graph(CUgraphExec graph, CUstream stream) noexcept {
+    return with_graph_memory(graph, stream, [=] { return call(real.cuGraphLaunch, graph, stream); });
+}
+
+CUresult launch_graph_ptsz(CUgraphExec graph, CUstream stream) noexcept {
+    return with_graph_memory(graph, stream,
+                             [=] { return call(real.cuGraphLaunch_ptsz, graph, stream); });
+}
 
 // The _ptsz entry points mean the calling thread's default stream where they say 0.
 CUstream per_thread(CUstream stream) noexcept {
@@ -45,6 +57,7 @@ CUresult synchronise(CUstream stream, bool all, Function function,
     before_sync(stream, all);
     const CUresult result = call(function, arguments...);
     after_sync();
+    after_synchronisation();
     return result;
 }
 
@@ -217,12 +230,12 @@ CUresult cuLaunchGridAsync(CUfunction function, int width, int height, CUstream 
 
 CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
     if (!guard.active()) return call(real.cuGraphLaunch, graph, stream);
-    return launch(graph, 0, stream, real.cuGraphLaunch, graph, stream);
+    return launch(graph, 0, stream, launch_graph, graph, stream);
 }
 
 CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream) {
     if (!guard.active()) return call(real.cuGraphLaunch_ptsz, graph, stream);
-    return launch(graph, 0, per_thread(stream), real.cuGraphLaunch_ptsz, graph, stream);
+    return launch(graph, 0, per_thread(stream), launch_graph_ptsz, graph, stream);
 }
 
 CUresult cuStreamSynchronize(CUstream stream) {

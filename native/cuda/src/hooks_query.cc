@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "call.h"
+#include "pools.h"
 
 namespace xpu {
 namespace {
@@ -15,16 +16,18 @@ std::uint64_t quota_of(int card) noexcept {
                : guard.grants(card).memory_quota.load(std::memory_order_relaxed);
 }
 
-// The slice's memory in place of the card's. Free memory is the lesser of what the slice has left
-// and what the card has.
+// The slice's memory in place of the card's. Free memory is the lesser of what the slice has left,
+// less what only NVML sees of it (overhead_bytes), and what the card has.
 template <typename Size>
 void show_slice(Size* free, Size* total) noexcept {
     guard.refresh();
     const int card = guard.current_card();
     const std::uint64_t quota = quota_of(card);
     if (quota == 0 || free == nullptr || total == nullptr) return;
+    after_synchronisation(); // what pools gave back since
+    const std::uint64_t limit = guard.grants(card).memory_limit.load(std::memory_order_relaxed);
     const std::uint64_t used = guard.ledger().memory(static_cast<unsigned>(card));
-    const std::uint64_t left = quota > used ? quota - used : 0;
+    const std::uint64_t left = limit > used ? limit - used : 0;
     *free = static_cast<Size>(std::min<std::uint64_t>(*free, left));
     *total = static_cast<Size>(std::min<std::uint64_t>(*total, quota));
 }

@@ -17,7 +17,7 @@ struct Route {
 };
 
 const Route routes[] = {
-#define HOOK(name, area)                                                                           \
+#define HOOK(name, area, ...)                                                                      \
     {#name, reinterpret_cast<void*>(&::name), reinterpret_cast<void**>(&real.name)},
 #define USE(name) {#name, nullptr, reinterpret_cast<void**>(&real.name)},
 #define LATER(name, why)

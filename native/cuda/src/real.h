@@ -9,7 +9,7 @@
 namespace xpu {
 
 struct RealDriver {
-#define HOOK(name, area) decltype(&::name) name = nullptr;
+#define HOOK(name, area, ...) decltype(&::name) name = nullptr;
 #define USE(name) decltype(&::name) name = nullptr;
 #define LATER(name, why)
 #define PASS(name, why)

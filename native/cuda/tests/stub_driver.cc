@@ -64,6 +64,16 @@ int release(Ptr pointer) {
     return 0;
 }
 
+bool return_to_pool(Ptr pointer);
+
+int release_any(Ptr pointer) {
+    {
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (return_to_pool(pointer)) return 0;
+    }
+    return release(pointer);
+}
+
 int run(void* stream, void** parameters) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (capturing) return 0;
@@ -78,6 +88,91 @@ int run(void* stream, void** parameters) {
 struct Event {
     long long at = 0;
 };
+
+// One pool, which grows by `pool_step` and by `pool_surprise` more than anybody would expect.
+std::uint64_t pool_used = 0, pool_reserved = 0, pool_surprise = 0;
+constexpr std::uint64_t kPoolStep = 32 << 20;
+std::map<Ptr, std::uint64_t> pooled;
+
+int take_from_pool(Ptr* pointer, std::uint64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (pool_used + bytes > pool_reserved) {
+        const std::uint64_t more =
+            (pool_used + bytes - pool_reserved + kPoolStep - 1) / kPoolStep * kPoolStep +
+            pool_surprise;
+        if (used + more > kTotal) return kOutOfMemory;
+        pool_reserved += more;
+        used += more;
+    }
+    *pointer = next_pointer;
+    next_pointer += (bytes + (2 << 20)) & ~((2ull << 20) - 1);
+    pooled[*pointer] = bytes;
+    pool_used += bytes;
+    return 0;
+}
+
+bool return_to_pool(Ptr pointer) {
+    const auto found = pooled.find(pointer);
+    if (found == pooled.end()) return false;
+    pool_used -= found->second;
+    pooled.erase(found);
+    return true;
+}
+
+void trim_pool() {
+    used -= pool_reserved - pool_used;
+    pool_reserved = pool_used;
+}
+
+// Arrays: a size in pages of 64 KiB that nobody could guess, told of a twin that is mapped later.
+struct Shape {
+    std::size_t width, height, depth;
+    unsigned format, channels, flags;
+};
+constexpr unsigned kSparse = 0x40, kMappedLater = 0x80;
+struct Array {
+    std::uint64_t bytes;
+    bool backed;
+};
+
+std::uint64_t size_of(const Shape& shape, unsigned levels) {
+    const std::uint64_t texels = shape.width * (shape.height + 1) * (shape.depth + 1) * levels;
+    return (texels * 16 + (64 << 10) - 1) / (64 << 10) * (64 << 10);
+}
+
+int make_array(Array** made, const Shape& shape, unsigned levels) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    const bool backed = (shape.flags & (kSparse | kMappedLater)) == 0;
+    const std::uint64_t bytes = size_of(shape, levels);
+    if (backed && used + bytes > kTotal) return kOutOfMemory;
+    if (backed) used += bytes;
+    *made = new Array{bytes, backed};
+    return 0;
+}
+
+int end_array(Array* array) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (array->backed) used -= array->bytes;
+    delete array;
+    return 0;
+}
+
+struct Requirements {
+    std::size_t size, alignment;
+    unsigned reserved[4];
+};
+
+// Physical memory whose handles and mappings are numbers; who holds what is the test's business.
+std::uint64_t next_handle = 0x1000;
+int answer_of_next = 0; // what the next call that could fail answers
+int next_answer() {
+    const int answer = answer_of_next;
+    answer_of_next = 0;
+    return answer;
+}
+
+std::size_t limits[3] = {1024, 1 << 20, 8 << 20};
+int advised_host = 0;
 
 } // namespace
 
@@ -104,16 +199,85 @@ STUB int cuCtxGetCurrent(void** context) { return *context = &context_object, 0;
 STUB int cuCtxGetDevice(int* device) { return *device = 0, 0; }
 STUB int cuMemAlloc_v2(Ptr* pointer, std::size_t bytes) { return allocate(pointer, bytes); }
 STUB int cuMemAllocManaged(Ptr* p, std::size_t bytes, unsigned) { return allocate(p, bytes); }
-STUB int cuMemAllocAsync(Ptr* p, std::size_t bytes, void*) { return allocate(p, bytes); }
-STUB int cuMemAllocAsync_ptsz(Ptr* p, std::size_t bytes, void*) { return allocate(p, bytes); }
+STUB int cuMemAllocAsync(Ptr* p, std::size_t bytes, void*) { return take_from_pool(p, bytes); }
+STUB int cuMemAllocAsync_ptsz(Ptr* p, std::size_t bytes, void*) { return take_from_pool(p, bytes); }
 STUB int cuMemAllocPitch_v2(Ptr* pointer, std::size_t* pitch, std::size_t width,
                             std::size_t height, unsigned) {
     *pitch = (width + 511) / 512 * 512;
     return allocate(pointer, *pitch * height);
 }
-STUB int cuMemFree_v2(Ptr pointer) { return release(pointer); }
-STUB int cuMemFreeAsync(Ptr pointer, void*) { return release(pointer); }
-STUB int cuMemFreeAsync_ptsz(Ptr pointer, void*) { return release(pointer); }
+STUB int cuMemFree_v2(Ptr pointer) { return release_any(pointer); }
+STUB int cuMemFreeAsync(Ptr pointer, void*) { return release_any(pointer); }
+STUB int cuMemFreeAsync_ptsz(Ptr pointer, void*) { return release_any(pointer); }
+STUB int cuDeviceGetMemPool(void** pool, int) { return *pool = &pool_used, 0; }
+STUB int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &pool_used, 0; }
+STUB int cuMemPoolTrimTo(void*, std::size_t) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    return trim_pool(), 0;
+}
+STUB int cuMemPoolGetAttribute(void*, int which, void* value) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    *static_cast<std::uint64_t*>(value) = which == 5 ? pool_reserved : pool_used;
+    return 0;
+}
+STUB int cuArray3DCreate_v2(Array** made, const Shape* shape) { return make_array(made, *shape, 1); }
+STUB int cuArrayDestroy(Array* array) { return end_array(array); }
+STUB int cuMipmappedArrayCreate(Array** made, const Shape* shape, unsigned levels) {
+    return make_array(made, *shape, levels);
+}
+STUB int cuMipmappedArrayDestroy(Array* array) { return end_array(array); }
+STUB int cuArrayGetMemoryRequirements(Requirements* told, const Array* array, int) {
+    if (array->backed) return kInvalid; // as the real one
+    return told->size = array->bytes, 0;
+}
+STUB int cuMipmappedArrayGetMemoryRequirements(Requirements* told, const Array* array, int) {
+    return cuArrayGetMemoryRequirements(told, array, 0);
+}
+STUB int cuMemCreate(std::uint64_t* handle, std::size_t, const void*, std::uint64_t) {
+    if (const int answer = next_answer()) return answer;
+    return *handle = next_handle++, 0;
+}
+STUB int cuMemRelease(std::uint64_t) { return next_answer(); }
+STUB int cuMemMap(Ptr, std::size_t, std::size_t, std::uint64_t, std::uint64_t) {
+    return next_answer();
+}
+STUB int cuMemUnmap(Ptr, std::size_t) { return next_answer(); }
+STUB int cuMemMapArrayAsync(void*, unsigned, void*) { return next_answer(); }
+STUB int cuMulticastCreate(std::uint64_t* handle, const void*) {
+    return *handle = next_handle++, next_answer();
+}
+STUB int cuMulticastBindMem(std::uint64_t, std::size_t, std::uint64_t, std::size_t, std::size_t,
+                            std::uint64_t) {
+    return next_answer();
+}
+STUB int cuMulticastBindAddr(std::uint64_t, std::size_t, Ptr, std::size_t, std::uint64_t) {
+    return next_answer();
+}
+STUB int cuLogicalEndpointBindMem(unsigned, int, std::uint64_t, std::uint64_t, std::uint64_t,
+                                  std::uint64_t, std::uint64_t) {
+    return next_answer();
+}
+STUB int cuLogicalEndpointDestroy(unsigned) { return next_answer(); }
+STUB int cuDeviceGetAttribute(int* value, int which, int) {
+    return *value = which == 16 ? 10 : 1024, 0; // processors, threads of each
+}
+STUB int cuCtxGetLimit(std::size_t* value, int limit) { return *value = limits[limit], 0; }
+STUB int cuCtxSetLimit(int limit, std::size_t value) {
+    if (const int answer = next_answer()) return answer;
+    return limits[limit] = (value + 1023) / 1024 * 1024, 0; // rounds, as the real one
+}
+STUB int cuCtxAttach(void** context, unsigned) {
+    return *context = &context_object, 0;
+}
+STUB int cuCtxDetach(void*) { return 0; }
+STUB int cuMemAdvise(Ptr, std::size_t, int advice, int where) {
+    if (advice == 3 && where == -1) ++advised_host;
+    return 0;
+}
+STUB int stubAdvisedHost() { return advised_host; }
+STUB void stubFailNext(int answer) { answer_of_next = answer; }
+STUB void stubPoolSurprise(std::uint64_t bytes) { pool_surprise = bytes; }
+STUB std::uint64_t stubPoolReserved() { return pool_reserved; }
 STUB int cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
     *free = kTotal - used;
     return *total = kTotal, 0;

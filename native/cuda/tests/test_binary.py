@@ -127,14 +127,18 @@ def test_our_declarations_are_the_headers(
     tmp_path: Path, library: cuda.Interposer, own: str, header: str, keyword: str, macros: str
 ) -> None:
     """Sizes and parameter counts; types differ in name, not in kind."""
-    headers = simulators.headers(Cache())
+    pins = [cuda.CUDA / "tests" / "headers-13.txt"] if header == "cuda.h" else []
+    headers = simulators.headers(Cache(), *pins)
     in_header = (headers / header).read_text()
     names = [
         name
         for name in re.findall(r"^(?:HOOK|USE)\((\w+)", library.table.read_text(), re.MULTILINE)
         if re.search(rf"{keyword} {name}\(", in_header)
     ]
-    assert len(names) > 20
+    assert len(names) > 30
+    declarations = (cuda.CUDA / "include" / "xpu_cuda" / own).read_text()
+    structures = re.findall(r"^\} (\w+);$", declarations, re.MULTILINE)
+    assert len(structures) > 5
     shape = (
         "template <typename R, typename... A> struct Shape<R (*)(A...)> {\n"
         "  static constexpr unsigned count = sizeof...(A);\n"
@@ -144,6 +148,9 @@ def test_our_declarations_are_the_headers(
         lines = "".join(
             f'  show("{name}", Shape<decltype(&{name})>::count, Shape<decltype(&{name})>::sizes);\n'
             for name in names
+        )
+        lines += "".join(
+            f'  std::printf("{name} %zu\\n", sizeof({name}));\n' for name in structures
         )
         (tmp_path / f"{side}.cc").write_text(
             f"{macros}\n#include <cstdio>\n"

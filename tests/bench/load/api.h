@@ -35,12 +35,16 @@
     X(cuMemAllocAsync)                                                                             \
     X(cuMemAllocFromPoolAsync)                                                                     \
     X(cuDeviceGetDefaultMemPool)                                                                   \
+    X(cuMemPoolCreate)                                                                             \
     X(cuMemCreate)                                                                                 \
     X(cuArrayCreate_v2)                                                                            \
     X(cuArray3DCreate_v2)                                                                          \
     X(cuMipmappedArrayCreate)                                                                      \
+    X(cuCtxCreate_v2)                                                                              \
     X(cuStreamBeginCapture_v2)                                                                     \
     X(cuStreamEndCapture)                                                                          \
+    X(cuGraphCreate)                                                                               \
+    X(cuGraphAddMemAllocNode)                                                                      \
     X(cuGraphInstantiateWithFlags)                                                                 \
     X(cuGraphLaunch)
 

@@ -5,8 +5,8 @@
 //   bench-load launch DEVICE PTX KERNEL_NS THREADS   "N" → N batches of 64 launches: ns per launch of each
 //   bench-load shape DEVICE PTX NAME SEED            "count" → what is done; "items" → begin and end of each
 //   bench-load allocate DEVICE BYTES                 "N" → N batches of 64: ns per allocation, per free
-//   bench-load refuse DEVICE HELD BYTES              "N" → holding HELD bytes, ns of N allocations of BYTES
-//                                                    that must all be refused
+//   bench-load refuse DEVICE HELD BYTES PATH         "N" → holding HELD bytes, ns of N allocations of BYTES
+//                                                    by PATH that must all be refused
 //   bench-load fill DEVICE PATH BYTES                "" → allocates until refused: bytes granted
 //   bench-load functions DEVICE                      "" → which of the optional functions the driver has
 //   bench-load init DEVICE                           "" → CPU and wall time from dlopen to a first allocation
@@ -116,19 +116,6 @@ std::string time_allocations(std::size_t bytes, int batches) {
     return "{\"allocate\":" + array(allocations) + ",\"free\":" + array(frees) + "}";
 }
 
-std::string time_refusals(std::size_t bytes, int count) {
-    std::vector<double> each;
-    for (int i = 0; i < count; ++i) {
-        CUdeviceptr pointer = 0;
-        const Nanos before = monotonic_now();
-        const CUresult code = api.cuMemAlloc_v2(&pointer, bytes);
-        each.push_back(static_cast<double>(monotonic_now() - before));
-        if (code != CUDA_ERROR_OUT_OF_MEMORY)
-            fail("an allocation that must be refused", ("got answer " + std::to_string(code)).c_str());
-    }
-    return array(each);
-}
-
 struct Granted {
     CUresult code;
     std::size_t bytes; // what the caller now owns at least
@@ -162,6 +149,40 @@ Granted from_pool(std::size_t bytes) {
     must(api.cuDeviceGetDefaultMemPool(&pool, 0), "cuDeviceGetDefaultMemPool");
     CUdeviceptr pointer = 0;
     return {api.cuMemAllocFromPoolAsync(&pointer, bytes, pool, nullptr), bytes};
+}
+
+CUmemPoolProps on_the_card() {
+    CUmemPoolProps properties = {};
+    properties.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    return properties;
+}
+
+Granted from_own_pool(std::size_t bytes) {
+    static CUmemoryPool pool = nullptr;
+    const CUmemPoolProps properties = on_the_card();
+    if (pool == nullptr) must(api.cuMemPoolCreate(&pool, &properties), "cuMemPoolCreate");
+    CUdeviceptr pointer = 0;
+    return {api.cuMemAllocFromPoolAsync(&pointer, bytes, pool, nullptr), bytes};
+}
+
+// A graph with one memory node, which keeps what it gets.
+Granted by_graph(std::size_t bytes) {
+    CUgraph graph = nullptr;
+    CUgraphNode node = nullptr;
+    CUgraphExec executable = nullptr;
+    CUDA_MEM_ALLOC_NODE_PARAMS wanted = {};
+    wanted.poolProps = on_the_card();
+    wanted.bytesize = bytes;
+    must(api.cuGraphCreate(&graph, 0), "cuGraphCreate");
+    must(api.cuGraphAddMemAllocNode(&node, graph, nullptr, 0, &wanted), "cuGraphAddMemAllocNode");
+    const CUresult made = api.cuGraphInstantiateWithFlags(&executable, graph, 0);
+    return {made != CUDA_SUCCESS ? made : api.cuGraphLaunch(executable, nullptr), bytes};
+}
+
+Granted another_context(std::size_t) {
+    CUcontext context = nullptr;
+    return {api.cuCtxCreate_v2(&context, 0, 0), 0}; // what it takes is the card's to say
 }
 
 Granted physical(std::size_t bytes) {
@@ -218,6 +239,14 @@ const MemoryPath kPaths[] = {
     {"cuMemAllocAsync", stream_ordered, [] { return api.cuMemAllocAsync != nullptr; }},
     {"cuMemAllocFromPoolAsync", from_pool,
      [] { return api.cuMemAllocFromPoolAsync != nullptr && api.cuDeviceGetDefaultMemPool != nullptr; }},
+    {"cuMemPoolCreate", from_own_pool,
+     [] { return api.cuMemAllocFromPoolAsync != nullptr && api.cuMemPoolCreate != nullptr; }},
+    {"cuGraphLaunch", by_graph,
+     [] {
+         return api.cuGraphCreate != nullptr && api.cuGraphAddMemAllocNode != nullptr &&
+                api.cuGraphInstantiateWithFlags != nullptr && api.cuGraphLaunch != nullptr;
+     }},
+    {"cuCtxCreate", another_context, [] { return api.cuCtxCreate_v2 != nullptr; }},
     {"cuMemCreate", physical, [] { return api.cuMemCreate != nullptr; }},
     {"cuArrayCreate", array_2d, [] { return api.cuArrayCreate_v2 != nullptr; }},
     {"cuArray3DCreate", array_3d, [] { return api.cuArray3DCreate_v2 != nullptr; }},
@@ -228,6 +257,18 @@ const MemoryPath& path_named(const char* name) {
     for (const MemoryPath& path : kPaths)
         if (std::strcmp(path.name, name) == 0) return path;
     fail(name, "no such way to allocate");
+}
+
+std::string time_refusals(const MemoryPath& path, std::size_t bytes, int count) {
+    std::vector<double> each;
+    for (int i = 0; i < count; ++i) {
+        const Nanos before = monotonic_now();
+        const CUresult code = path.allocate(bytes).code;
+        each.push_back(static_cast<double>(monotonic_now() - before));
+        if (code != CUDA_ERROR_OUT_OF_MEMORY)
+            fail("an allocation that must be refused", ("got answer " + std::to_string(code)).c_str());
+    }
+    return array(each);
 }
 
 // Allocate pieces of `bytes`, then ever smaller ones, until nothing more is granted.
@@ -348,10 +389,11 @@ int main(int count, char** words) {
         serve([&](const std::string& line) {
             return time_allocations(number(2), std::atoi(line.c_str()));
         });
-    } else if (verb == "refuse" && given.size() == 4) {
+    } else if (verb == "refuse" && given.size() == 5) {
+        const MemoryPath& path = path_named(words[5]);
         CUdeviceptr held = 0;
         if (number(2) > 0) must(api.cuMemAlloc_v2(&held, number(2)), "the memory to hold");
-        serve([&](const std::string& line) { return time_refusals(number(3), std::atoi(line.c_str())); });
+        serve([&](const std::string& line) { return time_refusals(path, number(3), std::atoi(line.c_str())); });
     } else if (verb == "fill" && given.size() == 4) {
         const MemoryPath& path = path_named(words[3]);
         serve([&](const std::string&) { return fill(path, number(3)); });

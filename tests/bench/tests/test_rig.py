@@ -84,7 +84,7 @@ def test_processes_without_a_quota_do_go_over_it(on: Rig, monkeypatch: pytest.Mo
     """The check of bench-memory is not empty: a slice that grants more is found out."""
 
     def generous(card: int = 0, **grant: int) -> rig.Slice:
-        return Rig.slice(on, card, memory_bytes=grant["memory_bytes"] + 2 * MIB)
+        return Rig.slice(on, card, **{**grant, "memory_bytes": grant["memory_bytes"] + 2 * MIB})
 
     monkeypatch.setattr(on, "slice", generous)
     filled = memory.fill(on, "cuMemAlloc", 2)

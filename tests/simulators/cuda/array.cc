@@ -44,7 +44,10 @@ CUresult create(const CUDA_ARRAY3D_DESCRIPTOR& shape, Array*& made) {
   }
   const CUresult error =
       book().allocate(*context->device, array->bytes(), Kind::kDevice, nullptr, array->address);
-  if (error == CUDA_SUCCESS) made = array.release();
+  if (error == CUDA_SUCCESS) {
+    book().own(array->address, context);
+    made = array.release();
+  }
   return error;
 }
 

@@ -133,6 +133,22 @@ CUresult Book::release(CUdeviceptr address) {
   return CUDA_SUCCESS;
 }
 
+void Book::own(CUdeviceptr address, const void* owner) {
+  const std::lock_guard<std::mutex> held(lock_);
+  const auto at = held_.find(address);
+  if (at != held_.end()) at->second.owner = owner;
+}
+
+void Book::release_of(const void* owner) {
+  std::vector<CUdeviceptr> its;
+  {
+    const std::lock_guard<std::mutex> held(lock_);
+    for (const auto& [address, allocation] : held_)
+      if (allocation.owner == owner) its.push_back(address);
+  }
+  for (const CUdeviceptr address : its) release(address);
+}
+
 void Book::enter(CUdeviceptr address, const Allocation& allocation) {
   const std::lock_guard<std::mutex> held(lock_);
   held_[address] = allocation;

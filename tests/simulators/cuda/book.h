@@ -65,12 +65,15 @@ struct Allocation {
   unsigned flags = 0;         // kHost, kRegistered
   bool in_file = false;       // and whether there is one
   bool shareable = false;
+  const void* owner = nullptr;  // the context that it ends with, if any
 };
 
 class Book {
  public:
   CUresult allocate(Device& device, std::size_t bytes, Kind kind, Pool* pool, CUdeviceptr& address);
   CUresult release(CUdeviceptr address);
+  void own(CUdeviceptr address, const void* owner);
+  void release_of(const void* owner);
 
   // Addresses that others have backed (kMapped, kImported).
   void enter(CUdeviceptr address, const Allocation& allocation);

@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "book.h"
 #include "operation.h"
 #include "vendor.h"
 #include "wire.h"
@@ -162,6 +163,7 @@ CUresult make_context(CUdevice ordinal, unsigned flags, bool primary, Context*& 
 // CUDA_ERROR_CONTEXT_IS_DESTROYED to them.
 void destroy_context(Context* context) {
   context->device->wait(context->device->submitted());
+  book().release_of(context);
   context->magic = 0;
   context->null_stream.magic = 0;
   context->device->give(context->device->info().context_bytes);

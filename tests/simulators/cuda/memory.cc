@@ -14,7 +14,9 @@ CUresult allocate(CUdeviceptr* address, std::size_t bytes, Kind kind) {
   if (address == nullptr || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = current(context)) return error;
   if (const CUresult error = unsafe_while_capturing()) return error;
-  return book().allocate(*context->device, bytes, kind, nullptr, *address);
+  const CUresult error = book().allocate(*context->device, bytes, kind, nullptr, *address);
+  if (error == CUDA_SUCCESS) book().own(*address, context);
+  return error;
 }
 
 // Freeing waits for the device, as the real driver does for memory that a kernel may still use.

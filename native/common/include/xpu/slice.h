@@ -87,8 +87,10 @@ class Ledger {
     // After fork, in the child: the parent's slot is not ours, its lock was not inherited.
     void abandon() noexcept;
 
-    // Claim `bytes` of card `card` if the sum over all processes stays within `quota` (0 = none).
-    Charge charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t quota) noexcept;
+    // Claim `bytes` of card `card` if the sum over all processes stays within `quota` (0 = none). A
+    // refusal is counted, unless the caller makes room and tries again.
+    Charge charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t quota,
+                         bool counts_refusal = true) noexcept;
     void refund_memory(unsigned card, std::uint64_t bytes) noexcept;
     std::uint64_t memory(unsigned card) const noexcept;
 

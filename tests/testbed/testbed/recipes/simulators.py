@@ -98,13 +98,13 @@ PRODUCTS = (
 )
 
 
-def headers(cache: Cache) -> Path:
-    """A directory with cuda.h and nvml.h, from wheels pinned by hash."""
+def headers(cache: Cache, pins: Path = HEADERS) -> Path:
+    """A directory with cuda.h and nvml.h, from wheels that *pins* pins by hash."""
 
     def fetch(out: Path) -> None:
         wheels = out / "wheels"
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-        run([*pip, "--dest", wheels, "--requirement", HEADERS])
+        run([*pip, "--dest", wheels, "--requirement", pins])
         for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as archive:
                 for name in archive.namelist():
@@ -112,7 +112,7 @@ def headers(cache: Cache) -> Path:
                         (out / Path(name).name).write_bytes(archive.read(name))
         shutil.rmtree(wheels)
 
-    return cache.get(Recipe("nvidia-headers", {"wheels": digest_file(HEADERS)}, fetch))
+    return cache.get(Recipe("nvidia-headers", {"wheels": digest_file(pins)}, fetch))
 
 
 def _compile(source: str, out: Path, include: Path) -> Path:
