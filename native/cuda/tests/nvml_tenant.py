@@ -172,8 +172,7 @@ def stretches() -> Result:
     while True:
         found = samples(library, device, seen)
         seen = max([row[2] for row in found], default=seen) if isinstance(found, list) else seen
-        again = samples(library, device, seen)
-        print(json.dumps({"found": found, "again": again}), flush=True)
+        print(json.dumps({"found": found}), flush=True)
         if not sys.stdin.readline().strip():
             return {}
 
