@@ -148,8 +148,11 @@ struct Library {
   std::vector<std::unique_ptr<Function>> kernels;
 };
 
-// The kernels of an image (PTX text).
-CUresult read_image(const void* image, std::vector<sim::Kernel>& kernels);
+// The kernels of an image (PTX, cubin, fatbin) for that card.
+CUresult read_image(const void* image, const Device& device, std::vector<sim::Kernel>& kernels);
+// Whether a file is as long as its own header says.
+bool whole(const std::string& file);
+void compute_capability(const Device& device, int& major, int& minor);
 
 // The process' connection to its cards. One, made by the first cuInit that succeeds, never destroyed:
 // threads may still call when static destructors run.

@@ -11,6 +11,16 @@
 
 using namespace simcuda;
 
+namespace simcuda {
+
+void compute_capability(const Device& device, int& major, int& minor) {
+  const auto found = device.profile().find("compute_capability");
+  major = minor = 0;
+  if (found != device.profile().end()) std::sscanf(found->second.c_str(), "%d.%d", &major, &minor);
+}
+
+}  // namespace simcuda
+
 namespace {
 
 // Shared memory that one block may ask for.
@@ -45,12 +55,6 @@ void uuid_bytes(const char* text, char (&bytes)[16]) {
     byte = static_cast<char>(static_cast<unsigned char>(byte) << 4 | hex_digit(*c));
     ++digits;
   }
-}
-
-void compute_capability(const Device& device, int& major, int& minor) {
-  const auto found = device.profile().find("compute_capability");
-  major = minor = 0;
-  if (found != device.profile().end()) std::sscanf(found->second.c_str(), "%d.%d", &major, &minor);
 }
 
 // "0000:3b:00.0" -> its bus or device number.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Libraries: code that is loaded once for all contexts. A kernel's handle serves as a function's, too.
+// Libraries: code that is loaded once for all contexts (of a fatbin, what fits card 0). A kernel's handle serves as a function's, too.
 #include <algorithm>
 #include <cstring>
 
@@ -15,7 +15,7 @@ CUresult load(CUlibrary* handle, const void* image) {
   if (handle == nullptr || image == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = Driver::get().usable()) return error;
   if (const CUresult error = unsafe_while_capturing()) return error;
-  if (const CUresult error = read_image(image, kernels)) return error;
+  if (const CUresult error = read_image(image, *Driver::get().device(0), kernels)) return error;
   auto library = std::make_unique<Library>();
   for (sim::Kernel& kernel : kernels) {
     auto function = std::make_unique<Function>();
@@ -43,7 +43,8 @@ SIM_EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* path, 
                                           unsigned, CUlibraryOption*, void**, unsigned) {
   if (path == nullptr) return CUDA_ERROR_INVALID_VALUE;
   try {
-    return load(library, sim::read_text(path).c_str());
+    const std::string text = sim::read_text(path);
+    return whole(text) ? load(library, text.c_str()) : CUDA_ERROR_INVALID_IMAGE;
   } catch (const std::exception&) {
     return CUDA_ERROR_FILE_NOT_FOUND;
   }

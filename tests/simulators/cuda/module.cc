@@ -1,25 +1,31 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
-// Modules and functions. A module's image is PTX text; what it holds is read by kernels/.
+// Modules and functions. What a module's image holds is read by kernels/.
+#include <dlfcn.h>
+
 #include <cstring>
 #include <string_view>
 
 #include "capture.h"
+#include "image.h"
 
 using namespace simcuda;
 
 namespace {
 
-constexpr std::string_view kElf = "\x7f"
-                                  "ELF";
-constexpr std::uint32_t kFatbin = 0xba55ed50;
-
-// A cubin or fatbin holds machine code, which can't be run here; the real driver's answer for code
-// that doesn't fit the card is the nearest truth.
-bool machine_code(const void* image) {
-  std::uint32_t first = 0;
-  std::memcpy(&first, image, sizeof(first));
-  return std::memcmp(image, kElf.data(), kElf.size()) == 0 || first == kFatbin;
+// The system's libzstd, if there is one: newer compilers pack fatbins with it.
+std::optional<std::string> unzstd(std::string_view packed, std::size_t bytes) {
+  using Decompress = std::size_t (*)(void*, std::size_t, const void*, std::size_t);
+  static const auto decompress = [] {
+    void* library = dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL);
+    return reinterpret_cast<Decompress>(library != nullptr ? dlsym(library, "ZSTD_decompress") : nullptr);
+  }();
+  constexpr std::size_t kMost = std::size_t{1} << 30;
+  if (decompress == nullptr || bytes > kMost) return std::nullopt;
+  std::string out(bytes, '\0');
+  // Its errors are numbers near the largest.
+  if (decompress(out.data(), bytes, packed.data(), packed.size()) != bytes) return std::nullopt;
+  return out;
 }
 
 CUresult load(CUmodule* handle, const void* image) {
@@ -28,7 +34,7 @@ CUresult load(CUmodule* handle, const void* image) {
   if (handle == nullptr || image == nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = current(context)) return error;
   if (const CUresult error = unsafe_while_capturing()) return error;
-  if (const CUresult error = read_image(image, kernels)) return error;
+  if (const CUresult error = read_image(image, *context->device, kernels)) return error;
   auto module = std::make_unique<Module>();
   module->context = context;
   for (sim::Kernel& kernel : kernels) {
@@ -43,13 +49,25 @@ CUresult load(CUmodule* handle, const void* image) {
 
 }  // namespace
 
-CUresult simcuda::read_image(const void* image, std::vector<sim::Kernel>& kernels) {
-  const auto* text = static_cast<const char*>(image);
-  if (strnlen(text, 4) == 4 && machine_code(image)) return CUDA_ERROR_NO_BINARY_FOR_GPU;
-  auto found = sim::parse_ptx(text);
-  if (!found) return CUDA_ERROR_INVALID_PTX;
-  kernels = std::move(*found);
+CUresult simcuda::read_image(const void* image, const Device& device, std::vector<sim::Kernel>& kernels) {
+  int major = 0;
+  int minor = 0;
+  compute_capability(device, major, minor);
+  sim::Image found = sim::read_image(image, 10 * major + minor, unzstd);
+  switch (found.error) {
+    case sim::ImageError::kNone: break;
+    case sim::ImageError::kMalformed: return CUDA_ERROR_INVALID_IMAGE;
+    case sim::ImageError::kNotForThisCard: return CUDA_ERROR_NO_BINARY_FOR_GPU;
+    case sim::ImageError::kNotPtx: return CUDA_ERROR_INVALID_PTX;
+    case sim::ImageError::kPacked: return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  kernels = std::move(found.kernels);
   return CUDA_SUCCESS;
+}
+
+bool simcuda::whole(const std::string& file) {
+  constexpr std::size_t kHeader = 64;
+  return file.size() < kHeader ? file.compare(0, 4, "\x7f""ELF") != 0 : sim::length_of(file.data()) <= file.size();
 }
 
 Context* Function::context() const { return module != nullptr ? module->context : nullptr; }
@@ -63,10 +81,15 @@ SIM_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsi
   return load(module, image);
 }
 
+SIM_EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* image) {
+  return load(module, image);
+}
+
 SIM_EXPORT CUresult cuModuleLoad(CUmodule* module, const char* path) {
   if (path == nullptr) return CUDA_ERROR_INVALID_VALUE;
   try {
-    return load(module, sim::read_text(path).c_str());
+    const std::string text = sim::read_text(path);
+    return whole(text) ? load(module, text.c_str()) : CUDA_ERROR_INVALID_IMAGE;
   } catch (const std::exception&) {
     return CUDA_ERROR_FILE_NOT_FOUND;
   }

@@ -10,6 +10,7 @@
 #include "card.h"
 #include "check.h"
 #include "hardware.h"
+#include "image.h"
 #include "kernels.h"
 #include "schedule.h"
 
@@ -273,6 +274,196 @@ TEST(ptx_entries_and_parameters_are_read) {
   EQUAL(first.parameters[2].offset, 16u);
   EQUAL(first.parameters[2].size, 12u);
   EQUAL(kernels->at(1).parameters.size(), 0u);
+}
+
+namespace image {
+
+template <class Number>
+void put(std::string& out, Number number) {
+  out.append(reinterpret_cast<const char*>(&number), sizeof(number));
+}
+
+template <class Number>
+void put_at(std::string& out, std::size_t offset, Number number) {
+  std::memcpy(&out[offset], &number, sizeof(number));
+}
+
+struct Part {
+  const char* name;
+  std::uint32_t type, link;
+  std::string content;
+};
+
+std::string kparam(std::uint16_t number, std::uint16_t offset, std::uint32_t size) {
+  std::string out("\x04\x17\x0c\x00\0\0\0\0", 8);
+  put(out, number);
+  put(out, offset);
+  put(out, std::uint32_t{size << 18 | 0x1f000});
+  return out;
+}
+
+// A cubin as ptxas makes it, as far as it is read: kernel `k` with parameters at 8 (four bytes) and 0 (eight).
+std::string cubin(std::uint32_t flags, unsigned char abi) {
+  std::string strings("\0k\0f\0", 5);
+  std::string symbols(24, '\0');
+  for (const auto& [name, other] : {std::pair{1u, 0x10}, std::pair{3u, 0}}) {
+    put(symbols, std::uint32_t{name});
+    symbols += static_cast<char>(0x12);
+    symbols += static_cast<char>(other);
+    symbols.append(18, '\0');
+  }
+  const std::string other("\x03\x19\x44\x00", 4);
+  std::vector<Part> parts = {{"", 0, 0, ""},
+                             {".shstrtab", 3, 0, ""},
+                             {".strtab", 3, 0, strings},
+                             {".symtab", 2, 2, symbols},
+                             {".nv.info.k", 0x70000000, 0, other + kparam(1, 8, 4) + kparam(0, 0, 8)}};
+  std::string names;
+  std::vector<std::uint32_t> name_at;
+  for (const Part& part : parts) {
+    name_at.push_back(static_cast<std::uint32_t>(names.size()));
+    names += part.name;
+    names += '\0';
+  }
+  parts[1].content = names;
+  std::string out("\x7f" "ELF\x02\x01\x01\x33", 8);
+  out.resize(64, '\0');
+  out[8] = static_cast<char>(abi);
+  put_at(out, 18, std::uint16_t{190});
+  put_at(out, 48, flags);
+  std::string headers;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    put(headers, name_at[i]);
+    put(headers, parts[i].type);
+    headers.append(16, '\0');
+    put(headers, std::uint64_t{out.size()});
+    put(headers, std::uint64_t{parts[i].content.size()});
+    put(headers, parts[i].link);
+    headers.append(20, '\0');
+    out += parts[i].content;
+  }
+  put_at(out, 40, std::uint64_t{out.size()});
+  put_at(out, 58, std::uint16_t{64});
+  put_at(out, 60, static_cast<std::uint16_t>(parts.size()));
+  put_at(out, 62, std::uint16_t{1});
+  return out + headers;
+}
+
+struct Packed {
+  std::uint16_t kind;
+  std::uint32_t capability;
+  std::uint64_t flags;
+  std::size_t unpacked;
+  std::string content;
+};
+
+std::string fatbin(const std::vector<Packed>& entries) {
+  std::string out;
+  for (const Packed& entry : entries) {
+    const std::size_t padded = (entry.content.size() + 7) / 8 * 8;
+    put(out, entry.kind);
+    put(out, std::uint16_t{0x101});
+    put(out, std::uint32_t{64});
+    put(out, std::uint64_t{padded});
+    put(out, static_cast<std::uint32_t>(entry.content.size()));
+    put(out, std::uint32_t{0});
+    put(out, std::uint32_t{0x10007});
+    put(out, entry.capability);
+    put(out, std::uint64_t{0});
+    put(out, entry.flags);
+    put(out, std::uint64_t{0});
+    put(out, std::uint64_t{entry.unpacked});
+    out += entry.content;
+    out.append(padded - entry.content.size(), '\0');
+  }
+  std::string head;
+  put(head, std::uint32_t{0xba55ed50});
+  put(head, std::uint16_t{1});
+  put(head, std::uint16_t{16});
+  put(head, std::uint64_t{out.size()});
+  return head + out;
+}
+
+// LZ4 of literals only.
+std::string lz4(const std::string& text) {
+  std::string out(1, static_cast<char>(0xf0));
+  std::size_t left = text.size() - 15;
+  for (; left >= 255; left -= 255) out += static_cast<char>(0xff);
+  return out + static_cast<char>(left) + text;
+}
+
+const char* name(sim::ImageError error) {
+  constexpr const char* kNames[] = {"none", "malformed", "not for this card", "not PTX", "packed"};
+  return kNames[static_cast<int>(error)];
+}
+
+}  // namespace image
+
+TEST(a_cubin_s_kernels_and_parameters_are_read) {
+  for (const auto& [flags, abi] : {std::pair{0x500550u, 7}, std::pair{0x6005000u, 8}}) {
+    const sim::Image found = sim::read_cubin(image::cubin(flags, static_cast<unsigned char>(abi)), 80);
+    EQUAL(std::string(image::name(found.error)), "none");
+    EQUAL(found.kernels.size(), 1u);  // `f` is a function of kernels
+    EQUAL(found.kernels[0].name, "k");
+    EQUAL(found.kernels[0].parameters.size(), 2u);
+    EQUAL(found.kernels[0].parameters[0].size, 8u);
+    EQUAL(found.kernels[0].parameters[1].offset, 8u);
+    EQUAL(found.kernels[0].parameters[1].size, 4u);
+  }
+}
+
+TEST(machine_code_runs_on_its_own_major_version_only) {
+  const std::string file = image::cubin(0x500550, 7);
+  for (const auto& [card, wanted] : {std::pair{80, "none"}, std::pair{86, "none"}, std::pair{75, "not for this card"},
+                                     std::pair{90, "not for this card"}}) {
+    EQUAL(std::string(image::name(sim::read_cubin(file, card).error)), wanted);
+  }
+}
+
+TEST(a_fatbin_gives_the_nearest_code_and_else_ptx) {
+  const std::string ptx = ".version 8.0 .entry p(.param .u64 a) {} // long enough to be packed";
+  const std::string old = image::cubin(0x4b054b, 7);
+  const std::string file = image::fatbin({{2, 75, 0x11, 0, old},
+                                          {1, 70, 0x2011, ptx.size(), image::lz4(ptx)},
+                                          {1, 90, 0x8011, ptx.size(), "zstd"}});
+  const auto on = [&](int card) { return sim::read_fatbin(file, card, nullptr); };
+  EQUAL(on(75).kernels[0].name, "k");
+  EQUAL(on(80).kernels[0].name, "p");
+  EQUAL(std::string(image::name(on(60).error)), "not for this card");
+  EQUAL(std::string(image::name(on(90).error)), "packed");
+  const auto unpacked = sim::read_fatbin(file, 90, [&](std::string_view, std::size_t) { return ptx; });
+  EQUAL(unpacked.kernels[0].name, "p");
+}
+
+TEST(lz4_repeats_what_it_wrote) {
+  const std::string run("\x12" "a\x01\x00\x10" "b", 6);  // a, six more of it, b
+  EQUAL(sim::unpack_lz4(run, 8).value_or("nothing"), "aaaaaaab");
+  EQUAL(sim::unpack_lz4(run, 7).has_value(), false);
+  EQUAL(sim::unpack_lz4(std::string("\x12" "a\x02\x00", 4), 7).has_value(), false);  // before the beginning
+  EQUAL(sim::unpack_lz4(std::string("\xf0", 1), 15).has_value(), false);
+}
+
+TEST(images_cut_short_or_with_a_wrong_byte_harm_nobody) {
+  const std::string ptx = ".version 8.0 .entry p(.param .u64 a) {} // long enough to be packed";
+  for (const std::string& file : {image::cubin(0x500550, 7), image::fatbin({{2, 80, 0x11, 0, image::cubin(0x500550, 7)},
+                                                                            {1, 70, 0x2011, ptx.size(), image::lz4(ptx)}})}) {
+    const auto read = [](const std::string& bytes) {
+      // In memory of its own, so that a sanitizer sees a step beyond it.
+      const std::vector<char> own(bytes.begin(), bytes.end());
+      const std::string_view view(own.data(), own.size());
+      (void)sim::read_cubin(view, 80);
+      (void)sim::read_fatbin(view, 80, nullptr);
+      (void)sim::read_fatbin(view, 75, nullptr);
+    };
+    for (std::size_t size = 0; size < file.size(); ++size) read(file.substr(0, size));
+    for (std::size_t at = 0; at < file.size(); ++at) {
+      for (const char wrong : {'\0', '\x01', '\x7f', '\xff'}) {
+        std::string bytes = file;
+        bytes[at] = wrong;
+        read(bytes);
+      }
+    }
+  }
 }
 
 TEST(what_is_not_ptx_is_refused) {

@@ -26,6 +26,7 @@ ENGINE_TEST = (
     "engine/schedule.cc",
     "engine/hardware.cc",
     "kernels/kernels.cc",
+    "kernels/image.cc",
 )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import struct
 import subprocess
 import sys
 
-from simulators.tests.cudriver import NOT_READY, PTR
+from simulators.tests.cudriver import NOT_READY, PTR, SPIN
 from simulators.tests.properties import (
     ALLOC_NODE,
     EMPTY_NODE,
@@ -569,6 +570,36 @@ def a_function_tells_name_parameters_and_how_many_blocks_fit() -> None:
     best = "cuOccupancyMaxPotentialBlockSize"
     cuda.call(best, ctypes.byref(grid), ctypes.byref(block), cuda.spin, None, SIZE(0), 0)
     assert block.value % 32 == 0 and 0 < block.value <= 1024 and grid.value > 0
+
+
+def _fatbin(ptx: bytes, capability: int) -> bytes:
+    """A fatbin with nothing but PTX in it."""
+    text = ptx + b"\0"
+    text += bytes(-len(text) % 8)
+    head = struct.pack("<HHIQIIHHI", 1, 0x101, 64, len(text), 0, 0, 0, 6, capability)
+    entry = (head + bytes(8) + struct.pack("<QQQ", 0x11, 0, 0)).ljust(64, b"\0") + text
+    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entry)) + entry
+
+
+def code_in_a_fatbin_is_found_by_its_name() -> None:
+    cuda = Driver()
+    image = _fatbin(SPIN.read_bytes(), 50)
+    module, library, kernel = PTR(), PTR(), PTR()
+    first, last = cuda.event(), cuda.event()
+    none = (None, None, 0, None, None, 0)
+    cuda.call("cuModuleLoadFatBinary", ctypes.byref(module), image)
+    cuda.call("cuModuleGetFunction", ctypes.byref(cuda.spin), module, b"spin_ns")
+    cuda.call("cuEventRecord", first, None)
+    cuda.launch(10 * MS)
+    cuda.call("cuLibraryLoadData", ctypes.byref(library), image, *none)
+    cuda.call("cuLibraryGetKernel", ctypes.byref(kernel), library, b"spin_ns")
+    cuda.spin = kernel
+    cuda.launch(10 * MS)
+    cuda.call("cuEventRecord", last, None)
+    cuda.synchronize()
+    assert cuda.elapsed_ms(first, last) >= 20
+    newer = _fatbin(SPIN.read_bytes(), 999)
+    assert cuda.code("cuModuleLoadData", ctypes.byref(module), newer) != 0
 
 
 class ResourceDescription(ctypes.Structure):

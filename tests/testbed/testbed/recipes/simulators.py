@@ -50,6 +50,7 @@ PRODUCTS = (
         (
             *VENDOR,
             "kernels/kernels.cc",
+            "kernels/image.cc",
             "cuda/driver.cc",
             "cuda/init.cc",
             "cuda/context.cc",
