@@ -32,7 +32,7 @@ from typing import Any
 import xpu_pages
 from simulators import simnode
 from testbed.recipes import bench as bench_recipe
-from xpu_pages import CardConfig, CardLedger
+from xpu_pages import CardConfig, CardLedger, ProcessSlot
 from xpubuild.cache import Cache
 from xpubuild.recipes import cluster, cuda
 
@@ -126,6 +126,14 @@ class Slice:
         """Change the grant of running processes."""
         xpu_pages.change_config(self.directory / "config.page", [CardConfig(self.uuid, **grant)])
 
+    def grant(self) -> CardConfig:
+        """What its page grants now."""
+        return xpu_pages.read_config(self.directory / "config.page")[0]
+
+    def processes(self) -> tuple[ProcessSlot, ...]:
+        """The processes that hold a slot of it."""
+        return xpu_pages.read_ledger(self.directory / "ledger.page").processes
+
     def ledger(self) -> CardLedger:
         """The slice's own account of its card."""
         return xpu_pages.read_ledger(self.directory / "ledger.page").cards[0]
@@ -134,7 +142,9 @@ class Slice:
 class Agent:
     """The node agent, and the node ledger by which it knows the slices."""
 
-    def __init__(self, directory: Path, program: Path, nvml: Path, outside: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, program: Path, nvml: Path, outside: Mapping[str, str]
+    ) -> None:
         self.program = program
         self._etc, self._state = directory / "etc", directory / "state"
         self._slices: list[dict[str, Any]] = []
@@ -164,6 +174,8 @@ class Agent:
                 "vid": len(self._slices),
                 "cores_percent": grant.get("cores_percent", 0),
                 "memory_mib": grant.get("memory_bytes", 0) >> 20,
+                "mode": grant.get("mode", "hard"),
+                "weight": grant.get("weight", 0),
             }
             owner = {"pod_uid": "bench", "container": pages.name}
             slice = {"key": pages.name, "owner": owner, "tokens": [pages.name], "shares": [share]}

@@ -170,6 +170,8 @@ func TestTrimIsFrozenWithoutSamplesAndThatIsSaidOnce(t *testing.T) {
 	pair := b.slice("a", pages.Card{CoresPercent: 30, Mode: pages.ModeHard, TrimQ16: 40_000})
 	one := &load{pair: pair, pid: b.joined(pair, 0).PID, part: 0.305, factor: 1}
 	blind := func() { b.took(look{uuid: gpu, seen: trim.Look{At: b.now, Busy: 30}}) }
+	b.pass(3e9, func() { one.run(b) }, blind)
+	b.logged("cover less than 80 %", 0) // a moment of it is no news
 	b.pass(20e9, func() { one.run(b) }, blind)
 	if got := pair.Read(t).Cards[0].TrimQ16; got != 40_000 {
 		t.Errorf("trim %d", got)

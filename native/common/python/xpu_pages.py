@@ -127,6 +127,25 @@ def change_config(path: Path, cards: Sequence[CardConfig]) -> None:
         page.write(struct.pack("<I", epoch + 2))
 
 
+def read_config(path: Path) -> tuple[CardConfig, ...]:
+    """The grants of the config page at *path*, read until no writer was at work."""
+    names = {number: name for name, number in MODES.items()}
+    while True:
+        data, again = path.read_bytes(), path.read_bytes()
+        magic, version, epoch, cards = _HEADER.unpack_from(data)
+        if (magic, version) != (CONFIG_MAGIC, VERSION):
+            raise ValueError(
+                f"not a config page of version {VERSION}: {magic:#x} version {version}"
+            )
+        if data == again and epoch % 2 == 0:
+            break
+    rows = (_CARD.unpack_from(data, _HEADER.size + i * _CARD.size) for i in range(cards))
+    return tuple(
+        CardConfig(row[0].rstrip(b"\0").decode(), *row[1:4], names[row[4]], *row[5:])
+        for row in rows
+    )
+
+
 def unpack_ledger(data: bytes) -> Ledger:
     """Read a ledger page; raises ValueError naming what is wrong with it."""
     if len(data) < LEDGER_BYTES:
