@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tenant that allocates in every way there is: ``memory_tenant.py SEED``, a word a line.
 
-``random N`` does N things by chance, ``take KIND BYTES`` one thing, ``drop`` gives one back,
+``random N`` does N things by chance, ``threads M N`` in M threads, ``take KIND BYTES`` one thing, ``drop`` gives one back,
 ``clear`` all of them, ``synchronise`` waits for the card, ``begin`` and ``end`` make and destroy a
 context, ``retain`` and ``release`` the primary one, ``info`` is what the driver says is free. Each
 answers with a line of JSON. Only ctypes and the driver API: what is tested is what any program
@@ -15,6 +15,7 @@ import json
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -278,6 +279,28 @@ class Tenant:
                 self.synchronise()
         return {"granted": self.granted, "refused": self.refused, "held": len(self.held)}
 
+    def threads(self, number: str, count: str) -> dict[str, Any]:
+        """So many threads of this process do *count* things each, at once."""
+        others = [Tenant(self.seed * 1000 + each) for each in range(int(number))]
+        finished = []
+
+        def run(other: Tenant) -> None:
+            self.call("cuCtxSetCurrent", self.contexts[-1])
+            other.random(count)
+            other.clear()
+            finished.append(other)
+
+        running = [threading.Thread(target=run, args=(other,)) for other in others]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        assert len(finished) == int(number), "a thread failed; it says why above"
+        return {
+            "granted": sum(other.granted for other in others),
+            "refused": sum(other.refused for other in others),
+        }
+
     def synchronise(self) -> dict[str, Any]:
         self.call("cuCtxSynchronize")
         return {}
@@ -321,7 +344,7 @@ class Tenant:
 
 
 WORDS = {
-    "take", "drop", "random", "synchronise", "clear", "begin", "end", "retain", "release", "info",
+    "take", "drop", "random", "threads", "synchronise", "clear", "begin", "end", "retain", "release", "info",
 }  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def watch(place: Place, tenants: list[Tenant], over: threading.Event) -> list[in
     return seen
 
 
-def work(place: Place, tenants: list[Tenant], things: int) -> list[int]:
-    """All tenants do *things* by chance at once; what the referee saw meanwhile."""
+def work(place: Place, tenants: list[Tenant], *what: object) -> list[int]:
+    """All tenants do things by chance at once; what the referee saw meanwhile."""
     over = threading.Event()
     answers: list[Any] = []
 
@@ -106,13 +106,14 @@ def work(place: Place, tenants: list[Tenant], things: int) -> list[int]:
         over.set()
 
     for tenant in tenants:
-        tenant.tell("random", things)
+        tenant.tell(*what)
     listener = threading.Thread(target=listen)
     listener.start()
     seen = watch(place, tenants, over)
     listener.join()
     assert len(answers) == len(tenants), "a tenant got an answer that is neither yes nor no"
     assert all(answer["refused"] for answer in answers), "nobody came near the quota"
+    assert all(answer["granted"] > 50 for answer in answers), "hardly anybody got anything"
     return seen
 
 
@@ -125,7 +126,7 @@ def test_whatever_processes_do_they_stay_within_the_quota_and_leave_nothing(
 ) -> None:
     tenants = [place.tenant(seed * 100 + number) for number in range(3)]
     for _ in range(rounds):
-        seen = work(place, tenants, things)
+        seen = work(place, tenants, "random", things)
         assert max(seen) <= QUOTA
         assert place.given(tenants) <= place.charged() <= QUOTA
     for tenant in tenants:
@@ -134,6 +135,18 @@ def test_whatever_processes_do_they_stay_within_the_quota_and_leave_nothing(
     for tenant in tenants:
         tenant.ask("end")
     assert (place.given(tenants), place.charged()) == (0, 0)
+
+
+@pytest.mark.parametrize("things", [150, pytest.param(3000, marks=pytest.mark.soak)])
+def test_threads_of_processes_stay_within_the_quota_and_leave_nothing(
+    place: Place, things: int
+) -> None:
+    tenants = [place.tenant(number) for number in range(2)]
+    seen = work(place, tenants, "threads", 4, things)
+    assert max(seen) <= QUOTA
+    for tenant in tenants:
+        tenant.ask("clear")
+    assert (place.given(tenants), place.charged()) == (2 * CONTEXT, 2 * CONTEXT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
