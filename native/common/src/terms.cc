@@ -98,4 +98,9 @@ void settle(const Account& account, const Terms& terms, Nanos predicted, Nanos a
     if (terms.window.given()) settle(account.busy_until, predicted, actual, kWholeCard);
 }
 
+void restart(const Account& account, const Terms& terms, Nanos now) noexcept {
+    forgive(account.tat, now, terms.rate.tau);
+    forgive(account.busy_until, now, 0);
+}
+
 } // namespace xpu

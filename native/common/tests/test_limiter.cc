@@ -215,6 +215,13 @@ CASE(simulation_changing_shares_add_up) {
     }
 }
 
+CASE(an_interval_is_over_when_the_clock_started_anew) {
+    CHECK(!passed(10 * kMs, 10 * kMs + 199'999, 200'000));
+    CHECK(passed(10 * kMs, 10 * kMs + 200'000, 200'000));
+    CHECK(!passed(10 * kMs, 9 * kMs, 200'000)); // another thread read its clock earlier
+    CHECK(passed(3600 * kSecond, 5 * kSecond, 200'000));
+}
+
 CASE(forgive_only_shortens_long_debts) {
     std::atomic<Nanos> tat{100 * kSecond};
     forgive(tat, kSecond, 10 * kSecond);

@@ -219,6 +219,18 @@ CASE(an_absurd_end_of_work_is_waited_off) {
     CHECK_EQ(start(page.account, terms, now - now % (100 * kMs), kMs), 0);
 }
 
+CASE(a_clock_that_started_anew_leaves_the_credit_s_debt) {
+    Terms terms = terms_of(granted(XPU_MODE_HARD, 50, 0));
+    terms.rate.tau = 20 * kMs;
+    Page page;
+    page.tat = 3600 * kSecond;
+    page.busy_until = 3600 * kSecond;
+    restart(page.account, terms, 5 * kSecond);
+    CHECK_EQ(page.tat.load(), 5 * kSecond + 20 * kMs);
+    CHECK_EQ(page.busy_until.load(), 5 * kSecond);
+    CHECK_EQ(start(page.account, terms, 5 * kSecond, kMs), 0);
+}
+
 // A refusal by the share leaves no place taken in the window, a failed launch none in either.
 CASE(what_did_not_run_holds_no_place) {
     Terms terms;

@@ -28,11 +28,12 @@ class ContextMeter {
     void poll(Nanos now) noexcept;
     Nanos unsettled() noexcept;
     bool due(Nanos now) const noexcept {
-        return now - polled_.load(std::memory_order_relaxed) >= kPollInterval;
+        return passed(polled_.load(std::memory_order_relaxed), now, kPollInterval);
     }
     void reset(CUcontext owner, int its_card) noexcept;
 
   private:
+    void settle_finished(int its_card) noexcept;
     unsigned used() const noexcept {
         return std::min(streams_used_.load(std::memory_order_acquire), kStreams);
     }
@@ -124,19 +125,21 @@ Account account(int card) noexcept {
 }
 
 // Waits until the work may start, then charges it. The grant is read anew after each nap, and
-// what finished meanwhile is settled, which may shorten or lengthen the wait.
-void admit_or_wait(Launch& launch, int card) noexcept {
+// what finished meanwhile is settled, which may shorten or lengthen the wait and tell the cost.
+void admit_or_wait(Launch& launch, const Cost& cost, int card) noexcept {
     xpu_card_ledger& ledger = guard.ledger().card(static_cast<unsigned>(card));
     while (const Nanos wait =
                start(account(card), guard.grants(card).terms(), launch.now, launch.predicted)) {
         launch.context->close_before_nap(launch.handle, launch.now);
         sleep_until(launch.now + sleep_slice(wait));
         const Nanos woken = monotonic_now();
+        const Nanos waited = std::max<Nanos>(0, woken - launch.now);
         shared(ledger.throttled_ns)
-            .fetch_add(static_cast<std::uint64_t>(woken - launch.now), std::memory_order_relaxed);
+            .fetch_add(static_cast<std::uint64_t>(waited), std::memory_order_relaxed);
         launch.now = woken;
         guard.refresh();
         launch.context->poll(woken);
+        launch.predicted = cost.predicted();
     }
     shared(ledger.launches).fetch_add(1, std::memory_order_relaxed);
 }
@@ -225,12 +228,10 @@ void ContextMeter::release(StreamKey key, Nanos now) noexcept {
 
 // All finished segments of all streams, settled in the order in which they ended: what overlaps is
 // then shared out among them as evenly as they ended, and teaches what it cost in the mean.
-void ContextMeter::poll(Nanos now) noexcept {
+void ContextMeter::settle_finished(int its_card) noexcept {
     const Touch touch;
-    if (!touch || !polling_.try_lock()) return;
-    polled_.store(now, std::memory_order_relaxed);
+    if (!touch) return;
     Segment* end = finished_;
-    const int its_card = card.load(std::memory_order_relaxed);
     for (unsigned index = 0, streams = used(); index < streams; ++index) {
         StreamMeter& stream = streams_[index];
         if (!stream.lock.try_lock()) continue;
@@ -243,6 +244,17 @@ void ContextMeter::poll(Nanos now) noexcept {
     std::sort(finished_, end, [](const Segment& a, const Segment& b) { return a.end < b.end; });
     for (const Segment* segment = finished_; segment != end; ++segment)
         settle_segment(*segment, counted_.claim(segment->start, segment->end), its_card);
+}
+
+void ContextMeter::poll(Nanos now) noexcept {
+    if (!polling_.try_lock()) return;
+    const int its_card = card.load(std::memory_order_relaxed);
+    if (went_back(polled_.exchange(now, std::memory_order_relaxed), now)) {
+        anchor_ = {};
+        counted_ = {};
+        restart(account(its_card), guard.grants(its_card).terms(), now);
+    }
+    settle_finished(its_card);
     polling_.unlock();
 }
 
@@ -316,7 +328,7 @@ bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
     launch.now = monotonic_now();
     launch.predicted = cost.predicted();
     if (meter->due(launch.now)) poll_in_turn(*meter, launch.now);
-    admit_or_wait(launch, card);
+    admit_or_wait(launch, cost, card);
     count_launch(launch, cost);
     return true;
 }

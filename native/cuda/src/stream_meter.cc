@@ -118,7 +118,7 @@ void StreamMeter::abandon_segment() noexcept {
 // One sample per interval, at once for work that was never measured.
 bool StreamMeter::due(const Launch& launch, bool known) const noexcept {
     return !known || launch.predicted >= kSampleInterval ||
-           launch.now - last_sample_ >= kSampleInterval;
+           passed(last_sample_, launch.now, kSampleInterval);
 }
 
 // Opens a segment before this launch where one is due. Work that follows the last event at once
@@ -149,6 +149,7 @@ void StreamMeter::take_passed() noexcept {
 bool StreamMeter::launch_begins(Launch& launch, Cost& cost) noexcept {
     const bool known = cost.known();
     take_passed();
+    if (went_back(last_sample_, launch.now)) restart_clock();
     // A gap in an open segment would be measured as work. An unknown cost is measured by itself.
     if (open_ && launch.now > busy_until_) abandon_segment();
     if (open_ ? !known : mark_is_last_ || due(launch, known)) {
@@ -170,6 +171,12 @@ bool StreamMeter::launch_begins(Launch& launch, Cost& cost) noexcept {
         current_.lesson[current_.lessons++] = {&cost, launch.predicted};
     return alone_ || !known || current_.predicted >= kSampleInterval ||
            launch.now - last_sample_ >= kSampleInterval;
+}
+
+void StreamMeter::restart_clock() noexcept {
+    if (open_) abandon_segment();
+    mark_is_last_ = false;
+    busy_until_ = last_end_ = last_sample_ = 0;
 }
 
 void StreamMeter::first_launched(Nanos now) noexcept { current_.stall = now - current_.opened; }

@@ -99,6 +99,7 @@ class StreamMeter {
     bool open(Nanos now, bool reuse_mark) noexcept;
     bool due(const Launch& launch, bool known) const noexcept;
     void open_for(Launch& launch, bool known) noexcept;
+    void restart_clock() noexcept;
     bool doubtful(Nanos now) const noexcept;
     void take_passed() noexcept;
     void abandon_segment() noexcept;

@@ -162,22 +162,36 @@ def long_then_short() -> Result:
 
 
 def in_threads() -> Result:
-    """Two threads, each in its own default stream."""
-    card = Card(sys.argv[2])
+    """Two threads, each in its own default stream, or both in the one stream of all."""
+    card, per_thread = Card(sys.argv[2]), sys.argv[4] == "own"
+    suffix = "_ptsz" if per_thread else ""
 
     def one() -> None:
         card.must("cuCtxSetCurrent", card.context)
         for _ in range(int(sys.argv[3])):
             for _ in range(4):
-                assert card.spin(500 * US, None, "cuLaunchKernel_ptsz") == 0
-            card.must("cuStreamSynchronize_ptsz", None)
+                assert card.spin(500 * US, None, f"cuLaunchKernel{suffix}") == 0
+            card.must(f"cuStreamSynchronize{suffix}", None)
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    card.synchronise()
     return {"pid": os.getpid()}
+
+
+def clock_jump() -> Result:
+    """20 kernels of 2 ms, then the clock starts anew, then 20 more."""
+    card = Card("stub")
+    for number in range(40):
+        if number == 20:
+            ctypes.CDLL(None).jump(ctypes.c_longlong(int(sys.argv[2])))
+        assert card.spin(2 * MS) == 0
+        if number % 4 == 3:
+            card.synchronise()
+    return {}
 
 
 def many_streams() -> Result:
@@ -406,6 +420,7 @@ def main() -> int:
         "work": work,
         "long_then_short": long_then_short,
         "in_threads": in_threads,
+        "clock_jump": clock_jump,
         "many_streams": many_streams,
         "many_contexts": many_contexts,
         "resets": resets,

@@ -31,17 +31,18 @@ from xpu_referee import (
     referee,
 )
 from xpu_slice import HERE, Slice, make_slice
+from xpubuild.toolchain import run, zig_cc
 
 MS = 1_000_000
 PERCENT = 1 << 16
 TENANT = [sys.executable, str(HERE / "meter_tenant.py")]
 
 
-def scenario(within: Slice, name: str, *arguments: object) -> Any:
+def scenario(within: Slice, name: str, *arguments: object, **more: str) -> Any:
     """Run a scenario in the slice to its end; what it reports."""
     done = subprocess.run(
         [*TENANT, name, *map(str, arguments)],
-        env=within.environment,
+        env={**within.environment, **more},
         capture_output=True,
         text=True,
         timeout=HANGS_SECONDS,
@@ -182,12 +183,13 @@ def test_the_oldest_launch_functions_are_limited_too(stub: Slice, name: str) -> 
     assert stub.ledger().cards[0].throttled_ns > 0
 
 
-def test_everybody_s_own_default_stream_is_measured_as_his_own(
-    sim: Slice, node: simnode.Node
-) -> None:
+@pytest.mark.parametrize("stream", ["own", "shared"])
+def test_threads_are_charged_what_they_took(sim: Slice, node: simnode.Node, stream: str) -> None:
+    """Each thread's own default stream is a stream; in a shared one their launches interleave."""
     sim.grant(cores_percent=80, **NO_BURST)
-    pid = scenario(sim, "in_threads", SPIN, 40)["pid"]
-    assert charged_ns(sim) == pytest.approx(busy_ns(node, [pid]), rel=0.03)
+    pid = scenario(sim, "in_threads", SPIN, 40, stream)["pid"]
+    assert launches(sim) == 320
+    assert charged_ns(sim) == pytest.approx(busy_ns(node, [pid]), rel=0.05)
 
 
 # -- cards, contexts, streams ---------------------------------------------------------------------
@@ -264,6 +266,19 @@ def test_a_device_may_be_reset_with_work_under_way(sim: Slice) -> None:
 def test_a_fork_while_other_threads_launch_leaves_a_child_that_can(stub: Slice) -> None:
     stub.grant(cores_percent=80)
     assert scenario(stub, "forks", 30)["ends"] == [0]
+
+
+@pytest.mark.parametrize("back_s", [3600, -3600])
+def test_a_clock_that_starts_anew_neither_stops_work_nor_measuring(
+    stub: Slice, tmp_path: Path, back_s: int
+) -> None:
+    library = tmp_path / "clock_jump.so"
+    run([*zig_cc(), "-shared", "-fPIC", HERE / "clock_jump.c", "-o", library, "-ldl"])
+    stub.grant(cores_percent=50, **NO_BURST)
+    preload = f"{stub.outside.get('LD_PRELOAD', '')} {library}".strip()
+    scenario(stub, "clock_jump", back_s * 1_000 * MS, LD_PRELOAD=preload)
+    assert launches(stub) == 40
+    assert charged_ns(stub) == pytest.approx(80 * MS, rel=0.1)
 
 
 # -- capture --------------------------------------------------------------------------------------

@@ -26,6 +26,16 @@ constexpr Nanos kLongestSleep = 10'000'000;
 // or page (or a clock that restarted with the machine) reaches it.
 constexpr Nanos kLongestDebt = 600'000'000'000;
 
+// CLOCK_MONOTONIC starts anew where a process is restored on another machine. Every instant that was
+// kept then lies in the future; readings of two threads are never so far apart.
+constexpr Nanos kClockRestarted = 1'000'000'000;
+constexpr bool went_back(Nanos kept, Nanos now) noexcept { return now < kept - kClockRestarted; }
+
+// Whether an interval is over; also where the clock started anew in it.
+constexpr bool passed(Nanos since, Nanos now, Nanos interval) noexcept {
+    return now - since >= interval || went_back(since, now);
+}
+
 // What one card grants for compute.
 struct Rate {
     std::uint64_t scale_q32 = 0; // TAT nanoseconds per GPU nanosecond, 32.32; 0 = no limit

@@ -60,5 +60,8 @@ Nanos start(const Account& account, const Terms& terms, Nanos now, Nanos cost) n
 // What was charged as `predicted` took `actual`; 0 when it never ran.
 void settle(const Account& account, const Terms& terms, Nanos predicted, Nanos actual) noexcept;
 
+// The clock started anew: of the old debt only what the credit covers is kept.
+void restart(const Account& account, const Terms& terms, Nanos now) noexcept;
+
 } // namespace xpu
 #endif
