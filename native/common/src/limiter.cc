@@ -39,6 +39,10 @@ Grant admit(std::atomic<Nanos>& tat, Nanos now, Nanos cost, Rate rate) noexcept 
     const Nanos amount = scaled(cost, rate);
     Nanos seen = tat.load(std::memory_order_relaxed);
     for (;;) {
+        if (seen > now + kLongestDebt) { // a clock that jumped back, or a page that was scribbled on
+            tat.compare_exchange_weak(seen, now + kLongestDebt, std::memory_order_relaxed);
+            continue;
+        }
         const Nanos debt = std::min(seen - std::min(seen, now), kLongestDebt) - rate.tau;
         if (debt >= kShortestWait) return {debt, 0};
         if (tat.compare_exchange_weak(seen, advanced(seen, now, amount),

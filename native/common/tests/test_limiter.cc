@@ -61,7 +61,7 @@ CASE(admit_table) {
         {"free work moves nothing", 7 * kMs, 0, 0, 20, 10 * kMs, 0, 7 * kMs},
         {"negative cost is no credit", 7 * kMs, 0, -kMs, 20, 10 * kMs, 0, 7 * kMs},
         {"an absurd TAT costs ten minutes, not for ever", INT64_MAX, 0, kMs, 20, 0, kLongestDebt,
-         INT64_MAX},
+         kLongestDebt},
         {"a TAT far in the past is now", INT64_MIN, 5, kMs, 50, 0, 0, 5 + 2 * kMs},
     };
     for (const Row& row : rows) {
