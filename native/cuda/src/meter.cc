@@ -10,6 +10,7 @@
 #include "guard.h"
 #include "stream_meter.h"
 #include "xpu/log.h"
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 
@@ -114,7 +115,8 @@ bool may_measure() noexcept { return captures.load(std::memory_order_relaxed) <=
 void sleep_until(Nanos when) noexcept {
     const timespec at = {static_cast<time_t>(when / 1'000'000'000), when % 1'000'000'000};
     const int saved = errno;
-    // A signal ends the nap early; the caller asks again anyway.
+    // A signal ends the nap early; the caller asks again anyway. Natively a launch is no cancellation point.
+    const Uncancelled here;
     (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr);
     errno = saved;
 }
@@ -263,7 +265,11 @@ bool begin_launch(Launch& launch, const void* work, std::uint64_t blocks,
         own->lock.unlock();
         launch.now = monotonic_now();
         meter->poll(launch.now);
-        own->lock.lock();
+        // Whoever has it may be a thread that ended inside the driver's launch.
+        if (!own->lock.lock_soon()) {
+            settle_as_predicted(card, launch.predicted);
+            return true;
+        }
         if (own->full() && own->oldest_unsettled()) break;
     }
     launch.stream = own;

@@ -6,6 +6,7 @@
 
 #include "guard.h"
 #include "xpu/log.h"
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 namespace {
@@ -174,6 +175,7 @@ void StreamMeter::close_if_due(Nanos now) noexcept {
 }
 
 void StreamMeter::wait_for_oldest() noexcept {
+    const Uncancelled here; // the stream's lock is held
     (void)real.cuEventSynchronize(event(pending_[oldest_].end_event));
 }
 
