@@ -5,10 +5,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <unistd.h>
 
 #include "allocations.h"
 #include "meter.h"
 #include "xpu/log.h"
+#include "xpu/uncancelled.h"
 #include "xpu/upstream.h"
 
 // What pthread_atfork() is made of. Taken directly because the wrapper is a static function of the
@@ -54,41 +56,64 @@ Nanos monotonic_now() noexcept {
     return static_cast<Nanos>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
-void Guard::initialise() noexcept {
-    State fresh = State::kFresh;
-    if (!state_.compare_exchange_strong(fresh, State::kBusy)) {
-        while (state_.load(std::memory_order_acquire) == State::kBusy) sched_yield();
-        return;
+// True when it is ours to initialise; otherwise another thread has. A process that was forked meanwhile
+// waits for nobody: the thread at work stayed in the parent, and child_of_fork is not registered yet.
+bool Guard::take_turn() noexcept {
+    for (;;) {
+        State seen = State::kFresh;
+        if (state_.compare_exchange_strong(seen, State::kBusy)) break;
+        if (seen != State::kBusy) return false;
+        if (initialiser_.load() != getpid()) state_.compare_exchange_strong(seen, State::kFresh);
+        else sched_yield();
     }
-    const bool limited = resolve_real_driver() && map_pages();
-    if (limited) __register_atfork(nullptr, nullptr, child_of_fork, nullptr);
-    state_.store(limited ? State::kActive : State::kIdle, std::memory_order_release);
+    initialiser_.store(getpid());
+    return true;
 }
 
-bool Guard::map_pages() noexcept {
+void Guard::initialise() noexcept {
+    const Uncancelled here;
+    if (!take_turn()) return;
+    const Found found = resolve_real_driver() ? map_pages() : Found::kNone;
+    if (found == Found::kGrant) __register_atfork(nullptr, nullptr, child_of_fork, nullptr);
+    const State result = found == Found::kGrant    ? State::kActive
+                         : found == Found::kNotNow ? State::kFresh
+                                                   : State::kIdle;
+    state_.store(result, std::memory_order_release);
+}
+
+// Out of descriptors or memory is no answer: the driver will not start like this either, and the next
+// call asks again.
+Guard::Found Guard::map_pages() noexcept {
     const char* path = path_of(kConfigPath, "XPU_CONFIG_PAGE");
     GrantSource source = open_grant(path, made_page_);
     Config config;
-    if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
-    if (source.state != PageState::kGood) {
-        XPU_LOG_ONCE("%s %s: no limits in this process", source.file, describe(source.state));
+    if (source.state == PageState::kGood) source.state = await_config(*source.page, config);
+    const char* ledger_path = path_of(kLedgerPath, "XPU_LEDGER_PAGE");
+    Mapping ledger;
+    if (source.state == PageState::kGood) ledger = map_ledger(ledger_path, true);
+    const bool now = source.state != PageState::kExhausted && ledger.state != PageState::kExhausted;
+    if (source.state != PageState::kGood || !now) {
+        if (now)
+            XPU_LOG_ONCE("%s %s: no limits in this process", source.file, describe(source.state));
         unmap(source.mapping, sizeof(xpu_config_page));
-        return false;
+        return now ? Found::kNone : Found::kNotNow;
     }
     page_ = source.page;
     apply(config);
-    const char* ledger_path = path_of(kLedgerPath, "XPU_LEDGER_PAGE");
-    ledger_.attach(map_ledger(ledger_path, true), ledger_path);
-    return true;
+    ledger_.attach(ledger, ledger_path);
+    return Found::kGrant;
 }
 
 void Guard::reread() noexcept {
     if (!rereading_.try_lock()) return;
     Config config;
+    const std::uint32_t epoch = shared(page_->epoch).load(std::memory_order_acquire);
     const PageState state = read_config(*page_, config);
     if (state == PageState::kGood) {
         apply(config);
     } else {
+        // Looked at: a writer that died half way must not cost every launch a look at its page.
+        seen_epoch_.store(epoch, std::memory_order_relaxed);
         XPU_LOG_ONCE("the changed config page %s: the old grant stays", describe(state));
     }
     rereading_.unlock();

@@ -57,14 +57,18 @@ class Guard {
   private:
     enum class State { kFresh, kBusy, kIdle, kActive };
 
+    enum class Found { kGrant, kNone, kNotNow };
+
     void initialise() noexcept;
-    bool map_pages() noexcept;
+    bool take_turn() noexcept;
+    Found map_pages() noexcept;
     void reread() noexcept;
     void apply(const Config& config) noexcept;
     int find_card(CUdevice device) noexcept;
     void join_now() noexcept;
 
     std::atomic<State> state_{State::kFresh};
+    std::atomic<int> initialiser_{0}; // pid of the process in which somebody initialises
     const xpu_config_page* page_ = nullptr;
     xpu_config_page made_page_ = {}; // of upstream's text files, where there is no config.page
     std::atomic<std::uint32_t> seen_epoch_{0};
