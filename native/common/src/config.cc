@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "xpu/slice.h"
@@ -13,6 +14,7 @@ namespace xpu {
 namespace {
 
 constexpr int kReadAttempts = 64;
+constexpr int kWriterNaps = 20;
 
 // A copy by atomic words: the writer may be at work, and what is torn is thrown away by epoch.
 void copy_words(xpu_config_page& to, const xpu_config_page& from) noexcept {
@@ -30,13 +32,18 @@ bool valid(const xpu_card_config& card) noexcept {
            std::uint64_t{card.window_start_us} + card.window_us <= card.frame_us;
 }
 
-PageState state_of_open_error(int error) noexcept {
-    return error == ENOENT || error == ENOTDIR ? PageState::kAbsent : PageState::kUnreadable;
+// A hole gets its block when it is first touched, even by reading on a tmpfs; where the filesystem is
+// full that is SIGBUS, in the application. So holes are filled now, or the file is not used.
+bool has_holes(int fd, std::size_t bytes, bool writable) noexcept {
+    const off_t hole = lseek(fd, 0, SEEK_HOLE);
+    if (hole < 0 || hole >= static_cast<off_t>(bytes)) return false; // dense, or it can't be told
+    return !writable || fallocate(fd, 0, 0, static_cast<off_t>(bytes)) != 0;
 }
 
 Mapping map_file(const char* path, int flags, int protection, std::size_t bytes) noexcept {
     Mapping mapping;
-    mapping.fd = open(path, flags | O_CLOEXEC);
+    // O_NONBLOCK: should it be a pipe, nobody waits for its other end.
+    mapping.fd = open(path, flags | O_CLOEXEC | O_NONBLOCK);
     if (mapping.fd < 0) {
         mapping.state = state_of_open_error(errno);
         return mapping;
@@ -44,9 +51,11 @@ Mapping map_file(const char* path, int flags, int protection, std::size_t bytes)
     struct stat found = {};
     if (fstat(mapping.fd, &found) != 0 || found.st_size < static_cast<off_t>(bytes)) {
         mapping.state = PageState::kTooShort;
+    } else if (has_holes(mapping.fd, bytes, (protection & PROT_WRITE) != 0)) {
+        mapping.state = PageState::kHoles;
     } else {
         void* base = mmap(nullptr, bytes, protection, MAP_SHARED, mapping.fd, 0);
-        mapping.state = base == MAP_FAILED ? PageState::kUnreadable : PageState::kGood;
+        mapping.state = base == MAP_FAILED ? state_of_open_error(errno) : PageState::kGood;
         mapping.base = base == MAP_FAILED ? nullptr : base;
     }
     return mapping;
@@ -57,17 +66,40 @@ void drop_fd(Mapping& mapping) noexcept {
     mapping.fd = -1;
 }
 
+PageState take(const xpu_config_page& copy, std::uint32_t epoch, Config& out) noexcept {
+    const PageState state = check(copy);
+    if (state != PageState::kGood) return state;
+    out.epoch = epoch;
+    out.cards = copy.cards;
+    std::memcpy(out.card, copy.card, sizeof out.card);
+    return state;
+}
+
 } // namespace
+
+PageState state_of_open_error(int error) noexcept {
+    switch (error) {
+    case ENOENT:
+    case ENOTDIR: return PageState::kAbsent;
+    case EMFILE:
+    case ENFILE:
+    case ENOMEM: return PageState::kExhausted;
+    default: return PageState::kUnreadable;
+    }
+}
 
 const char* describe(PageState state) noexcept {
     switch (state) {
     case PageState::kGood: return "good";
     case PageState::kAbsent: return "does not exist";
     case PageState::kUnreadable: return "cannot be opened";
+    case PageState::kExhausted: return "cannot be opened now, for lack of descriptors or memory";
     case PageState::kTooShort: return "is shorter than its layout";
+    case PageState::kHoles: return "has holes, and the filesystem no room to fill them";
     case PageState::kWrongMagic: return "does not begin with the magic number";
     case PageState::kWrongVersion: return "has another layout version";
-    case PageState::kInvalid: return "holds values out of range, or is being written without end";
+    case PageState::kInvalid: return "holds values out of range";
+    case PageState::kBeingWritten: return "is being written without end";
     case PageState::kBadLimits: return "is not two lines UsedMem:<MiB> and UsedCores:<0 to 100>";
     case PageState::kBadIds: return "is not lines of <UUID of a card>-<number> for 1 to 16 cards";
     case PageState::kNoIds: return "does not exist, though vgpu.config beside it does";
@@ -91,14 +123,23 @@ PageState read_config(const xpu_config_page& page, Config& out) noexcept {
         std::atomic_thread_fence(std::memory_order_acquire);
         if (before % 2 != 0 || shared(page.epoch).load(std::memory_order_relaxed) != before)
             continue;
-        const PageState state = check(copy);
-        if (state != PageState::kGood) return state;
-        out.epoch = before;
-        out.cards = copy.cards;
-        std::memcpy(out.card, copy.card, sizeof out.card);
-        return state;
+        return take(copy, before, out);
     }
-    return PageState::kInvalid;
+    return PageState::kBeingWritten;
+}
+
+PageState await_config(const xpu_config_page& page, Config& out) noexcept {
+    PageState state = read_config(page, out);
+    for (int nap = 0; state == PageState::kBeingWritten && nap < kWriterNaps; ++nap) {
+        const timespec millisecond = {0, 1'000'000};
+        (void)nanosleep(&millisecond, nullptr);
+        state = read_config(page, out);
+    }
+    if (state != PageState::kBeingWritten) return state;
+    xpu_config_page copy;
+    const std::uint32_t epoch = shared(page.epoch).load(std::memory_order_acquire);
+    copy_words(copy, page);
+    return take(copy, epoch, out);
 }
 
 Mapping map_config(const char* path) noexcept {

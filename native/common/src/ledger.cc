@@ -6,10 +6,13 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "xpu/log.h"
 #include "xpu/slice.h"
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 namespace {
@@ -70,10 +73,17 @@ void clear(xpu_process_slot& slot) noexcept {
     }
 }
 
+std::uint64_t now_ticks() noexcept {
+    timespec now = {};
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 100 + static_cast<std::uint64_t>(now.tv_nsec) / 10'000'000;
+}
+
 std::uint64_t start_time_ticks() noexcept {
     char text[1024] = {};
     const int fd = open("/proc/self/stat", O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return 0;
+    // Without /proc the moment of joining tells processes of one pid apart as well.
+    if (fd < 0) return now_ticks();
     const ssize_t length = read(fd, text, sizeof text - 1);
     close(fd);
     const char* at = length > 0 ? std::strrchr(text, ')') : nullptr; // the name may hold blanks
@@ -118,6 +128,11 @@ void Ledger::attach(const Mapping& mapping, const char* path) noexcept {
     path_ = path;
     fd_ = mapping.fd;
     page_ = static_cast<xpu_ledger_page*>(mapping.base);
+    struct stat found = {};
+    if (fd_ >= 0 && fstat(fd_, &found) == 0) {
+        device_ = found.st_dev;
+        inode_ = found.st_ino;
+    }
     if (page_ != nullptr) return;
     if (mapping.state != PageState::kGood)
         XPU_LOG_ONCE("%s %s: limits hold for each process alone", path, describe(mapping.state));
@@ -125,6 +140,27 @@ void Ledger::attach(const Mapping& mapping, const char* path) noexcept {
     void* own = mmap(nullptr, sizeof *page_, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     page_ = own == MAP_FAILED ? nullptr : static_cast<xpu_ledger_page*>(own);
+}
+
+bool Ledger::is_our_file(int fd) const noexcept {
+    struct stat found = {};
+    return fstat(fd, &found) == 0 && found.st_dev == device_ && found.st_ino == inode_;
+}
+
+// The application may have closed our descriptor (daemons close all), and the number may be one of its
+// own files by now: that knows of no locks, and we would take everybody for dead. Then the ledger is
+// opened anew and our slot locked again. The lost number is the application's, so it is not closed.
+bool Ledger::own_descriptor() noexcept {
+    if (fd_ < 0 || is_our_file(fd_)) return true;
+    const int fresh = open(path_, O_RDWR | O_CLOEXEC | O_NONBLOCK);
+    if (fresh < 0) return false;
+    if (!is_our_file(fresh)) {
+        close(fresh);
+        return false;
+    }
+    fd_ = fresh;
+    if (still_mine()) (void)try_lock(fresh, static_cast<unsigned>(slot_.load() - page_->process));
+    return true;
 }
 
 bool Ledger::claim(unsigned index) noexcept {
@@ -142,12 +178,14 @@ bool Ledger::claim(unsigned index) noexcept {
 
 bool Ledger::join(Nanos now) noexcept {
     if (page_ == nullptr) return false;
+    const Uncancelled here;
     owner_ = own_identity();
     (void)reap();
+    const bool lockable = own_descriptor();
     bool alone = true;
     for (unsigned index = 0; index < XPU_MAX_PROCESSES; ++index) {
         const bool free = shared(page_->process[index].owner).load() == 0;
-        if (free && slot_ == nullptr && claim(index)) continue;
+        if (free && lockable && slot_ == nullptr && claim(index)) continue;
         alone = alone && free;
     }
     if (alone) {
@@ -171,22 +209,25 @@ void Ledger::abandon() noexcept {
 }
 
 bool Ledger::still_mine() const noexcept {
-    return slot_ != nullptr && shared(slot_->owner).load(std::memory_order_relaxed) == owner_;
+    const xpu_process_slot* slot = slot_.load(std::memory_order_relaxed);
+    return slot != nullptr && shared(slot->owner).load(std::memory_order_relaxed) == owner_;
 }
 
-// The application closed our descriptor and someone took us for dead: come back with everything
-// we hold. The old descriptor number may be the application's by now, so it is not closed.
+// The application closed our descriptor, or another one of the ledger's, and someone took us for dead:
+// come back with everything we hold.
 void Ledger::rejoin() noexcept {
+    const Uncancelled here;
     Turn turn(rejoining_);
     if (!turn || still_mine() || owner_ == 0) return;
     slot_ = nullptr;
-    if (fd_ >= 0) fd_ = open(path_, O_RDWR | O_CLOEXEC);
+    if (!own_descriptor()) return;
     for (unsigned index = 0; slot_ == nullptr && index < XPU_MAX_PROCESSES; ++index) {
         if (shared(page_->process[index].owner).load() == 0) claim(index);
     }
-    if (slot_ == nullptr) return;
+    xpu_process_slot* slot = slot_;
+    if (slot == nullptr) return;
     for (unsigned card = 0; card < XPU_MAX_CARDS; ++card)
-        shared(slot_->memory_bytes[card]).fetch_add(held_[card].load());
+        shared(slot->memory_bytes[card]).fetch_add(held_[card].load());
 }
 
 void Ledger::publish(unsigned card, std::uint64_t sum) noexcept {
@@ -197,8 +238,9 @@ Charge Ledger::charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t q
                              bool counts_refusal) noexcept {
     if (page_ == nullptr) return quota == 0 ? Charge::kGranted : Charge::kDenied;
     if (!still_mine()) rejoin();
-    if (slot_ == nullptr) return quota == 0 ? Charge::kGranted : Charge::kDenied;
-    auto& mine = shared(slot_->memory_bytes[card]);
+    xpu_process_slot* slot = slot_;
+    if (slot == nullptr) return quota == 0 ? Charge::kGranted : Charge::kDenied;
+    auto& mine = shared(slot->memory_bytes[card]);
     const std::uint64_t limit = quota == 0 ? ~std::uint64_t{0} : quota;
     bool reaped = false;
     for (unsigned attempt = 0; attempt < kClaimAttempts; ++attempt) {
@@ -222,10 +264,11 @@ Charge Ledger::charge_memory(unsigned card, std::uint64_t bytes, std::uint64_t q
 }
 
 void Ledger::refund_memory(unsigned card, std::uint64_t bytes) noexcept {
-    if (page_ == nullptr || slot_ == nullptr) return;
-    subtract(held_[card], bytes);
-    if (!still_mine()) return;
-    subtract(shared(slot_->memory_bytes[card]), bytes);
+    if (page_ == nullptr) return;
+    subtract(held_[card], bytes); // also without a slot: what is joined with again must be the rest
+    xpu_process_slot* slot = slot_;
+    if (slot == nullptr || !still_mine()) return;
+    subtract(shared(slot->memory_bytes[card]), bytes);
     publish(card, sum_of_slots(*page_, card));
 }
 
@@ -237,16 +280,18 @@ void Ledger::add_charged(unsigned card, Nanos gpu_time) noexcept {
     if (page_ == nullptr || gpu_time <= 0) return;
     const auto amount = static_cast<std::uint64_t>(gpu_time);
     shared(page_->card[card].charged_ns).fetch_add(amount, std::memory_order_relaxed);
-    if (slot_ != nullptr && still_mine())
-        shared(slot_->charged_ns[card]).fetch_add(amount, std::memory_order_relaxed);
+    xpu_process_slot* slot = slot_;
+    if (slot != nullptr && still_mine())
+        shared(slot->charged_ns[card]).fetch_add(amount, std::memory_order_relaxed);
 }
 
 // The lock is taken before a dead slot is cleared: between our question and our answer another
 // process may have moved in, and then it holds the lock.
 unsigned Ledger::reap() noexcept {
     if (page_ == nullptr || fd_ < 0) return 0;
+    const Uncancelled here;
     Turn turn(maintaining_);
-    if (!turn) return 0;
+    if (!turn || !own_descriptor()) return 0;
     unsigned cleared = 0;
     for (unsigned index = 0, used = slots_used(*page_); index < used; ++index) {
         xpu_process_slot& slot = page_->process[index];

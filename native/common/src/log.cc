@@ -6,13 +6,22 @@
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <poll.h>
 #include <unistd.h>
+
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 namespace {
 
 enum class Wanted { kUnknown, kNo, kYes };
 std::atomic<Wanted> wanted{Wanted::kUnknown};
+
+// A pipe that is full would make us wait, one that nobody reads any more would be SIGPIPE.
+bool takes_a_line(int fd) noexcept {
+    pollfd asked = {fd, POLLOUT, 0};
+    return poll(&asked, 1, 0) == 1 && asked.revents == POLLOUT;
+}
 
 } // namespace
 
@@ -27,6 +36,7 @@ bool log_wanted() noexcept {
 }
 
 void log_line(const char* format, ...) noexcept {
+    const Uncancelled here;
     const int saved = errno; // the application may be about to look at its own errno
     char text[512];
     int used = std::snprintf(text, sizeof text, "xpu[%d]: ", static_cast<int>(getpid()));
@@ -37,7 +47,7 @@ void log_line(const char* format, ...) noexcept {
     va_end(arguments);
     size_t length = std::min(static_cast<size_t>(used), sizeof text - 2);
     text[length++] = '\n';
-    if (write(STDERR_FILENO, text, length) < 0) errno = saved;
+    if (takes_a_line(STDERR_FILENO) && write(STDERR_FILENO, text, length) < 0) errno = saved;
     errno = saved;
 }
 

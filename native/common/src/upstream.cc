@@ -81,10 +81,9 @@ struct Text {
 };
 
 void read_text(const char* path, Text& text) noexcept {
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    const int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) {
-        text.state = errno == ENOENT || errno == ENOTDIR ? PageState::kAbsent
-                                                         : PageState::kUnreadable;
+        text.state = state_of_open_error(errno);
         return;
     }
     ssize_t got = 0;

@@ -21,7 +21,10 @@ from xpubuild.toolchain import REPOSITORY, run, zig_cxx
 
 HERE = Path(__file__).parent
 VECTORS = COMMON / "vectors" / "pages.json"
-WITH_CASES = ["test_limiter", "test_place", "test_slice", "test_terms", "test_upstream"]
+WITH_CASES = [
+    *("test_faults", "test_limiter", "test_place"),
+    *("test_slice", "test_terms", "test_upstream"),
+]
 PROGRAMS = [*WITH_CASES, "test_vectors"]
 FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=undefined"]
 
@@ -84,6 +87,19 @@ def test_cpp_sanitized(cpp_case: tuple[str, str], tmp_path: Path) -> None:
     if found is None:
         pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
     run_case(cpp_case, tmp_path, 1, programs([found[0], *SANITIZE]))
+
+
+def test_ledger_on_a_full_filesystem(tmp_path: Path) -> None:
+    """To touch a hole there is SIGBUS; a ledger with holes is filled, or not used."""
+    small = f"mount -t tmpfs -o size=64k tmpfs {tmp_path} && exec {programs()}/test_faults"
+    rights = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    done = subprocess.run(
+        ["unshare", *rights, "--mount", "sh", "-c", f"{small} full_filesystem"],
+        env={**os.environ, "XPU_TEST_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def vectors() -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ Config config_or_exit() {
     xpu_config_page made;
     GrantSource source = open_grant(path, made);
     Config config;
-    if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
+    if (source.state == PageState::kGood) source.state = await_config(*source.page, config);
     unmap(source.mapping, sizeof(xpu_config_page));
     if (source.state == PageState::kGood) return config;
     const PageState state = source.state;

@@ -4,11 +4,13 @@
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <unistd.h>
 
 #include "charges.h"
 #include "meter.h"
 #include "xpu/log.h"
 #include "xpu/place.h"
+#include "xpu/uncancelled.h"
 #include "xpu/upstream.h"
 
 // What pthread_atfork() is made of. Taken directly because the wrapper is a static function of the
@@ -68,28 +70,46 @@ void Grants::set_terms(const Terms& terms) noexcept {
     scale_q32.store(terms.rate.scale_q32, std::memory_order_relaxed);
 }
 
-void Guard::initialise() noexcept {
-    State fresh = State::kFresh;
-    if (!state_.compare_exchange_strong(fresh, State::kBusy)) {
-        while (state_.load(std::memory_order_acquire) == State::kBusy) sched_yield();
-        return;
+// True when it is ours to initialise; otherwise another thread has. A process that was forked meanwhile
+// waits for nobody: the thread at work stayed in the parent, and child_of_fork is not registered yet.
+bool Guard::take_turn() noexcept {
+    for (;;) {
+        State seen = State::kFresh;
+        if (state_.compare_exchange_strong(seen, State::kBusy)) break;
+        if (seen != State::kBusy) return false;
+        if (initialiser_.load() != getpid()) state_.compare_exchange_strong(seen, State::kFresh);
+        else sched_yield();
     }
-    const bool limited = resolve_real_driver() && map_pages();
-    if (limited) __register_atfork(nullptr, nullptr, child_of_fork, nullptr);
-    state_.store(limited ? State::kActive : State::kIdle, std::memory_order_release);
+    initialiser_.store(getpid());
+    return true;
 }
 
-bool Guard::map_pages() noexcept {
+void Guard::initialise() noexcept {
+    const Uncancelled here;
+    if (!take_turn()) return;
+    const Found found = resolve_real_driver() ? map_pages() : Found::kNone;
+    if (found == Found::kGrant) __register_atfork(nullptr, nullptr, child_of_fork, nullptr);
+    const State result = found == Found::kGrant    ? State::kActive
+                         : found == Found::kNotNow ? State::kFresh
+                                                   : State::kIdle;
+    state_.store(result, std::memory_order_release);
+}
+
+// Out of descriptors or memory is no answer: the driver will not start like this either, and the next
+// call asks again.
+Guard::Found Guard::map_pages() noexcept {
     const char* path = config_page_path();
     GrantSource source = open_grant(path, made_page_);
     Config config;
-    if (source.state == PageState::kGood) source.state = read_config(*source.page, config);
-    if (source.state != PageState::kGood) {
+    if (source.state == PageState::kGood) source.state = await_config(*source.page, config);
+    Mapping ledger;
+    if (source.state == PageState::kGood) ledger = map_ledger(ledger_page_path(), true);
+    const bool now = source.state != PageState::kExhausted && ledger.state != PageState::kExhausted;
+    if (source.state != PageState::kGood || !now) {
         unmap(source.mapping, sizeof(xpu_config_page));
-        return without_grant(source.file, source.state, read_on_error(path));
+        return now ? without_grant(source.file, source.state, read_on_error(path)) : Found::kNotNow;
     }
     page_ = source.page;
-    const Mapping ledger = map_ledger(ledger_page_path(), true);
     if (ledger.state != PageState::kGood && read_on_error(path) == OnError::kDenyNewMemory) {
         XPU_LOG_ONCE("%s %s: by the node's policy this process gets no device memory",
                      ledger_page_path(), describe(ledger.state));
@@ -97,14 +117,14 @@ bool Guard::map_pages() noexcept {
     }
     apply(config);
     ledger_.attach(ledger, ledger_page_path());
-    return true;
+    return Found::kGrant;
 }
 
-// True where a policy has to be kept although nothing is known of the grant.
-bool Guard::without_grant(const char* file, PageState state, OnError policy) noexcept {
+// kGrant where a policy has to be kept although nothing is known of the grant.
+Guard::Found Guard::without_grant(const char* file, PageState state, OnError policy) noexcept {
     if (policy == OnError::kAllow) {
         XPU_LOG_ONCE("%s %s: no limits in this process", file, describe(state));
-        return false;
+        return Found::kNone;
     }
     XPU_LOG_ONCE("%s %s: by the node's policy this process gets no device memory", file,
                  describe(state));
@@ -117,16 +137,19 @@ bool Guard::without_grant(const char* file, PageState state, OnError policy) noe
     Mapping own;
     own.state = PageState::kGood; // a private page is what is wanted here, not a makeshift
     ledger_.attach(own, ledger_page_path());
-    return true;
+    return Found::kGrant;
 }
 
 void Guard::reread() noexcept {
     if (!rereading_.try_lock()) return;
     Config config;
+    const std::uint32_t epoch = shared(page_->epoch).load(std::memory_order_acquire);
     const PageState state = read_config(*page_, config);
     if (state == PageState::kGood) {
         apply(config);
     } else {
+        // Looked at: a writer that died half way must not cost every launch a look at its page.
+        seen_epoch_.store(epoch, std::memory_order_relaxed);
         XPU_LOG_ONCE("the changed config page %s: the old grant stays", describe(state));
     }
     rereading_.unlock();

@@ -76,15 +76,19 @@ class Guard {
     enum class State { kFresh, kBusy, kIdle, kActive };
     enum class Deny { kNothing, kCards, kEveryDevice };
 
+    enum class Found { kGrant, kNone, kNotNow };
+
     void initialise() noexcept;
-    bool map_pages() noexcept;
-    bool without_grant(const char* file, PageState state, OnError policy) noexcept;
+    bool take_turn() noexcept;
+    Found map_pages() noexcept;
+    Found without_grant(const char* file, PageState state, OnError policy) noexcept;
     void reread() noexcept;
     void apply(const Config& config) noexcept;
     int find_card(CUdevice device) noexcept;
     void join_now() noexcept;
 
     std::atomic<State> state_{State::kFresh};
+    std::atomic<int> initialiser_{0}; // pid of the process in which somebody initialises
     std::atomic<Deny> deny_{Deny::kNothing};
     const xpu_config_page* page_ = nullptr;
     xpu_config_page made_page_ = {}; // of upstream's text files, where there is no config.page

@@ -11,6 +11,7 @@
 #include "guard.h"
 #include "stream_meter.h"
 #include "xpu/log.h"
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 
@@ -114,7 +115,8 @@ bool being_captured(CUstream stream) noexcept {
 void sleep_until(Nanos when) noexcept {
     const timespec at = {static_cast<time_t>(when / 1'000'000'000), when % 1'000'000'000};
     const int saved = errno;
-    // A signal ends the nap early; the caller asks again anyway.
+    // A signal ends the nap early; the caller asks again anyway. Natively a launch is no cancellation point.
+    const Uncancelled here;
     (void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr);
     errno = saved;
 }

@@ -6,6 +6,7 @@
 
 #include "guard.h"
 #include "xpu/log.h"
+#include "xpu/uncancelled.h"
 
 namespace xpu {
 namespace {
@@ -229,6 +230,7 @@ void StreamMeter::close_if_due(Nanos now) noexcept {
 // The one wait for an event. It is no Touch, since a capture must not wait for it; a thread in relaxed
 // mode may do what would otherwise invalidate a capture that begins meanwhile.
 void StreamMeter::wait_for_oldest() noexcept {
+    const Uncancelled here; // the stream's lock is held
     int mode = CU_STREAM_CAPTURE_MODE_RELAXED;
     const bool relaxed = real.cuThreadExchangeStreamCaptureMode != nullptr &&
                          real.cuThreadExchangeStreamCaptureMode(&mode) == CUDA_SUCCESS;

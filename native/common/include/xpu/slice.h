@@ -39,15 +39,19 @@ enum class PageState {
     kGood,
     kAbsent,
     kUnreadable,
+    kExhausted, // no descriptor or no memory now; may be good in a moment
     kTooShort,
+    kHoles,
     kWrongMagic,
     kWrongVersion,
     kInvalid,
+    kBeingWritten,
     kBadLimits,
     kBadIds,
     kNoIds
 };
 const char* describe(PageState state) noexcept;
+PageState state_of_open_error(int error) noexcept; // of errno
 
 // A consistent copy of a config page, checked.
 struct Config {
@@ -58,9 +62,13 @@ struct Config {
 
 PageState check(const xpu_config_page& page) noexcept; // magic, version, ranges, uuid termination
 
-// Reads a consistent copy. kInvalid also when the writer kept the epoch odd or moving throughout;
-// then keep what you had. Never waits.
+// Reads a consistent copy. kBeingWritten when the writer kept the epoch odd or moving throughout; then
+// keep what you had. Never waits.
 PageState read_config(const xpu_config_page& page, Config& out) noexcept;
+
+// For who has nothing to keep: gives a writer 20 ms to finish, then takes what stands there, old
+// or new, field by field. All of it was granted, and no limit was not.
+PageState await_config(const xpu_config_page& page, Config& out) noexcept;
 
 // A file mapping; closes nothing it did not open. Not destroyed on exit: other threads may use it.
 struct Mapping {
@@ -100,17 +108,20 @@ class Ledger {
     // Clear the slots of dead processes; returns how many.
     unsigned reap() noexcept;
 
-    bool shared_with_others() const noexcept { return fd_ >= 0; }
+    bool shared_with_others() const noexcept { return fd_.load() >= 0; }
 
   private:
     bool claim(unsigned slot) noexcept;
+    bool own_descriptor() noexcept;
+    bool is_our_file(int fd) const noexcept;
     bool still_mine() const noexcept;
     void rejoin() noexcept;
     void publish(unsigned card, std::uint64_t sum) noexcept;
 
     xpu_ledger_page* page_ = nullptr;
-    xpu_process_slot* slot_ = nullptr;
-    int fd_ = -1;
+    std::atomic<xpu_process_slot*> slot_{nullptr};
+    std::atomic<int> fd_{-1};
+    std::uint64_t device_ = 0, inode_ = 0; // of the ledger file
     const char* path_ = nullptr;
     std::uint64_t owner_ = 0;
     // What this process holds, for the case that its slot was taken for dead (it closed our

@@ -89,7 +89,7 @@ class Worker {
 
     void obey() {
         if (ordered[SIGUSR1]) fork_one();
-        if (ordered[SIGUSR2]) become("worker", random_());
+        if (ordered[SIGUSR2]) start_anew();
         if (ordered[SIGTERM]) hold();
         if (ordered[SIGINT]) _exit(0);
         collect_children(WNOHANG);
@@ -121,6 +121,15 @@ class Worker {
         CUdeviceptr pointer = 0;
         (void)driver_.cuMemAlloc_v2(&pointer, kUnit);
         become("brief", seed);
+    }
+
+    // An order that came meanwhile must outlive the exec: pending it does, as a variable it doesn't.
+    void start_anew() {
+        defer_orders();
+        for (const int signal : {SIGTERM, SIGINT}) {
+            if (ordered[signal]) raise(signal);
+        }
+        become("worker", random_());
     }
 
     void hold() {
