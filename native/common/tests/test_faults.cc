@@ -211,26 +211,22 @@ CASE(a_page_that_is_being_written_for_ever_is_taken_as_it_stands) {
 }
 
 CASE(a_clock_that_jumped_back_holds_nobody_longer_than_the_longest_debt) {
-    const Rate rate = make_rate(20, 0, 100'000'000);
+    const Rate rate = make_rate(20u << 16, 0, 100'000'000);
     for (const Nanos back : {3'600 * kSecond, 1'000'000 * kSecond}) {
         std::atomic<Nanos> tat{2'000'000 * kSecond};
         Nanos now = tat.load() - back;
         const Nanos started = now;
-        for (Grant grant = admit(tat, now, kSecond, rate); grant.wait != 0;
-             grant = admit(tat, now, kSecond, rate))
-            now += grant.wait;
+        while (const Nanos wait = admit(tat, now, kSecond, rate)) now += wait;
         CHECK_IN(now - started, 0, kLongestDebt);
     }
 }
 
 CASE(an_absurd_page_holds_nobody_longer_than_the_longest_debt) {
-    const Rate rate = make_rate(20, 0, 100'000'000);
+    const Rate rate = make_rate(20u << 16, 0, 100'000'000);
     for (const Nanos absurd : {INT64_MAX, INT64_MAX - 1, INT64_MIN, INT64_MIN + 1}) {
         std::atomic<Nanos> tat{absurd};
         Nanos now = 5 * kSecond;
-        for (Grant grant = admit(tat, now, kSecond, rate); grant.wait != 0;
-             grant = admit(tat, now, kSecond, rate))
-            now += grant.wait;
+        while (const Nanos wait = admit(tat, now, kSecond, rate)) now += wait;
         CHECK_IN(now, 5 * kSecond, 5 * kSecond + kLongestDebt);
         CHECK_IN(tat.load(), now, now + 2 * kLongestDebt);
     }
@@ -239,14 +235,14 @@ CASE(an_absurd_page_holds_nobody_longer_than_the_longest_debt) {
 // Time that nobody saw is worth one tau, however long it was.
 CASE(a_clock_that_jumped_ahead_gives_no_more_than_the_burst) {
     const Nanos tau = 100'000'000, cost = 1'000'000;
-    const Rate rate = make_rate(50, 0, tau);
+    const Rate rate = make_rate(50u << 16, 0, tau);
     std::atomic<Nanos> tat{0};
     Nanos now = 0;
-    while (admit(tat, now, cost, rate).wait == 0) {
+    while (admit(tat, now, cost, rate) == 0) {
     }
     now += 86'400 * kSecond;
     Nanos admitted = 0;
-    while (admit(tat, now, cost, rate).wait == 0) admitted += cost;
+    while (admit(tat, now, cost, rate) == 0) admitted += cost;
     CHECK_IN(admitted, tau / 2, tau / 2 + 2 * cost);
 }
 
