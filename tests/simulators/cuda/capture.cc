@@ -197,7 +197,15 @@ CUresult legal_to_wait(Stream& stream) {
   return legacy_conflict(stream);
 }
 
+void forget_capture(Event& event) {
+  if (!event.captured.load(std::memory_order_acquire)) return;
+  const Held held(lock());
+  event.capture = nullptr;
+  event.captured = false;
+}
+
 CUresult legal_to_wait(Event& event) {
+  if (!capturing() && !event.captured.load(std::memory_order_acquire)) return CUDA_SUCCESS;
   const Held held(lock());
   if (event.capture != nullptr) {
     return invalidate(*event.capture, CUDA_ERROR_CAPTURED_EVENT);
@@ -240,11 +248,12 @@ CUresult capture_record(Event& event, Stream& stream, bool external, bool& handl
   if (stream.capture == nullptr) {
     const CUresult conflict = legacy_conflict(stream);
     handled = conflict != CUDA_SUCCESS;
-    if (!handled) event.capture = nullptr;
+    if (!handled) forget_capture(event);
     return conflict;
   }
   if (stream.capture->invalid) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   event.capture = stream.capture;
+  event.captured = true;
   event.tips = stream.tips;
   return CUDA_SUCCESS;
 }

@@ -45,6 +45,9 @@ CUresult capture_await(Event& event, Stream& stream, bool external, bool& handle
 // Adds to the capture of `stream`, or answers that the call is illegal; `handled` as above.
 CUresult capture_operation(Operation& operation, Stream& stream, Node** added, bool& handled);
 
+// The event is recorded outside any capture now.
+void forget_capture(Event& event);
+
 // The stream or event is gone.
 void leave_capture(Stream& stream);
 

@@ -86,7 +86,7 @@ SIM_EXPORT CUresult cuCtxRecordEvent(CUcontext handle, CUevent event_handle) {
   Event* event = alive<Event>(event_handle);
   if (context == nullptr || event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult error = legal_to_wait(*context)) return error;
-  event->capture = nullptr;
+  forget_capture(*event);
   context->device->record(*event, context->null_stream);
   return CUDA_SUCCESS;
 }

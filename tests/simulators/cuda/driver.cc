@@ -110,6 +110,7 @@ CUresult Driver::init() {
     return CUDA_ERROR_NO_DEVICE;
   }
   cuda_version_ = simnvidia::cuda_version(fleet.driver_version);
+  if (const char* jitter = std::getenv("SIMGPU_EVENT_JITTER_NS")) event_jitter_ns_ = std::strtoll(jitter, nullptr, 10);
   pthread_atfork(nullptr, nullptr, &Driver::before_child);
   ready_.store(true, std::memory_order_release);
   return CUDA_SUCCESS;

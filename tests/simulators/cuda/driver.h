@@ -118,7 +118,8 @@ struct Event {
   bool recorded = false;
   std::uint64_t item = 0;
   sim::Nanos end_ns = 0;  // once taken along
-  std::shared_ptr<Capture> capture;  // last recorded in that one, at these nodes
+  std::shared_ptr<Capture> capture;  // last recorded in that one, at these nodes; under capture.cc's lock
+  std::atomic<bool> captured{false};  // whether there is one, for those who don't take the lock
   std::vector<Node*> tips;
 };
 
@@ -168,6 +169,7 @@ class Driver {
   Device* device_at(const char* pci_address) const;  // null: this process doesn't see it
   std::uint64_t next_id() { return ++ids_; }
   int cuda_version() const { return cuda_version_; }
+  sim::Nanos event_jitter_ns() const { return event_jitter_ns_; }
 
  private:
   static void before_child();
@@ -179,6 +181,7 @@ class Driver {
   std::vector<std::unique_ptr<Device>> devices_;
   std::atomic<std::uint64_t> ids_{0};
   int cuda_version_ = 0;
+  sim::Nanos event_jitter_ns_ = 0;
 };
 
 // The calling thread's stack of contexts.

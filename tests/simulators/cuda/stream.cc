@@ -70,7 +70,7 @@ CUresult record(CUevent handle, CUstream on, unsigned flags, NullStream null) {
     const CUresult result = capture_record(*event, *stream, external, handled);
     if (handled) return result;
   }
-  event->capture = nullptr;
+  forget_capture(*event);
   event->context->device->record(*event, *stream);
   return CUDA_SUCCESS;
 }
@@ -113,10 +113,14 @@ CUresult elapsed(float* milliseconds, CUevent from, CUevent to) {
       ((first->flags | last->flags) & CU_EVENT_DISABLE_TIMING) != 0) {
     return CUDA_ERROR_INVALID_HANDLE;
   }
-  if (first->capture != nullptr || last->capture != nullptr) return CUDA_ERROR_CAPTURED_EVENT;
+  if (first->captured || last->captured) return CUDA_ERROR_CAPTURED_EVENT;
   Device& device = *first->context->device;
   if (!device.completed(std::max(first->item, last->item) + 1)) return CUDA_ERROR_NOT_READY;
-  const sim::Nanos span = device.end_of(*last) - device.end_of(*first);
+  sim::Nanos span = device.end_of(*last) - device.end_of(*first);
+  if (const sim::Nanos most = Driver::get().event_jitter_ns()) {
+    const sim::Nanos off = sim::jitter_ns(last->item, most) - sim::jitter_ns(first->item, most);
+    span = span >= 0 ? std::max<sim::Nanos>(span + off, 0) : std::min<sim::Nanos>(span + off, 0);
+  }
   *milliseconds = static_cast<float>(static_cast<double>(span) / 1e6);
   return CUDA_SUCCESS;
 }

@@ -189,7 +189,7 @@ std::vector<CardView::Usage> CardView::usages() const {
 CardView::Reading CardView::read() const {
   const Hold hold(*this);
   settle_held(monotonic_now());
-  return {card_->clock.now, usages()};
+  return {card_->clock.now, card_->clock.busy_ns, usages()};
 }
 
 std::vector<CardView::WindowBusy> CardView::windows(std::uint32_t number, Nanos since,

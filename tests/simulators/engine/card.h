@@ -53,6 +53,7 @@ class CardView {
   // after the other, a reader who is delayed in between would see a share that never was.
   struct Reading {
     Nanos at_ns;
+    Nanos busy_ns;  // of the card, by whomever, since the beginning
     std::vector<Usage> usages;
   };
   Reading read() const;

@@ -121,4 +121,14 @@ std::int64_t duration_ns(const Kernel& kernel, const Arguments& arguments, std::
   return static_cast<std::int64_t>(std::min(wanted, kLongest));
 }
 
+// The finaliser of splitmix64: neighbouring numbers come out unrelated.
+std::int64_t jitter_ns(std::uint64_t event, std::int64_t most_ns) {
+  if (most_ns <= 0) return 0;
+  std::uint64_t mixed = (event + 1) * 0x9e3779b97f4a7c15ull;
+  mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9ull;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111ebull;
+  mixed ^= mixed >> 31;
+  return static_cast<std::int64_t>(mixed % static_cast<std::uint64_t>(2 * most_ns + 1)) - most_ns;
+}
+
 }  // namespace sim

@@ -38,4 +38,8 @@ struct Arguments {
 // kernel runs for `default_ns`, whatever its grid.
 std::int64_t duration_ns(const Kernel& kernel, const Arguments& arguments, std::int64_t default_ns);
 
+// How far off the time stamp of an event is: the same for each question about it, independent from event to
+// event, evenly spread over [-most_ns, most_ns].
+std::int64_t jitter_ns(std::uint64_t event, std::int64_t most_ns);
+
 }  // namespace sim

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 //
 // simgpu: what the simulated cards really did; the referee of every figure.
-//   simgpu ledger [--json] [--dead]   busy time and memory per process and card
+//   simgpu ledger [--json] [--dead]           busy time and memory per process and card
+//   simgpu top [-n SECONDS] [--once] [--json]   who uses what now, again and again
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
+#include <time.h>
+#include <unistd.h>
+
 #include "card.h"
 #include "session.h"
+#include "top.h"
 #include "vendor.h"
 #include "wire.h"
 
@@ -49,27 +55,13 @@ std::vector<Line> dead(sim::Fleet& fleet) {
   return lines;
 }
 
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    char escape[8];
-    if (static_cast<unsigned char>(c) < 0x20 || c == '"' || c == '\\') {
-      std::snprintf(escape, sizeof(escape), "\\u%04x", static_cast<unsigned char>(c));
-      out += escape;
-    } else {
-      out += c;
-    }
-  }
-  return out + "\"";
-}
-
 void print_json(const std::vector<Line>& lines, sim::Nanos settled) {
   std::printf("{\"simulated\": true, \"monotonic_ns\": %lld, \"processes\": [", static_cast<long long>(settled));
   const char* between = "\n";
   for (const Line& line : lines) {
     std::printf("%s  {\"host_pid\": %d, \"pid\": %d, \"command\": %s, \"uuid\": %s, \"busy_ns\": %lld, "
                 "\"memory_bytes\": %llu, \"memory_peak_bytes\": %llu, \"alive\": %s}",
-                between, line.host_pid, line.pid, quoted(line.command).c_str(), quoted(line.uuid).c_str(),
+                between, line.host_pid, line.pid, simgpu::quoted(line.command).c_str(), simgpu::quoted(line.uuid).c_str(),
                 static_cast<long long>(line.busy_ns), static_cast<unsigned long long>(line.memory_bytes),
                 static_cast<unsigned long long>(line.peak_bytes), line.alive ? "true" : "false");
     between = ",\n";
@@ -88,20 +80,81 @@ void print_table(const std::vector<Line>& lines) {
   }
 }
 
+constexpr const char* kUsage =
+    "usage: simgpu ledger [--json] [--dead]\n"
+    "       simgpu top [-n SECONDS] [--once] [--json]\n";
+
+struct Options {
+  bool sound = false;
+  bool top = false, json = false, with_dead = false, once = false;
+  double seconds = 1;
+};
+
+Options parse(int count, char** words) {
+  Options options;
+  if (count < 2) return options;
+  options.top = std::strcmp(words[1], "top") == 0;
+  options.sound = options.top || std::strcmp(words[1], "ledger") == 0;
+  for (int i = 2; i < count; ++i) {
+    const std::string word = words[i];
+    if (word == "--json") options.json = true;
+    else if (word == "--dead" && !options.top) options.with_dead = true;
+    else if (word == "--once" && options.top) options.once = true;
+    else if (word == "-n" && options.top && i + 1 < count) options.seconds = std::atof(words[++i]);
+    else options.sound = false;
+  }
+  // Also refuses what is no number.
+  if (!(options.seconds > 0 && options.seconds <= 3600)) options.sound = false;
+  return options;
+}
+
+std::vector<simgpu::Snapshot> snapshot(sim::Fleet& fleet, std::uint32_t ticket) {
+  std::vector<simgpu::Snapshot> cards;
+  for (std::size_t i = 0; i < fleet.cards; ++i) {
+    const sim::CardView card(fleet, i, ticket);
+    const auto& info = card.info();
+    cards.push_back({info.uuid, info.name, info.memory_bytes - info.reserved_bytes, card.read()});
+  }
+  return cards;
+}
+
+void pause_for(double seconds) {
+  timespec left{static_cast<time_t>(seconds), static_cast<long>((seconds - static_cast<double>(static_cast<time_t>(seconds))) * 1e9)};
+  while (nanosleep(&left, &left) != 0) {
+  }
+}
+
+int top(const sim::Session& session, const Options& options) {
+  const bool screen = !options.json && !options.once && isatty(STDOUT_FILENO) != 0;
+  auto before = snapshot(session.fleet(), session.ticket());
+  while (true) {
+    pause_for(options.seconds);
+    auto after = snapshot(session.fleet(), session.ticket());
+    const auto cards = simgpu::rows(before, after);
+    const std::string text = options.json ? simgpu::as_json(cards, options.seconds) : simgpu::as_table(cards, options.seconds);
+    std::printf("%s%s", screen ? "\033[H\033[2J" : "", text.c_str());
+    // A reader that has gone (| head) ends it.
+    if (std::fflush(stdout) != 0 || options.json || options.once) return 0;
+    before = std::move(after);
+  }
+}
+
+int ledger(const sim::Session& session, const Options& options) {
+  sim::Nanos settled = 0;
+  std::vector<Line> lines = living(session.fleet(), session.ticket(), settled);
+  if (options.with_dead) {
+    for (Line& line : dead(session.fleet())) lines.push_back(std::move(line));
+  }
+  options.json ? print_json(lines, settled) : print_table(lines);
+  return 0;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
-  bool json = false;
-  bool with_dead = false;
-  bool sound = count >= 2 && std::strcmp(words[1], "ledger") == 0;
-  for (int i = 2; i < count; ++i) {
-    const std::string word = words[i];
-    if (word == "--json") json = true;
-    else if (word == "--dead") with_dead = true;
-    else sound = false;
-  }
-  if (!sound) {
-    std::fprintf(stderr, "usage: simgpu ledger [--json] [--dead]\n");
+  const Options options = parse(count, words);
+  if (!options.sound) {
+    std::fputs(kUsage, stderr);
     return 2;
   }
   const sim::Session session = sim::Session::open(sim::socket_path(simnvidia::kSocket), sim::kObserver);
@@ -109,11 +162,5 @@ int main(int count, char** words) {
     std::fprintf(stderr, "simgpu: %s\n", session.error().c_str());
     return 1;
   }
-  sim::Nanos settled = 0;
-  std::vector<Line> lines = living(session.fleet(), session.ticket(), settled);
-  if (with_dead) {
-    for (Line& line : dead(session.fleet())) lines.push_back(std::move(line));
-  }
-  json ? print_json(lines, settled) : print_table(lines);
-  return 0;
+  return options.top ? top(session, options) : ledger(session, options);
 }

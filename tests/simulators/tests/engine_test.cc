@@ -113,6 +113,20 @@ TEST(a_process_without_work_gives_up_its_slice) {
   EQUAL(bench.start(1, 0), 500'000);
 }
 
+TEST(what_is_submitted_late_runs_late_and_never_in_the_past) {
+  Bench bench(2);
+  bench.submit(0, 0, 1 * kMs);
+  bench.submit(1, 0, 50 * kMs);
+  bench.advance(30 * kMs);
+  // A thread that lost its processor between reading the clock and handing its item over.
+  bench.submit(0, 5 * kMs, 4 * kMs);
+  bench.advance(100 * kMs);
+  EQUAL(bench.start(0, 1) >= 30 * kMs, true);
+  EQUAL(bench.runners[0].clock.busy_ns, 5 * kMs);
+  EQUAL(bench.runners[1].clock.busy_ns, 50 * kMs);
+  EQUAL(bench.card.busy_ns, 55 * kMs);
+}
+
 TEST(marks_take_no_time_and_keep_their_place) {
   Bench bench(1);
   bench.submit(0, 0, 0);
@@ -486,6 +500,23 @@ TEST(only_spin_ns_runs_for_its_parameter) {
   EQUAL(sim::duration_ns(other, {each, nullptr, 0}, 5000), 5000);
   ns = UINT64_MAX;
   EQUAL(sim::duration_ns(spin, {each, nullptr, 0}, 5000) > 0, true);
+}
+
+TEST(the_jitter_of_events_is_even_bounded_and_repeatable) {
+  constexpr std::int64_t kMost = 1000;
+  constexpr int kEvents = 100'000;
+  std::int64_t sum = 0;
+  int outer = 0;
+  for (std::uint64_t event = 0; event < kEvents; ++event) {
+    const std::int64_t off = sim::jitter_ns(event, kMost);
+    EQUAL(off, sim::jitter_ns(event, kMost));
+    EQUAL(off >= -kMost && off <= kMost, true);
+    sum += off;
+    outer += off < -kMost / 2 || off > kMost / 2;
+  }
+  EQUAL(std::abs(sum / kEvents) <= 10, true);
+  EQUAL(outer > kEvents * 49 / 100 && outer < kEvents * 51 / 100, true);
+  EQUAL(sim::jitter_ns(7, 0), 0);
 }
 
 TEST(settings_name_the_line_that_is_wrong) {

@@ -7,6 +7,7 @@ A process of its own, because what is tested is what processes do to each other.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import os
 import signal
@@ -319,11 +320,23 @@ def external(size: str) -> None:
     say(refused=refused, outside=outside, cost=cost, written=written.hex())
 
 
+def stamps(count: str) -> None:
+    """Spans between neighbouring events with nothing between them, each asked twice."""
+    cuda = Cuda()
+    events = [cuda.event() for _ in range(int(count))]
+    for event in events:
+        cuda.call("cuEventRecord", event, None)
+    cuda.synchronize()
+    pairs = list(itertools.pairwise(events))
+    spans = [cuda.elapsed_ms(first, last) for first, last in pairs]
+    say(spans=spans, again=[cuda.elapsed_ms(first, last) for first, last in pairs])
+
+
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(flood, backlog, latency, hold, events, streams, queue, full_queue),
-        *(memory, paths, fork, devices, external),
+        *(memory, paths, fork, devices, external, stamps),
     )
 }
 

@@ -222,3 +222,30 @@ def test_many_processes_start_at_once(node: Node, tenant: Start, count: int) -> 
     many = [tenant(node, "hold", 2) for _ in range(count)]
     assert [one.says()["code"] for one in many] == [0] * count
     assert len(ledger(node)) == count
+
+
+def test_top_shows_who_uses_which_card_now(node_of: Callable[..., Node], tenant: Start) -> None:
+    node = node_of("a100-40g", "t4")
+    busy = tenant(node, "backlog", 10_000_000, 1000)
+    queue_up([busy])
+    first, second = json.loads(node.run("simgpu", "top", "--json", "-n", "0.2"))["cards"]
+    assert (first["uuid"], second["uuid"]) == node.uuids
+    # Its work is all in the card's queue, so the card had not a moment to spare.
+    assert first["percent"] == first["processes"][0]["percent"] == 100
+    assert [one["host_pid"] for one in first["processes"]] == [busy.process.pid]
+    assert (
+        first["used_bytes"]
+        == first["processes"][0]["memory_bytes"]
+        == ledger(node)[0]["memory_bytes"]
+    )
+    assert (second["percent"], second["processes"]) == (0, [])
+    table = node.run("simgpu", "top", "--once", "-n", "0.05")
+    assert f"{busy.process.pid}    100.0" in table and "Tesla T4" in table and "idle" in table
+
+
+@pytest.mark.parametrize("words", [("top", "-n", "0"), ("top", "-n"), ("top", "--dead"), ("tap",)])
+def test_simgpu_says_how_it_is_used(node: Node, words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [node.driver / "bin/simgpu", *words], env=environment(node), capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("usage: simgpu ledger")

@@ -132,3 +132,14 @@ def test_the_killing_of_tenants_harms_nobody(node: Node, tenant: Start, rounds: 
     after = reading(node)
     used = after["processes"][0]["busy_ns"] - before["processes"][0]["busy_ns"]
     assert used == after["monotonic_ns"] - before["monotonic_ns"]
+
+
+def test_event_jitter_is_a_setting(
+    node: Node, tenant: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SIMGPU_EVENT_JITTER_NS", str(10_000 * MS))
+    seen = tenant(node, "stamps", 50).says()
+    assert seen["spans"] == seen["again"], "an event has one time stamp"
+    # Spans of microseconds become some of seconds, and none is further off than twice the setting.
+    assert 2000 < max(seen["spans"]) < 20_000 + 10_000
+    assert min(seen["spans"]) >= 0

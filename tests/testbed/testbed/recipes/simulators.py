@@ -95,7 +95,7 @@ PRODUCTS = (
         (*VENDOR, "engine/daemon.cc", "node/places.cc", "node/persistenced.cc"),
     ),
     Product("bin/nvidia-sim-module", (*VENDOR, "node/places.cc", "node/sim_module.cc")),
-    Product("bin/simgpu", (*VENDOR, "node/simgpu.cc")),
+    Product("bin/simgpu", (*VENDOR, "node/top.cc", "node/simgpu.cc")),
 )
 
 
