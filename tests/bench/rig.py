@@ -6,8 +6,8 @@ A tenant runs in a mount namespace of its own in which ``/etc/xpu/config.page`` 
 with the driver as ``libcuda-original.so`` beside it. Nothing is made on the host: ``/etc`` is seen
 through a read-only overlay and ``/run`` is an empty tmpfs there.
 
-The node agent runs beside the cards as on a host without Kubernetes: ``gpu-device-plugin agent``, the
-shipped binary, with a node ledger that names the slices. ``AGENT=none`` leaves it out.
+The node agent runs beside the cards as on a host without Kubernetes: ``gpu-device-plugin agent``,
+the shipped binary, with a node ledger that names the slices. ``AGENT=none`` leaves it out.
 
 ``DEVICE=real`` takes the machine's own driver and first card. There the referee is the tenant's
 own count of completed kernels (a kernel spins for a known time), since a card has no exact ledger.
@@ -154,7 +154,7 @@ class Agent:
         self._write()
         self.log = directory / "agent.log"
         flags = {"slice-dir": self._etc, "state-dir": self._state, "nvml-library": nvml}
-        argv = [program, "agent", *(f"--{name}={value}" for name, value in flags.items())]
+        argv = [str(program), "agent", *(f"--{name}={value}" for name, value in flags.items())]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(argv, env={**os.environ, **outside}, stderr=log)
 

@@ -80,6 +80,15 @@ def test_host_paths_are_the_same_inside(program: Path) -> None:
     assert moved == {"driver"}
 
 
+def test_pids_are_the_hosts(program: Path) -> None:
+    """NVML's are, and the plugin compares them with those of the slices' processes."""
+    spec = plugin(objects(program))
+    assert spec["hostPID"] is True
+    assert "--on-misuse=report" in spec["containers"][0]["args"]
+    killing = plugin(objects(program, "onMisuse=kill"))
+    assert "--on-misuse=kill" in killing["containers"][0]["args"]
+
+
 def test_a_new_digest_under_the_same_tag_rolls_the_pods(program: Path) -> None:
     def annotations(*settings: str) -> dict[str, str]:
         template = objects(program, *settings)["DaemonSet"]["spec"]["template"]
@@ -103,6 +112,7 @@ def test_the_image_is_a_full_reference(program: Path) -> None:
         ("osType=windows", "osType"),
         ("runtimeType=crio", "runtimeType"),
         ("deviceSplitCount=0", "deviceSplitCount"),
+        ("onMisuse=evict", "onMisuse"),
         ("gpuDevicePlugin.image.tag=v1.0", "tag"),
         ("basic.namespace=Not_A_Name", "namespace"),
     ],

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 CONFIG_MAGIC = 0x43555058
 LEDGER_MAGIC = 0x4C555058
@@ -140,10 +141,12 @@ def read_config(path: Path) -> tuple[CardConfig, ...]:
         if data == again and epoch % 2 == 0:
             break
     rows = (_CARD.unpack_from(data, _HEADER.size + i * _CARD.size) for i in range(cards))
-    return tuple(
-        CardConfig(row[0].rstrip(b"\0").decode(), *row[1:4], names[row[4]], *row[5:])
-        for row in rows
-    )
+    return tuple(_grant(row, names[row[4]]) for row in rows)
+
+
+def _grant(row: tuple[Any, ...], mode: str) -> CardConfig:
+    uuid = row[0].rstrip(b"\0").decode()
+    return CardConfig(uuid, row[1], row[2], row[3], mode, *row[5:])
 
 
 def unpack_ledger(data: bytes) -> Ledger:
