@@ -7,10 +7,13 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 import yaml
+from xpubuild import artefacts
 from xpubuild.archive import write_tarball
 from xpubuild.artefacts import Artefact, publish
-from xpubuild.cache import digest_file
+from xpubuild.cache import Cache, digest_file
+from xpubuild.recipes import cuda
 
 
 def artefact(path: Path, content: str = "content") -> Artefact:
@@ -44,3 +47,20 @@ def test_the_same_tree_gives_the_same_tarball_bytes(tmp_path: Path) -> None:
         write_tarball(tmp_path / f"{attempt}.tgz", root, ["bin/tool", "bin/alias"])
         digests.append(digest_file(tmp_path / f"{attempt}.tgz"))
     assert digests[0] == digests[1]
+
+
+def test_the_slice_comes_for_both_architectures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(_: Cache, arch: str) -> Path:
+        for part in ("lib/library.so", "bin/monitor"):
+            artefact(tmp_path / arch / part, arch)
+        return tmp_path / arch
+
+    monkeypatch.setattr(cuda, "build", built)
+    cache = Cache(tmp_path / "cache")
+    made = [artefacts._xpu_runtime(cache, arch) for arch in artefacts.ARCHITECTURES]
+    entries = [one.entry() for one in made]
+    assert [entry["arch"] for entry in entries] == ["x86_64", "aarch64"]
+    assert len({entry["file"] for entry in entries}) == len({one.path for one in made}) == 2
+    assert len({entry["sha256"] for entry in entries}) == 2

@@ -20,6 +20,8 @@ from .cache import Cache, Recipe, digest_file, digest_tree, place
 from .recipes import charts, cuda, helm, images, volcano
 from .toolchain import REPOSITORY
 
+# What runs inside a container comes for both; images and helm are x86_64's only.
+ARCHITECTURES = ("x86_64", "aarch64")
 OWN_LICENCE = "Apache-2.0; built from native/ of flexai.xpu"
 
 
@@ -54,10 +56,11 @@ def collection_version() -> str:
     return str(yaml.safe_load(text)["version"])
 
 
-def _xpu_runtime(cache: Cache) -> Artefact:
-    """Interception library and tools as one tarball: ``lib/``, ``bin/``, ``VERSION``."""
-    slice_parts = cuda.build(cache)
+def _xpu_runtime(cache: Cache, arch: str) -> Artefact:
+    """Interception libraries and tools as one tarball: ``lib/``, ``bin/``, ``VERSION``."""
+    slice_parts = cuda.build(cache, arch)
     version = collection_version()
+    name = f"xpu-runtime-{version}-{arch}.tar.gz"
 
     def pack(out: Path) -> None:
         stage = out / "stage"
@@ -66,12 +69,16 @@ def _xpu_runtime(cache: Cache) -> Artefact:
             shutil.copytree(slice_parts / part, stage / part, symlinks=True)
         (stage / "VERSION").write_text(version + "\n", encoding="utf-8")
         members = [str(p.relative_to(stage)) for p in stage.rglob("*") if not p.is_dir()]
-        write_tarball(out / f"xpu-runtime-{version}-x86_64.tar.gz", stage, members)
+        write_tarball(out / name, stage, members)
 
-    inputs = {"parts": digest_tree([slice_parts], slice_parts), "version": version, "pack": "1"}
-    built = cache.get(Recipe("xpu-runtime", inputs, pack))
-    path = built / f"xpu-runtime-{version}-x86_64.tar.gz"
-    return Artefact("xpu-runtime", version, "x86_64", "tarball", path, OWN_LICENCE)
+    inputs = {
+        "parts": digest_tree([slice_parts], slice_parts),
+        "version": version,
+        "arch": arch,
+        "pack": "1",
+    }
+    path = cache.get(Recipe("xpu-runtime", inputs, pack)) / name
+    return Artefact("xpu-runtime", version, arch, "tarball", path, OWN_LICENCE)
 
 
 def _charts(cache: Cache) -> list[Artefact]:
@@ -117,7 +124,8 @@ def native(cache: Cache) -> list[Artefact]:
     Images come first: they alone need root and packages of the machine, and who lacks those shall
     hear it at once, not after ten minutes of compiling.
     """
-    return [*_images(cache), _xpu_runtime(cache), _helm(cache), *_charts(cache)]
+    runtimes = [_xpu_runtime(cache, arch) for arch in ARCHITECTURES]
+    return [*_images(cache), *runtimes, _helm(cache), *_charts(cache)]
 
 
 def publish(entries: Sequence[Artefact], out: Path) -> Path:

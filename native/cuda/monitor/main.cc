@@ -23,7 +23,8 @@ constexpr const char* kHelp =
     "\n"
     "Shows the slices of GPUs this container has: compute and memory used and granted, by\n"
     "process. Usage is GPU time measured by the interception library, averaged over the period,\n"
-    "in percent of one whole card; it is printed once, when the period is over.\n"
+    "in percent of one whole card; it is printed once, when the period is over. Beside it stands\n"
+    "what NVML says of the whole card in that time, its other users included.\n"
     "\n"
     "  -p, --period SECONDS   averaging period, 1 to 86400 (default 60)\n"
     "  -o, --output FORMAT    table (default) or json\n"
@@ -130,9 +131,13 @@ Reading read_ledger(const Mapping& mapping) {
     return reading;
 }
 
-void wait(long period_seconds) {
-    timespec left = {period_seconds, 0};
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+// NVML's figure is of its last second or less, so it is asked for every second.
+void wait(long period_seconds, CardWatch& watch) {
+    for (long second = 0; second < period_seconds; ++second) {
+        timespec left = {1, 0};
+        while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+        }
+        watch.sample();
     }
 }
 
@@ -142,13 +147,12 @@ int run(int argc, char** argv) {
         std::fputs(kHelp, stdout);
         return kOk;
     }
-    (void)config_or_exit(); // complain before the wait, not after it
+    CardWatch watch(config_or_exit()); // complain before the wait, not after it
     const Mapping ledger = ledger_or_exit();
     const Reading before = read_ledger(ledger);
-    wait(options.period_seconds);
+    wait(options.period_seconds, watch);
     const Reading after = read_ledger(ledger);
-    const Config config = config_or_exit();
-    const auto devices = make_report(config, ask_nvml(config), before, after);
+    const auto devices = make_report(config_or_exit(), watch.views(), before, after);
     const std::string text =
         options.json ? as_json(devices, after.at - before.at) : as_table(devices);
     std::fputs(text.c_str(), stdout);

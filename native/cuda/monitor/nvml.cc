@@ -30,9 +30,15 @@ void find(void* library, const char* name, Function& function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
 }
 
+// In a slice libnvidia-ml.so.1 is ours and shows the slice; without one there is only the driver's.
+void* open_library() {
+    void* library = dlopen("libnvidia-ml-original.so", RTLD_NOW | RTLD_LOCAL);
+    return library != nullptr ? library : dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+}
+
 Nvml open_nvml() {
     Nvml nvml;
-    void* library = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+    void* library = open_library();
     if (library == nullptr) return nvml;
     find(library, "nvmlInit_v2", nvml.init);
     find(library, "nvmlDeviceGetHandleByUUID", nvml.by_uuid);
@@ -41,29 +47,47 @@ Nvml open_nvml() {
     return nvml;
 }
 
-CardView view(const Nvml& nvml, const char* uuid) {
-    CardView card;
-    Device device = nullptr;
-    if (nvml.by_uuid(uuid, &device) != 0) return card;
-    Utilisation utilisation = {};
-    if (nvml.utilisation != nullptr && nvml.utilisation(device, &utilisation) == 0) {
-        card.known = true;
-        card.utilisation_percent = utilisation.gpu;
-    }
-    Memory memory = {};
-    if (nvml.memory != nullptr && nvml.memory(device, &memory) == 0) card.total_bytes = memory.total;
-    return card;
+const Nvml& nvml() {
+    static const Nvml opened = open_nvml();
+    return opened;
 }
 
 } // namespace
 
-std::vector<CardView> ask_nvml(const Config& config) {
-    std::vector<CardView> cards(config.cards);
-    const Nvml nvml = open_nvml();
-    if (!nvml.usable()) return cards;
-    for (unsigned index = 0; index < config.cards; ++index)
-        cards[index] = view(nvml, config.card[index].uuid);
-    return cards;
+CardWatch::CardWatch(const Config& config) : cards_(config.cards) {
+    if (!nvml().usable()) return;
+    for (unsigned index = 0; index < config.cards; ++index) {
+        Card& card = cards_[index];
+        if (nvml().by_uuid(config.card[index].uuid, &card.device) != 0) card.device = nullptr;
+        Memory memory = {};
+        if (card.device != nullptr && nvml().memory != nullptr &&
+            nvml().memory(card.device, &memory) == 0)
+            card.total_bytes = memory.total;
+    }
+}
+
+void CardWatch::sample() {
+    if (nvml().utilisation == nullptr) return;
+    for (Card& card : cards_) {
+        Utilisation utilisation = {};
+        if (card.device == nullptr || nvml().utilisation(card.device, &utilisation) != 0) continue;
+        card.percent_sum += utilisation.gpu;
+        ++card.samples;
+    }
+}
+
+std::vector<CardView> CardWatch::views() const {
+    std::vector<CardView> views;
+    for (const Card& card : cards_) {
+        CardView view;
+        view.known = card.samples > 0;
+        view.total_bytes = card.total_bytes;
+        if (view.known)
+            view.utilisation_percent =
+                static_cast<unsigned>((card.percent_sum + card.samples / 2) / card.samples);
+        views.push_back(view);
+    }
+    return views;
 }
 
 } // namespace xpu::monitor

@@ -253,6 +253,25 @@ def test_utilisation_is_the_slices_own_time(
     assert view["samples"] == NOT_FOUND or view["samples"][0][0] == load.pid
 
 
+def test_the_monitor_shows_the_whole_card_beside_the_slice(
+    sim: Slice, tmp_path: Path, node: simnode.Node, free_port: int
+) -> None:
+    """The driver's figure, not that of our NVML, which would be the slice's again."""
+    neighbour = slice_of(node, tmp_path / "neighbour")
+    neighbour.grant()
+    sim.grant(cores_percent=SHARE, memory_bytes=3 * GIB)
+    serve = ("serve", "--kernel-us", 20_000, "--depth", 16)
+    with running(neighbour, sys.executable, LOAD, "--port", free_port, *serve) as (load, _):
+        deadline = time.monotonic() + HANGS_SECONDS
+        while card_time(node, load.pid) == 0:
+            assert time.monotonic() < deadline, "the load does not run"
+            time.sleep(0.02)
+        done = sim.monitor("-p", "2", "-o", "json")
+    (device,) = json.loads(done.stdout)["vxpus"]
+    assert (device["core"], device["memory_quota"]) == (0, 3 * GIB)
+    assert device["nvml_card_core"] > SHARE
+
+
 def test_what_few_programs_ask(stub: Slice) -> None:
     whole = nvml(stub, "rarer", STUB_UUID, STRANGER)
     assert whole["accounted"] == [0, 1] and whole["values"]["1"] == [0, STUB_BUSY]

@@ -131,7 +131,9 @@ def build_into(target: Path, arch: str, flags: Sequence[str]) -> None:
         link_interposer(made, [*common, *objects], target / "lib", scratch, arch)
     monitor = compile_all((CUDA / "monitor").glob("*.cc"), scratch, arch, flags)
     program = target / "bin" / "gpu-monitor"
-    run([*zig_cxx(arch), *common, *monitor, "-o", program, *SYSTEM])
+    # Where the driver's own NVML lies in a slice.
+    runpath = "-Wl,-rpath,/opt/xpu/lib"
+    run([*zig_cxx(arch), *common, *monitor, "-o", program, runpath, *SYSTEM])
     (target / "bin" / "xpu-monitor").symlink_to(program.name)
     for leftover in scratch.iterdir():
         leftover.unlink()
