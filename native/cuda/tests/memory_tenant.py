@@ -344,8 +344,8 @@ class Tenant:
 
 
 WORDS = {
-    "take", "drop", "random", "threads", "synchronise", "clear", "begin", "end", "retain", "release",
-    "info",
+    "take", "drop", "random", "threads", "synchronise", "clear", "begin", "end", "retain",
+    "release", "info",
 }  # fmt: skip
 
 
