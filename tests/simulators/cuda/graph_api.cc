@@ -352,21 +352,6 @@ SIM_EXPORT CUresult cuGraphAddMemAllocNode(CUgraphNode* made, CUgraph graph, con
   return add(made, graph, after, count, Take{how->dptr, how->bytesize});
 }
 
-SIM_EXPORT CUresult cuGraphMemAllocNodeGetParams(CUgraphNode node, CUDA_MEM_ALLOC_NODE_PARAMS* how) {
-  const Take* take = operation_of<Take>(node);
-  Allocation allocation;
-  if (take == nullptr || how == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  if (!book().find(take->address, allocation)) return CUDA_ERROR_INVALID_VALUE;
-  CUdevice ordinal = 0;
-  while (Driver::get().device(ordinal) != allocation.device) ++ordinal;
-  *how = {};
-  how->poolProps.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
-  how->poolProps.location = {CU_MEM_LOCATION_TYPE_DEVICE, ordinal};
-  how->bytesize = take->bytes;
-  how->dptr = take->address;
-  return CUDA_SUCCESS;
-}
-
 SIM_EXPORT CUresult cuGraphAddMemFreeNode(CUgraphNode* made, CUgraph graph, const CUgraphNode* after,
                                           std::size_t count, CUdeviceptr address) {
   Allocation allocation;
@@ -545,21 +530,4 @@ SIM_EXPORT CUresult cuDeviceGraphMemTrim(CUdevice ordinal) {
   if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
   graph_pool(*device).trim(0);
   return CUDA_SUCCESS;
-}
-
-SIM_EXPORT CUresult cuDeviceGetGraphMemAttribute(CUdevice ordinal, CUgraphMem_attribute which, void* value) {
-  if (const CUresult error = Driver::get().usable()) return error;
-  Device* device = Driver::get().device(ordinal);
-  if (device == nullptr) return CUDA_ERROR_INVALID_DEVICE;
-  if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  Pool& pool = graph_pool(*device);
-  const std::lock_guard<std::mutex> held(pool.lock);
-  auto& number = *static_cast<cuuint64_t*>(value);
-  switch (which) {
-    case CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT: number = pool.used; return CUDA_SUCCESS;
-    case CU_GRAPH_MEM_ATTR_USED_MEM_HIGH: number = pool.used_high; return CUDA_SUCCESS;
-    case CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT: number = pool.reserved; return CUDA_SUCCESS;
-    case CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH: number = pool.reserved_high; return CUDA_SUCCESS;
-    default: return CUDA_ERROR_INVALID_VALUE;
-  }
 }
