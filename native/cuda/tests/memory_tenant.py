@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tenant that allocates in every way there is: ``memory_tenant.py SEED``, a word a line.
 
-``random N`` does N things by chance, ``threads M N`` in M threads, ``take KIND BYTES`` one thing, ``drop`` gives one back,
-``clear`` all of them, ``synchronise`` waits for the card, ``begin`` and ``end`` make and destroy a
-context, ``retain`` and ``release`` the primary one, ``info`` is what the driver says is free. Each
-answers with a line of JSON. Only ctypes and the driver API: what is tested is what any program
-would see.
+``random N`` does N things by chance, ``threads M N`` the same in M threads, ``take KIND BYTES`` one
+thing, ``drop`` gives one back, ``clear`` all of them, ``synchronise`` waits for the card, ``begin``
+and ``end`` make and destroy a context, ``retain`` and ``release`` the primary one, ``info`` is what
+the driver says is free. Each answers with a line of JSON. Only ctypes and the driver API: what is
+tested is what any program would see.
 """
 
 from __future__ import annotations
@@ -344,7 +344,8 @@ class Tenant:
 
 
 WORDS = {
-    "take", "drop", "random", "threads", "synchronise", "clear", "begin", "end", "retain", "release", "info",
+    "take", "drop", "random", "threads", "synchronise", "clear", "begin", "end", "retain",
+    "release", "info",
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ constexpr int kNotReady = 600, kOutOfMemory = 2, kInvalid = 1, kNotFound = 500;
 std::mutex mutex;
 std::map<Ptr, std::uint64_t> memory;
 Ptr next_pointer = 0x7f0000000000;
-std::uint64_t used = 0;
+std::uint64_t used = 0, most_used = 0;
 std::map<void*, long long> stream_end; // when the stream's last work ends
 long long device_end = 0;
 long long busy_ns = 0;
@@ -44,6 +44,11 @@ void wait_until(long long when) {
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr);
 }
 
+void use(std::uint64_t bytes) {
+    used += bytes;
+    most_used = std::max(most_used, used);
+}
+
 int allocate(Ptr* pointer, std::uint64_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex);
     if (bytes == 0) return kInvalid;
@@ -51,7 +56,7 @@ int allocate(Ptr* pointer, std::uint64_t bytes) {
     *pointer = next_pointer;
     next_pointer += (bytes + (2 << 20)) & ~((2ull << 20) - 1);
     memory[*pointer] = bytes;
-    used += bytes;
+    use(bytes);
     return 0;
 }
 
@@ -102,7 +107,7 @@ int take_from_pool(Ptr* pointer, std::uint64_t bytes) {
             pool_surprise;
         if (used + more > kTotal) return kOutOfMemory;
         pool_reserved += more;
-        used += more;
+        use(more);
     }
     *pointer = next_pointer;
     next_pointer += (bytes + (2 << 20)) & ~((2ull << 20) - 1);
@@ -145,7 +150,7 @@ int make_array(Array** made, const Shape& shape, unsigned levels) {
     const bool backed = (shape.flags & (kSparse | kMappedLater)) == 0;
     const std::uint64_t bytes = size_of(shape, levels);
     if (backed && used + bytes > kTotal) return kOutOfMemory;
-    if (backed) used += bytes;
+    if (backed) use(bytes);
     *made = new Array{bytes, backed};
     return 0;
 }
@@ -277,6 +282,7 @@ STUB int cuMemAdvise(Ptr, std::size_t, int advice, int where) {
 STUB int stubAdvisedHost() { return advised_host; }
 STUB void stubFailNext(int answer) { answer_of_next = answer; }
 STUB void stubPoolSurprise(std::uint64_t bytes) { pool_surprise = bytes; }
+STUB std::uint64_t stubMostUsed() { return most_used; }
 STUB std::uint64_t stubPoolReserved() { return pool_reserved; }
 STUB int cuMemGetInfo_v2(std::size_t* free, std::size_t* total) {
     *free = kTotal - used;

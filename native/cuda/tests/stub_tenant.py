@@ -206,6 +206,29 @@ def surprise(stub: Stub) -> None:
     stub.notes.append(("reserved", 0, reserved))
 
 
+def greedy(stub: Stub) -> None:
+    """Takes all there is in odd pieces; notes the most that the card ever gave."""
+    allocate: dict[str, Callable[[SIZE], int]] = {
+        "cuMemAllocAsync": lambda size: stub.driver.cuMemAllocAsync(
+            ctypes.byref(U64()), size, None
+        ),
+        "cuMemAllocPitch_v2": lambda size: stub.driver.cuMemAllocPitch_v2(
+            ctypes.byref(U64()), ctypes.byref(SIZE()), SIZE(700), SIZE(size.value // 700), 4
+        ),
+        "cuArray3DCreate_v2": lambda size: stub.driver.cuArray3DCreate_v2(
+            ctypes.byref(PTR()), ctypes.byref(Shape(size.value // 16, 1, 1, 0x20, 4, 0))
+        ),
+        "cuMemAlloc_v2": lambda size: stub.driver.cuMemAlloc_v2(ctypes.byref(U64()), size),
+    }
+    call = allocate[sys.argv[2]]
+    size = 50 * MIB + 4321
+    while size > MIB // 8:
+        if call(SIZE(size)) != 0:
+            size //= 2
+    stub.driver.stubMostUsed.restype = U64
+    stub.notes.append(("most", 0, stub.driver.stubMostUsed() / MIB))
+
+
 def oversubscribed(stub: Stub) -> None:
     for number in range(2):
         stub.do(f"{number}", "cuMemAlloc_v2", ctypes.byref(U64()), SIZE(2048 * MIB))
@@ -215,7 +238,7 @@ def oversubscribed(stub: Stub) -> None:
 SCENARIOS: dict[str, Callable[[Stub], None]] = {
     found.__name__: found
     for found in (
-        physical, imports, tiles, bound, arrays, limits, detached, surprise, oversubscribed,
+        physical, imports, tiles, bound, arrays, limits, detached, surprise, greedy, oversubscribed,
     )
 }  # fmt: skip
 

@@ -15,9 +15,9 @@ GIB = 1 << 30
 OUT_OF_MEMORY, REFUSED = 2, 999
 
 
-def run(stub: Slice, scenario: str) -> list[tuple[str, int, float]]:
+def run(stub: Slice, *scenario: str) -> list[tuple[str, int, float]]:
     """What was done, the answer, and MiB charged then."""
-    argv = [sys.executable, HERE / "stub_tenant.py", scenario]
+    argv = [sys.executable, HERE / "stub_tenant.py", *scenario]
     done = subprocess.run(
         [str(word) for word in argv],
         env=stub.environment,
@@ -150,6 +150,15 @@ def test_a_pool_that_grows_more_than_expected_is_cut_back_and_its_step_is_learnt
         ("second", OUT_OF_MEMORY, 0),
         ("reserved", 0, 0),
     ]
+
+
+@pytest.mark.parametrize(
+    "path", ["cuMemAlloc_v2", "cuMemAllocPitch_v2", "cuMemAllocAsync", "cuArray3DCreate_v2"]
+)
+def test_not_even_for_an_instant_is_more_taken_than_granted(stub: Slice, path: str) -> None:
+    stub.grant(memory_bytes=333 * MIB + 333)
+    ((_, _, most),) = run(stub, "greedy", path)
+    assert 333 - 64 < most <= 333
 
 
 def test_what_exceeds_the_quota_is_asked_to_stay_on_the_host(stub: Slice) -> None:

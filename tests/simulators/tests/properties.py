@@ -74,18 +74,6 @@ class PoolProperties(ctypes.Structure):
     )
 
 
-class AllocationNode(ctypes.Structure):
-    """CUDA_MEM_ALLOC_NODE_PARAMS."""
-
-    _fields_ = (
-        ("pool", PoolProperties),
-        ("access", PTR),
-        ("access_count", SIZE),
-        ("bytes", SIZE),
-        ("address", U64),
-    )
-
-
 class Access(ctypes.Structure):
     _fields_ = (("location", Location), ("flags", ctypes.c_int))
 
@@ -548,27 +536,6 @@ def memory_of_a_graph_is_the_card_s_only_while_it_runs() -> None:
     assert cuda.used() >= before + size, "it stays with the graphs until it is trimmed"
     cuda.call("cuDeviceGraphMemTrim", 0)
     assert cuda.used() <= before
-
-
-def what_graphs_keep_is_told() -> None:
-    cuda = Driver()
-    stream = cuda.stream()
-    size = 256 * MIB
-    kept, node = U64(), AllocationNode()
-    cuda.begin(stream)
-    cuda.free_async(cuda.allocate_async(size, stream), stream)
-    graph = cuda.end(stream)
-    nodes, count = (PTR * 2)(), SIZE(2)
-    cuda.call("cuGraphGetNodes", graph, nodes, ctypes.byref(count))
-    cuda.call("cuGraphMemAllocNodeGetParams", PTR(nodes[0]), ctypes.byref(node))
-    equal((node.bytes, node.pool.location.type, node.pool.location.id), (size, 1, 0))
-    cuda.run_ms(cuda.instantiate(graph), stream)
-    for attribute, least in ((0, 0), (1, size), (2, size), (3, size)):
-        cuda.call("cuDeviceGetGraphMemAttribute", 0, attribute, ctypes.byref(kept))
-        assert kept.value >= least
-    cuda.call("cuDeviceGraphMemTrim", 0)
-    cuda.call("cuDeviceGetGraphMemAttribute", 0, 2, ctypes.byref(kept))
-    equal(kept.value, 0)
 
 
 def memory_ends_with_its_context() -> None:
