@@ -182,6 +182,19 @@ def in_threads() -> Result:
     return {"pid": os.getpid()}
 
 
+def reopened() -> Result:
+    """The driver closed with work under way, and opened again, ten times."""
+    card, codes = Card("stub"), set()
+    for _ in range(10):
+        for _ in range(5):
+            codes.add(card.spin(MS))
+        handle = ctypes.c_void_p(card.library._handle)
+        assert ctypes.CDLL(None).dlclose(handle) == 0
+        card.library = ctypes.CDLL("libcuda.so.1")
+    card.synchronise()
+    return {"codes": sorted(codes)}
+
+
 def clock_jump() -> Result:
     """20 kernels of 2 ms, then the clock starts anew, then 20 more."""
     card = Card("stub")
@@ -420,6 +433,7 @@ def main() -> int:
         "work": work,
         "long_then_short": long_then_short,
         "in_threads": in_threads,
+        "reopened": reopened,
         "clock_jump": clock_jump,
         "many_streams": many_streams,
         "many_contexts": many_contexts,
