@@ -48,7 +48,7 @@ def scenario(within: Slice, name: str, *arguments: object, **more: str) -> Any:
         timeout=HANGS_SECONDS,
     )
     assert done.returncode == 0, f"{name} exited {done.returncode}: {done.stderr}"
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"stderr": done.stderr}
 
 
 def launches(within: Slice) -> int:
@@ -259,9 +259,10 @@ def test_two_cards_of_one_process_have_limits_of_their_own(
 
 def test_streams_may_be_destroyed_with_work_under_way(sim: Slice, node: simnode.Node) -> None:
     sim.grant(cores_percent=90, **NO_BURST)
-    pid = scenario(sim, "many_streams", SPIN, 20)["pid"]
-    assert launches(sim) == 800
-    assert charged_ns(sim) == pytest.approx(busy_ns(node, [pid]), rel=0.1)
+    done = scenario(sim, "many_streams", SPIN, 12, XPU_LOG="1")
+    assert done["stderr"] == "", "no event is recorded in a stream that is gone"
+    assert launches(sim) == 12 * 40 * 3
+    assert charged_ns(sim) == pytest.approx(busy_ns(node, [done["pid"]]), rel=0.1)
 
 
 def test_forty_contexts_are_limited_and_may_end_with_work_under_way(
@@ -335,12 +336,12 @@ def test_random_captures_are_what_they_are_without_us(
     assert any(row[0] == "end" and row[2] == 0 for row in bare), "it captured nothing"
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(5000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.soak)])
 def test_captures_beside_launching_threads_are_whole(sim: Slice, rounds: int) -> None:
     sim.grant(cores_percent=100)
     done = scenario(sim, "captures_beside_launches", SPIN, rounds)
     assert done["failed"] == []
-    assert done["ends"] == [[0, 5, 0]] * rounds
+    assert done["ends"] == [[0, 100, 0]] * rounds
 
 
 def test_measuring_goes_on_after_captures_that_ended_badly(sim: Slice, node: simnode.Node) -> None:
