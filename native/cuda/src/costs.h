@@ -23,9 +23,9 @@ class Cost {
         const Nanos value = value_.load(std::memory_order_relaxed);
         return value != 0 ? value : kFirstGuess;
     }
-    void learn(Nanos measured) noexcept {
+    void learn(Nanos measured, bool uncertain) noexcept {
         const Nanos old = value_.load(std::memory_order_relaxed);
-        const Nanos next = old == 0 ? measured : old + (measured - old) / 4;
+        const Nanos next = old == 0 ? measured : old + (measured - old) / (uncertain ? 16 : 4);
         value_.store(next > 0 ? next : 1, std::memory_order_relaxed);
     }
 

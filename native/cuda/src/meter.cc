@@ -53,6 +53,8 @@ class ContextMeter {
 
 namespace {
 
+// What follows each other may seem to overlap by this: the driver gives distances as floats.
+constexpr Nanos kBoundary = 1'000;
 // More than fit on all cards of a machine: each costs the card hundreds of megabytes.
 constexpr unsigned kContexts = 256;
 
@@ -150,7 +152,6 @@ void admit_or_wait(Launch& launch, const Cost& cost, int card) noexcept {
 void settle_segment(const Segment& segment, Nanos actual, int card) noexcept {
     settle(account(card), guard.grants(card).terms(), segment.predicted, actual);
     guard.ledger().add_charged(static_cast<unsigned>(card), actual);
-    segment.teach(actual);
 }
 
 // The measurement of these launches was given up; they stay charged as predicted.
@@ -228,8 +229,8 @@ void ContextMeter::release(StreamKey key, Nanos now) noexcept {
     }
 }
 
-// All finished segments of all streams, settled in the order in which they ended: what overlaps is
-// then shared out among them as evenly as they ended, and teaches what it cost in the mean.
+// All finished segments of all streams. Those that overlap are charged the time that passed, once; which
+// of them took it cannot be told, so they learn from their sum together.
 void ContextMeter::settle_finished(int its_card) noexcept {
     const Touch touch;
     if (!touch) return;
@@ -243,9 +244,21 @@ void ContextMeter::settle_finished(int its_card) noexcept {
         settle_as_predicted(its_card, stream.take_unmeasured());
         stream.lock.unlock();
     }
-    std::sort(finished_, end, [](const Segment& a, const Segment& b) { return a.end < b.end; });
-    for (const Segment* segment = finished_; segment != end; ++segment)
-        settle_segment(*segment, counted_.claim(segment->start, segment->end), its_card);
+    std::sort(finished_, end, [](const Segment& a, const Segment& b) { return a.start < b.start; });
+    for (Segment* first = finished_; first != end;) {
+        Segment* last = first;
+        Nanos until = first->end, length = 0, predicted = 0, actual = 0;
+        for (; last != end && (last == first || last->start + kBoundary < until); ++last) {
+            const Nanos fresh = counted_.claim(last->start, last->end);
+            settle_segment(*last, fresh, its_card);
+            until = std::max(until, last->end);
+            length += last->end - last->start;
+            predicted += last->predicted;
+            actual += fresh;
+        }
+        const bool company = length - actual > length / 64;
+        for (; first != last; ++first) first->teach(actual, predicted, company);
+    }
 }
 
 void ContextMeter::poll(Nanos now) noexcept {

@@ -15,12 +15,12 @@ constexpr float kAnchorReach = 4000; // milliseconds; a float is exact to 0.25 Â
 
 } // namespace
 
-void Segment::teach(Nanos actual) const noexcept {
-    if (predicted <= 0) return;
-    const double surprise = static_cast<double>(actual) / static_cast<double>(predicted);
+void Segment::teach(Nanos actual, Nanos expected, bool company) const noexcept {
+    if (expected <= 0) return;
+    const double surprise = static_cast<double>(actual) / static_cast<double>(expected);
     for (unsigned index = 0; index < lessons; ++index) {
         const double measured = static_cast<double>(lesson[index].predicted) * surprise;
-        lesson[index].cost->learn(static_cast<Nanos>(measured));
+        lesson[index].cost->learn(static_cast<Nanos>(measured), company);
     }
 }
 

@@ -32,8 +32,10 @@ struct Segment {
     unsigned lessons = 0;
     Lesson lesson[kLessons] = {};
 
-    // Several kinds of work in one segment share the surprise in proportion to what was expected.
-    void teach(Nanos actual) const noexcept;
+    // Work that was expected to take `predicted` in all, this segment's among it, took `actual`: all
+    // kinds of it share the surprise in proportion. In `company`, of streams that overlap, it is
+    // uncertain whose the time was, and little is learnt at once.
+    void teach(Nanos actual, Nanos predicted, bool company) const noexcept;
 };
 
 class StreamMeter;

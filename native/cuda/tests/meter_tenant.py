@@ -182,6 +182,19 @@ def in_threads() -> Result:
     return {"pid": os.getpid()}
 
 
+def reopened() -> Result:
+    """The driver closed with work under way, and opened again, ten times."""
+    card, codes = Card("stub"), set()
+    for _ in range(10):
+        for _ in range(5):
+            codes.add(card.spin(MS))
+        handle = ctypes.c_void_p(card.library._handle)
+        assert ctypes.CDLL(None).dlclose(handle) == 0
+        card.library = ctypes.CDLL("libcuda.so.1")
+    card.synchronise()
+    return {"codes": sorted(codes)}
+
+
 def clock_jump() -> Result:
     """20 kernels of 2 ms, then the clock starts anew, then 20 more."""
     card = Card("stub")
@@ -200,10 +213,11 @@ def many_streams() -> Result:
     for _ in range(int(sys.argv[3])):
         streams = [card.stream() for _ in range(40)]
         for stream in streams:
-            assert card.spin(200 * US, stream) == 0
+            for _ in range(3):  # the last two are a stretch that is still open when the stream ends
+                assert card.spin(100 * US, stream) == 0
         for stream in streams:
             card.must("cuStreamDestroy_v2", stream)
-    card.synchronise()
+        card.synchronise()
     return {"pid": os.getpid()}
 
 
@@ -360,7 +374,7 @@ def captures() -> Result:
 
 
 def captures_beside_launches() -> Result:
-    """ROUNDS captures in each mode while another thread launches in a stream of its own."""
+    """ROUNDS captures, in each mode in turn, while other threads launch in streams of their own."""
     card = Card(sys.argv[2])
     stop = threading.Event()
     failed = []
@@ -380,7 +394,7 @@ def captures_beside_launches() -> Result:
     ends = []
     for number in range(int(sys.argv[3])):
         card.must("cuStreamBeginCapture_v2", stream, number % 3)
-        answers = {card.spin(10 * US, stream) for _ in range(5)}
+        answers = {card.spin(10 * US, stream) for _ in range(100)}
         code = card.code("cuStreamEndCapture", stream, ctypes.byref(graph))
         if code == 0:
             card.must("cuGraphGetNodes", graph, None, ctypes.byref(count))
@@ -420,6 +434,7 @@ def main() -> int:
         "work": work,
         "long_then_short": long_then_short,
         "in_threads": in_threads,
+        "reopened": reopened,
         "clock_jump": clock_jump,
         "many_streams": many_streams,
         "many_contexts": many_contexts,

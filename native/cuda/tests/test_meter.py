@@ -48,7 +48,7 @@ def scenario(within: Slice, name: str, *arguments: object, **more: str) -> Any:
         timeout=HANGS_SECONDS,
     )
     assert done.returncode == 0, f"{name} exited {done.returncode}: {done.stderr}"
-    return json.loads(done.stdout)
+    return json.loads(done.stdout) | {"stderr": done.stderr}
 
 
 def launches(within: Slice) -> int:
@@ -142,6 +142,23 @@ def test_fixed_share_runs_in_its_windows(sim: Slice, node: simnode.Node, free_po
         # A thread that loses its processor just after it was let in launches too late.
         assert used <= passed * 0.05, f"{used} of {passed} ns outside of the windows"
         assert_share(node, [pid], 100 * length / frame, 2.0)
+
+
+def test_neighbours_with_windows_do_not_meet(
+    sim: Slice, node: simnode.Node, free_port: int, tmp_path: Path
+) -> None:
+    """Beside a neighbour on the same card wall time is longer than card time; never in windows."""
+    driver = (node.driver / "lib" / "libcuda.so.1").resolve()
+    other = make_slice(tmp_path / "other", driver, node.uuids[0], node.environment)
+    sim.grant(mode="fixed-share", frame_us=200_000, window_us=80_000)
+    other.grant(mode="fixed-share", frame_us=200_000, window_start_us=80_000, window_us=120_000)
+    with load(sim, free_port, 5_000) as one, load(other, free_port + 1, 5_000) as two:
+        await_work(node, [one, two], 400 * MS)
+        for within, pid in ((sim, one), (other, two)):
+            before = charged_ns(within), busy_ns(node, [pid])
+            await_work(node, [pid], before[1] + 500 * MS)
+            charged, used = charged_ns(within) - before[0], busy_ns(node, [pid]) - before[1]
+            assert charged <= 1.15 * used
 
 
 # -- launch functions -----------------------------------------------------------------------------
@@ -242,9 +259,10 @@ def test_two_cards_of_one_process_have_limits_of_their_own(
 
 def test_streams_may_be_destroyed_with_work_under_way(sim: Slice, node: simnode.Node) -> None:
     sim.grant(cores_percent=90, **NO_BURST)
-    pid = scenario(sim, "many_streams", SPIN, 20)["pid"]
-    assert launches(sim) == 800
-    assert charged_ns(sim) == pytest.approx(busy_ns(node, [pid]), rel=0.1)
+    done = scenario(sim, "many_streams", SPIN, 12, XPU_LOG="1")
+    assert done["stderr"] == "", "no event is recorded in a stream that is gone"
+    assert launches(sim) == 12 * 40 * 3
+    assert charged_ns(sim) == pytest.approx(busy_ns(node, [done["pid"]]), rel=0.1)
 
 
 def test_forty_contexts_are_limited_and_may_end_with_work_under_way(
@@ -272,6 +290,8 @@ def test_a_fork_while_other_threads_launch_leaves_a_child_that_can(stub: Slice) 
 def test_a_clock_that_starts_anew_neither_stops_work_nor_measuring(
     stub: Slice, tmp_path: Path, back_s: int
 ) -> None:
+    if "LD_PRELOAD" in stub.outside:
+        pytest.skip("AddressSanitizer stands between the library and its clock; nothing to install")
     library = tmp_path / "clock_jump.so"
     run([*zig_cc(), "-shared", "-fPIC", HERE / "clock_jump.c", "-o", library, "-ldl"])
     stub.grant(cores_percent=50, **NO_BURST)
@@ -279,6 +299,13 @@ def test_a_clock_that_starts_anew_neither_stops_work_nor_measuring(
     scenario(stub, "clock_jump", back_s * 1_000 * MS, LD_PRELOAD=preload)
     assert launches(stub) == 40
     assert charged_ns(stub) == pytest.approx(80 * MS, rel=0.1)
+
+
+def test_the_library_may_be_closed_with_work_under_way(stub: Slice) -> None:
+    stub.grant(cores_percent=80, **NO_BURST)
+    assert scenario(stub, "reopened")["codes"] == [0]
+    assert launches(stub) == 50
+    assert charged_ns(stub) == pytest.approx(50 * MS, rel=0.1)
 
 
 # -- capture --------------------------------------------------------------------------------------
@@ -309,12 +336,12 @@ def test_random_captures_are_what_they_are_without_us(
     assert any(row[0] == "end" and row[2] == 0 for row in bare), "it captured nothing"
 
 
-@pytest.mark.parametrize("rounds", [150, pytest.param(5000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.soak)])
 def test_captures_beside_launching_threads_are_whole(sim: Slice, rounds: int) -> None:
     sim.grant(cores_percent=100)
     done = scenario(sim, "captures_beside_launches", SPIN, rounds)
     assert done["failed"] == []
-    assert done["ends"] == [[0, 5, 0]] * rounds
+    assert done["ends"] == [[0, 100, 0]] * rounds
 
 
 def test_measuring_goes_on_after_captures_that_ended_badly(sim: Slice, node: simnode.Node) -> None:

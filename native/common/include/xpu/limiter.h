@@ -62,7 +62,8 @@ void settle(std::atomic<Nanos>& tat, Nanos predicted, Nanos actual, Rate rate) n
 // The same debt at another rate. A TAT counts time in which nothing may start, not GPU time, so it
 // means something else at another share. Up to tau it says which part of the credit is used up, and
 // stays: a tenant that runs steadily at its share has used all of it, before a change and after. What
-// lies beyond tau is GPU time used too early; how long that takes to make up depends on the share.
+// lies beyond tau is GPU time used too early; how long that takes to make up depends on the share. What
+// exceeds a tau that was made smaller is taken for such too.
 Nanos restated(Nanos debt, std::uint64_t from_scale_q32, Rate to) noexcept;
 
 // Makes the TAT stand at `rate`. `stands_at` is the scale at which it stands, 0 while nobody charged
