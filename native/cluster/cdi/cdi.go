@@ -6,9 +6,11 @@
 package cdi
 
 import (
+	"errors"
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -71,7 +73,18 @@ func ParseBase(text []byte) (*specs.Spec, error) {
 	if spec.Kind == "" || len(spec.Devices) == 0 {
 		return nil, fmt.Errorf("CDI spec of kind %q has %d devices", spec.Kind, len(spec.Devices))
 	}
+	edits := []specs.ContainerEdits{spec.ContainerEdits}
+	for _, device := range spec.Devices {
+		edits = append(edits, device.ContainerEdits)
+	}
+	if slices.ContainsFunc(edits, hasNull) {
+		return nil, errors.New("CDI spec has an empty entry among its device nodes, mounts or hooks")
+	}
 	return &spec, nil
+}
+
+func hasNull(edits specs.ContainerEdits) bool {
+	return slices.Contains(edits.DeviceNodes, nil) || slices.Contains(edits.Mounts, nil) || slices.Contains(edits.Hooks, nil)
 }
 
 // Compose makes the spec of all slices of a node: what they share once, then one device each.

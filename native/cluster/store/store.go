@@ -151,7 +151,7 @@ func (s *Store) Save(ledger xpu.Ledger) error {
 // WriteSlice writes a slice's files anew. Its container isn't running now: the kubelet asks before
 // each start, so a fresh ledger page forgets what dead processes had charged.
 func (s *Store) WriteSlice(slice xpu.Slice) error {
-	if err := checkOwner(slice.Owner); err != nil {
+	if err := checkNames(slice); err != nil {
 		return err
 	}
 	config, err := configPage(slice.Shares)
@@ -194,11 +194,11 @@ func writeAll(files []content) error {
 	return nil
 }
 
-// checkOwner keeps a name that comes from outside from leaving its directory.
-func checkOwner(owner xpu.Owner) error {
-	for _, name := range []string{owner.PodUID, owner.Container} {
+// checkNames keeps names that come from outside, or from a damaged record, from leaving their directories.
+func checkNames(slice xpu.Slice) error {
+	for _, name := range []string{slice.Owner.PodUID, slice.Owner.Container, slice.Key} {
 		if name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00") {
-			return fmt.Errorf("owner %q can't name a directory", owner)
+			return fmt.Errorf("owner %q with slice %q can't name a directory", slice.Owner, slice.Key)
 		}
 	}
 	return nil
@@ -250,7 +250,7 @@ func configEntry(share xpu.Share) pages.Card {
 
 // RemoveSlice removes a slice's files. What other containers of the pod have stays.
 func (s *Store) RemoveSlice(slice xpu.Slice) error {
-	if err := checkOwner(slice.Owner); err != nil {
+	if err := checkNames(slice); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(s.directory(slice.Owner)); err != nil {
