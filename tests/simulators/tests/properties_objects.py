@@ -631,6 +631,30 @@ def textures_and_surfaces_say_what_they_are_made_of() -> None:
     cuda.call("cuArrayDestroy", array)
 
 
+def names_of_cuda_13_mean_what_its_header_says() -> None:
+    cuda = Driver()
+    version = ctypes.c_int()
+    cuda.call("cuDriverGetVersion", ctypes.byref(version))
+    if version.value < 13000:
+        return
+    device, pool = ctypes.c_int(-1), PTR()
+    cuda.call("cuCtxGetDevice_v2", ctypes.byref(device), None)
+    equal(device.value, 0)
+    cuda.launch(MS)
+    cuda.call("cuCtxSynchronize_v2", cuda.context)
+    where = Location(1, 0)
+    cuda.call("cuMemGetMemPool", ctypes.byref(pool), ctypes.byref(where), 1)
+    equal(pool.value, cuda.default_pool().value)
+    for name, wanted in (
+        ("cuCtxGetDevice", "cuCtxGetDevice_v2"),
+        ("cuGraphAddNode", "cuGraphAddNode_v2"),
+    ):
+        found, status = PTR(), ctypes.c_int()
+        asked = (name.encode(), ctypes.byref(found), 13000, U64(0), ctypes.byref(status))
+        cuda.call("cuGetProcAddress_v2", *asked)
+        equal(found.value, ctypes.cast(getattr(cuda.library, wanted), PTR).value)
+
+
 PROPERTIES = collected(globals(), but=("importer",))
 
 if __name__ == "__main__":
