@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "operation.h"
+#include "shared_event.h"
 #include "vendor.h"
 #include "wire.h"
 
@@ -58,6 +59,7 @@ void Device::record(Event& event, Stream& stream) {
   event.end_ns = 0;
   event.recorded = true;
   awaited_[item % sim::kQueueDepth].store(&event, std::memory_order_release);
+  if (event.shared != nullptr) publish(*event.shared, card_.point(item + 1), info().pci_address);
 }
 
 void Device::forget(Event& event) {
