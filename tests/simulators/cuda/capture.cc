@@ -350,3 +350,17 @@ SIM_EXPORT CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode)
   }
 CAPTURE(, NullStream::kLegacy)
 CAPTURE(_ptsz, NullStream::kPerThread)
+
+// The first versions: without a mode, and telling less.
+#undef cuStreamBeginCapture
+#undef cuStreamGetCaptureInfo
+#define FIRST_CAPTURE(suffix, null)                                                                  \
+  SIM_EXPORT CUresult cuStreamBeginCapture##suffix(CUstream on) {                                    \
+    return begin(on, null, CU_STREAM_CAPTURE_MODE_GLOBAL, nullptr, {});                              \
+  }                                                                                                  \
+  SIM_EXPORT CUresult cuStreamGetCaptureInfo##suffix(CUstream on, CUstreamCaptureStatus* status,     \
+                                                    cuuint64_t* id) {                               \
+    return info(on, null, status, id, nullptr, nullptr, nullptr);                                    \
+  }
+FIRST_CAPTURE(, NullStream::kLegacy)
+FIRST_CAPTURE(_ptsz, NullStream::kPerThread)

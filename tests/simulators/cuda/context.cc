@@ -214,3 +214,23 @@ SIM_EXPORT CUresult cuCtxSynchronize(void) {
   trim_pools(*context->device);
   return CUDA_SUCCESS;
 }
+
+// Of CUDA 13, which no header that this is built with declares: a context may be named, null is the current one.
+SIM_EXPORT CUresult cuCtxGetDevice_v2(CUdevice* ordinal, CUcontext handle) {
+  if (handle == nullptr) return cuCtxGetDevice(ordinal);
+  const Context* context = alive<Context>(handle);
+  if (ordinal == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  *ordinal = context->ordinal;
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuCtxSynchronize_v2(CUcontext handle) {
+  if (handle == nullptr) return cuCtxSynchronize();
+  Context* context = alive<Context>(handle);
+  if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (const CUresult error = legal_to_wait(*context)) return error;
+  context->device->wait(context->device->submitted());
+  trim_pools(*context->device);
+  return CUDA_SUCCESS;
+}

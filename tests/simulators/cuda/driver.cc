@@ -12,6 +12,7 @@
 
 #include "book.h"
 #include "operation.h"
+#include "shared_event.h"
 #include "vendor.h"
 #include "wire.h"
 
@@ -59,6 +60,7 @@ void Device::record(Event& event, Stream& stream) {
   event.end_ns = 0;
   event.recorded = true;
   awaited_[item % sim::kQueueDepth].store(&event, std::memory_order_release);
+  if (event.shared != nullptr) publish(*event.shared, card_.point(item + 1), info().pci_address);
 }
 
 void Device::forget(Event& event) {

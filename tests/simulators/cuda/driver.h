@@ -29,6 +29,7 @@ namespace simcuda {
 
 struct Context;
 struct Event;
+struct SharedEvent;
 struct Capture;
 struct Node;
 
@@ -69,6 +70,10 @@ class Device {
   void open(std::uint64_t gate) const { card_.open(gate); }
   std::uint64_t submitted() const { return card_.submitted(); }
   sim::Nanos end_of(const Event& event);
+  // What other processes ask about.
+  bool reached(const sim::CardView::Point& point) const { return card_.reached(point); }
+  void wait_for(const sim::CardView::Point& point) const { card_.wait_for(point); }
+  bool own(const sim::CardView::Point& point) const { return point.seat == card_.point(0).seat; }
 
   bool take(std::uint64_t bytes) const { return card_.take(bytes); }
   void give(std::uint64_t bytes) const { card_.give(bytes); }
@@ -118,6 +123,7 @@ struct Event {
   bool recorded = false;
   std::uint64_t item = 0;
   sim::Nanos end_ns = 0;  // once taken along
+  SharedEvent* shared = nullptr;  // of an event that processes share; then the truth is there
   std::shared_ptr<Capture> capture;  // last recorded in that one, at these nodes; under capture.cc's lock
   std::atomic<bool> captured{false};  // whether there is one, for those who don't take the lock
   std::vector<Node*> tips;

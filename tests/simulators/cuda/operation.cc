@@ -13,6 +13,7 @@
 #include "book.h"
 #include "capture.h"
 #include "graph.h"
+#include "shared_event.h"
 
 namespace simcuda {
 namespace {
@@ -242,6 +243,7 @@ struct Performer {
   // stream's own completion wait too.
   CUresult operator()(const Await& await) {
     const Event& event = *await.event;
+    if (event.shared != nullptr) return await_shared(*event.shared, stream);
     if (!event.recorded) return CUDA_SUCCESS;
     if (event.context->device == &device) return mark();
     event.context->device->wait(event.item + 1);

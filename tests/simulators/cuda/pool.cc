@@ -395,3 +395,29 @@ SIM_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr* address, CUmemoryPool ha
   book().enter(*address, allocation);
   return CUDA_SUCCESS;
 }
+
+// Of CUDA 13: pools by location. Only a card's pinned memory has any here.
+namespace {
+
+CUresult card_at(const CUmemLocation* where, CUmemAllocationType type) {
+  if (where == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const bool card = where->type == CU_MEM_LOCATION_TYPE_DEVICE && type == CU_MEM_ALLOCATION_TYPE_PINNED;
+  return card ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
+}
+
+}  // namespace
+
+SIM_EXPORT CUresult cuMemGetDefaultMemPool(CUmemoryPool* pool, CUmemLocation* where, CUmemAllocationType type) {
+  if (const CUresult error = card_at(where, type)) return error;
+  return cuDeviceGetDefaultMemPool(pool, where->id);
+}
+
+SIM_EXPORT CUresult cuMemGetMemPool(CUmemoryPool* pool, CUmemLocation* where, CUmemAllocationType type) {
+  if (const CUresult error = card_at(where, type)) return error;
+  return cuDeviceGetMemPool(pool, where->id);
+}
+
+SIM_EXPORT CUresult cuMemSetMemPool(CUmemLocation* where, CUmemAllocationType type, CUmemoryPool pool) {
+  if (const CUresult error = card_at(where, type)) return error;
+  return cuDeviceSetMemPool(where->id, pool);
+}

@@ -4,6 +4,7 @@
 #include "book.h"
 #include "capture.h"
 #include "operation.h"
+#include "shared_event.h"
 
 using namespace simcuda;
 
@@ -217,8 +218,13 @@ STREAM_PROPERTIES(_ptsz, NullStream::kPerThread)
 SIM_EXPORT CUresult cuEventCreate(CUevent* handle, unsigned flags) {
   Context* context = nullptr;
   if (handle == nullptr || (flags & ~kEventFlags) != 0) return CUDA_ERROR_INVALID_VALUE;
+  const bool shared = (flags & CU_EVENT_INTERPROCESS) != 0;
+  if (shared && (flags & CU_EVENT_DISABLE_TIMING) == 0) return CUDA_ERROR_INVALID_VALUE;
   if (const CUresult error = current(context)) return error;
+  SharedEvent* place = shared ? make_shared_event() : nullptr;
+  if (shared && place == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
   auto* event = new Event;
+  event->shared = place;
   event->context = context;
   event->flags = flags;
   *handle = reinterpret_cast<CUevent>(event);
@@ -230,6 +236,7 @@ SIM_EXPORT CUresult cuEventDestroy_v2(CUevent handle) {
   Event* event = alive<Event>(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   event->context->device->forget(*event);
+  if (event->shared != nullptr) drop_shared_event(event->shared);
   event->magic = 0;
   delete event;
   return CUDA_SUCCESS;
@@ -256,6 +263,7 @@ SIM_EXPORT CUresult cuEventQuery(CUevent handle) {
   Event* event = alive<Event>(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult error = legal_to_wait(*event)) return error;
+  if (event->shared != nullptr) return query_shared(*event->shared);
   if (!event->recorded || event->context->device->completed(event->item + 1)) return CUDA_SUCCESS;
   return CUDA_ERROR_NOT_READY;
 }
@@ -265,7 +273,8 @@ SIM_EXPORT CUresult cuEventSynchronize(CUevent handle) {
   Event* event = alive<Event>(handle);
   if (event == nullptr) return CUDA_ERROR_INVALID_HANDLE;
   if (const CUresult error = legal_to_wait(*event)) return error;
-  if (event->recorded) event->context->device->wait(event->item + 1);
+  if (event->shared != nullptr) wait_shared(*event->shared);
+  else if (event->recorded) event->context->device->wait(event->item + 1);
   trim_pools(*event->context->device);
   return CUDA_SUCCESS;
 }

@@ -229,12 +229,12 @@ std::uint64_t CardClient::settled_head() const {
   return seat_->clock.head;
 }
 
-Nanos CardClient::projected_end(std::uint64_t item) const {
+Nanos CardView::projected_end(std::uint32_t seat, std::uint64_t item) const {
   Gathered all;
   gather(*fleet_, index_, false, all);
-  advance(all.line, kForever, {seat_number_, item});
+  advance(all.line, kForever, {seat, item});
   const auto own = std::find_if(all.runner, all.runner + all.count,
-                                [this](const Runner& runner) { return runner.seat == seat_number_; });
+                                [seat](const Runner& runner) { return runner.seat == seat; });
   // Behind a closed gate nobody knows when; whoever opens it wakes the waiters.
   const bool reached = own == all.runner + all.count || own->clock.head > item;
   return reached ? all.line.card.now : kForever;
@@ -269,22 +269,38 @@ bool CardClient::completed(std::uint64_t bound) const {
   return bound == 0 || settled_head() >= bound;
 }
 
-void CardClient::wait(std::uint64_t bound) const {
-  while (bound != 0) {
+bool CardView::gone(const Point& point) const {
+  const Process& process = fleet_->process[point.seat];
+  return process.live.load(std::memory_order_acquire) == 0 || process.since_ns != point.since_ns;
+}
+
+bool CardView::reached(const Point& point) const {
+  const Hold hold(*this);
+  settle_held(monotonic_now());
+  return gone(point) || fleet_->seat[index_][point.seat].clock.head >= point.bound;
+}
+
+void CardView::sleep_until(const Point& point, bool of_other) const {
+  while (point.bound != 0) {
     std::uint32_t epoch = 0;
     Nanos wake_at = 0;
     {
       const Hold hold(*this);
       settle_held(monotonic_now());
-      if (seat_->clock.head >= bound) return;
+      if (fleet_->seat[index_][point.seat].clock.head >= point.bound) return;
+      if (of_other && gone(point)) return;
       epoch = card_->epoch.load();
-      wake_at = projected_end(bound - 1);
+      wake_at = projected_end(point.seat, point.bound - 1);
     }
     // Work that others submit meanwhile makes it later, which the next turn sees; a death makes it
     // earlier and changes the epoch.
     futex_wait_until(card_->epoch, epoch, wake_at);
   }
 }
+
+void CardView::wait_for(const Point& point) const { sleep_until(point, true); }
+
+void CardClient::wait(std::uint64_t bound) const { sleep_until(point(bound), false); }
 
 bool CardClient::take(std::uint64_t bytes) const {
   const Hold hold(*this);

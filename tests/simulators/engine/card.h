@@ -65,6 +65,16 @@ class CardView {
   // Complete windows that end after `since` and in which the seat's process was busy, oldest first.
   std::vector<WindowBusy> windows(std::uint32_t seat, Nanos since, Nanos now) const;
 
+  // A place in a process' queue, for others to ask about; since_ns tells the process from later ones on its seat.
+  struct Point {
+    std::uint32_t seat;
+    Nanos since_ns;
+    std::uint64_t bound;
+  };
+  // Whether all items below have completed, or their process has gone.
+  bool reached(const Point& point) const;
+  void wait_for(const Point& point) const;
+
   // The process on `seat` is gone: forget its queue, return its memory, wake whoever waited for it.
   // Returns whether it had used the card, and what it had used.
   bool evict(std::uint32_t seat, Grave& grave) const;
@@ -72,6 +82,10 @@ class CardView {
  protected:
   class Hold;
   void settle_held(Nanos now) const;
+  Nanos projected_end(std::uint32_t seat, std::uint64_t item) const;
+  bool gone(const Point& point) const;
+  // Sleeps until the seat's items below the bound have completed, or the point's process has gone.
+  void sleep_until(const Point& point, bool of_other) const;
 
   Fleet* fleet_;
   Card* card_;
@@ -96,6 +110,10 @@ class CardClient : public CardView {
   // Lets a gate, and what is behind it, go on.
   void open(std::uint64_t gate) const;
 
+  Point point(std::uint64_t bound) const {
+    return {seat_number_, fleet_->process[seat_number_].since_ns, bound};
+  }
+
   // Whether all items below `bound` have completed, now.
   bool completed(std::uint64_t bound) const;
   // Sleeps until they have.
@@ -110,7 +128,6 @@ class CardClient : public CardView {
 
  private:
   std::uint64_t settled_head() const;
-  Nanos projected_end(std::uint64_t item) const;
 
   Seat* seat_;
   std::uint32_t seat_number_;

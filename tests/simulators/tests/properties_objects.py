@@ -348,6 +348,67 @@ def a_pool_that_is_not_made_for_it_is_not_exported() -> None:
     cuda.free_async(address.value, stream)
 
 
+class EventHandle(ctypes.Structure):
+    """CUipcEventHandle."""
+
+    _fields_ = (("data", ctypes.c_ubyte * 64),)
+
+
+def an_event_crosses_processes() -> None:
+    """Another process' stream waits for it. Pipes tell who goes on when; no clock judges."""
+    cuda = Driver()
+    stream, event = cuda.stream(), cuda.event(2 | 4)  # without timing, for other processes
+    address, word = _host_word(cuda)
+    handle = EventHandle()
+    cuda.call("cuIpcGetEventHandle", ctypes.byref(handle), event)
+    cuda.call("cuStreamWaitValue32_v2", stream, address, 1, 0)
+    cuda.launch(MS, stream)
+    cuda.call("cuEventRecord", event, stream)
+    argv = [sys.executable, "-m", "simulators.tests.properties_objects", "await"]
+    argv += [bytes(handle.data).hex()]
+    with subprocess.Popen(argv, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdin is not None and other.stdout is not None
+        equal(other.stdout.readline(), "waiting\n")
+        equal(cuda.code("cuEventQuery", event), NOT_READY)
+        word.value = 1
+        equal(other.stdout.readline(), "done\n")
+        equal(cuda.code("cuEventQuery", event), 0)
+        # And back: recorded there, asked here.
+        print("go", file=other.stdin, flush=True)
+        equal(other.stdout.readline(), "recorded\n")
+        equal(cuda.code("cuEventQuery", event), NOT_READY)
+        print("go", file=other.stdin, flush=True)
+        cuda.call("cuEventSynchronize", event)
+        equal(other.wait(), 0)
+    equal(cuda.code("cuEventCreate", ctypes.byref(PTR()), 4), INVALID_VALUE)
+
+
+def waiter(handle: str) -> None:
+    """The other process of an_event_crosses_processes."""
+    cuda = Driver()
+    event, stream = PTR(), cuda.stream()
+    given = EventHandle((ctypes.c_ubyte * 64)(*bytes.fromhex(handle)))
+    cuda.library.cuIpcOpenEventHandle.argtypes = [PTR, EventHandle]
+    cuda.call("cuIpcOpenEventHandle", ctypes.byref(event), given)
+    equal(cuda.code("cuEventQuery", event), NOT_READY)
+    cuda.call("cuStreamWaitEvent", stream, event, 0)
+    cuda.launch(MS, stream)
+    equal(cuda.code("cuStreamQuery", stream), NOT_READY)
+    print("waiting", flush=True)
+    cuda.call("cuStreamSynchronize", stream)
+    equal(cuda.code("cuEventQuery", event), 0)
+    print("done", flush=True)
+    equal(sys.stdin.readline(), "go\n")
+    address, word = _host_word(cuda)
+    cuda.call("cuStreamWaitValue32_v2", stream, address, 1, 0)
+    cuda.call("cuEventRecord", event, stream)
+    print("recorded", flush=True)
+    equal(sys.stdin.readline(), "go\n")
+    word.value = 1
+    cuda.call("cuEventSynchronize", event)
+    cuda.call("cuEventDestroy_v2", event)
+
+
 # --- addresses ---------------------------------------------------------------------------------
 
 _CONTEXT, _MEMORY_TYPE, _DEVICE_POINTER, _HOST_POINTER = range(1, 5)
@@ -631,10 +692,36 @@ def textures_and_surfaces_say_what_they_are_made_of() -> None:
     cuda.call("cuArrayDestroy", array)
 
 
-PROPERTIES = collected(globals(), but=("importer",))
+def names_of_cuda_13_mean_what_its_header_says() -> None:
+    cuda = Driver()
+    version = ctypes.c_int()
+    cuda.call("cuDriverGetVersion", ctypes.byref(version))
+    if version.value < 13000:
+        return
+    device, pool = ctypes.c_int(-1), PTR()
+    cuda.call("cuCtxGetDevice_v2", ctypes.byref(device), None)
+    equal(device.value, 0)
+    cuda.launch(MS)
+    cuda.call("cuCtxSynchronize_v2", cuda.context)
+    where = Location(1, 0)
+    cuda.call("cuMemGetMemPool", ctypes.byref(pool), ctypes.byref(where), 1)
+    equal(pool.value, cuda.default_pool().value)
+    for name, wanted in (
+        ("cuCtxGetDevice", "cuCtxGetDevice_v2"),
+        ("cuGraphAddNode", "cuGraphAddNode_v2"),
+    ):
+        found, status = PTR(), ctypes.c_int()
+        asked = (name.encode(), ctypes.byref(found), 13000, U64(0), ctypes.byref(status))
+        cuda.call("cuGetProcAddress_v2", *asked)
+        equal(found.value, ctypes.cast(getattr(cuda.library, wanted), PTR).value)
+
+
+PROPERTIES = collected(globals(), but=("importer", "waiter"))
 
 if __name__ == "__main__":
     if sys.argv[1] == "import":
         importer(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "await":
+        waiter(sys.argv[2])
     else:
         PROPERTIES[sys.argv[1]]()

@@ -332,11 +332,44 @@ def stamps(count: str) -> None:
     say(spans=spans, again=[cuda.elapsed_ms(first, last) for first, last in pairs])
 
 
+class EventHandle(ctypes.Structure):
+    """CUipcEventHandle."""
+
+    _fields_ = (("data", ctypes.c_ubyte * 64),)
+
+
+def share_event(kernel_ns: str) -> None:
+    """An event behind a kernel, for another process; stays."""
+    cuda = Cuda()
+    event, handle = cuda.event(2 | 4), EventHandle()
+    cuda.launch(int(kernel_ns))
+    cuda.call("cuEventRecord", event, None)
+    cuda.call("cuIpcGetEventHandle", ctypes.byref(handle), event)
+    say(handle=bytes(handle.data).hex())
+    signal.pause()
+
+
+def await_event(handle: str) -> None:
+    """Wait for another process' event, in a stream and by itself."""
+    cuda = Cuda()
+    event, stream = PTR(), cuda.stream()
+    given = EventHandle((ctypes.c_ubyte * 64)(*bytes.fromhex(handle)))
+    cuda.library.cuIpcOpenEventHandle.argtypes = [PTR, EventHandle]
+    cuda.call("cuIpcOpenEventHandle", ctypes.byref(event), given)
+    cuda.call("cuStreamWaitEvent", stream, event, 0)
+    cuda.launch(1000, stream)
+    say(before=cuda.code("cuStreamQuery", stream))
+    cuda.call("cuEventSynchronize", event)
+    cuda.call("cuStreamSynchronize", stream)
+    say(after=cuda.code("cuEventQuery", event))
+
+
 VERBS: dict[str, Callable[..., None]] = {
     verb.__name__: verb
     for verb in (
         *(flood, backlog, latency, hold, events, streams, queue, full_queue),
         *(memory, paths, fork, devices, external, stamps),
+        *(share_event, await_event),
     )
 }
 

@@ -143,3 +143,11 @@ def test_event_jitter_is_a_setting(
     # Spans of microseconds become some of seconds, and none is further off than twice the setting.
     assert 2000 < max(seen["spans"]) < 20_000 + 10_000
     assert min(seen["spans"]) >= 0
+
+
+def test_who_waits_for_the_event_of_a_process_that_dies_goes_on(node: Node, tenant: Start) -> None:
+    owner = tenant(node, "share_event", 3600 * 1000 * MS)
+    waiter = tenant(node, "await_event", owner.says()["handle"])
+    assert waiter.says()["before"] == NOT_READY
+    owner.end()
+    assert waiter.says()["after"] == 0

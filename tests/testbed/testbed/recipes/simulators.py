@@ -77,6 +77,7 @@ PRODUCTS = (
             "cuda/texture.cc",
             "cuda/external.cc",
             "cuda/ipc.cc",
+            "cuda/shared_event.cc",
             "cuda/launch.cc",
             "cuda/procaddress.cc",
         ),
