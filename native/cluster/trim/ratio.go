@@ -4,7 +4,7 @@ package trim
 
 const (
 	// compared is the busy time over which use and charges are compared.
-	compared = int64(10e9)
+	compared = int64(6e9)
 	// prior is how much charged time "nothing to correct" weighs at the start; nothing once so much
 	// as fading was charged.
 	prior, fading = 50e6, 1e9
