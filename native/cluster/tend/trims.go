@@ -61,15 +61,23 @@ func (t *tended) compare(i int, window trim.Window) {
 	if !known {
 		return
 	}
-	busy := 0.0
+	busy, others := 0.0, 0.0
+	for _, ran := range window.Busy {
+		others += ran
+	}
 	for _, m := range t.members {
 		if m.hostPID == 0 {
 			return
 		}
 		busy += window.Busy[m.hostPID]
 	}
+	others -= busy
+	doubt := 0.0
+	if busy > 0 && others < window.Doubt() {
+		doubt = window.Doubt()
+	}
 	length := window.To - window.From
-	p.ratio.Add(length, busy, charged)
+	p.ratio.Add(length, busy, charged, doubt)
 	p.recent.Add(length, busy, charged, entry.Share()/100*float64(length), watched)
 }
 

@@ -85,7 +85,7 @@ func (p play) run(duration, every int64, factor float64, lag int64) (Ratio, *Tim
 	}
 	for at := p.period + 10*ms; at < duration; at += every {
 		if window, complete := timeline.Observe(p.look(at)); complete {
-			ratio.Add(window.To-window.From, window.Busy[1], charged(window.To)-charged(window.From))
+			ratio.Add(window.To-window.From, window.Busy[1], charged(window.To)-charged(window.From), 0)
 		}
 	}
 	return ratio, &timeline, timeline.Coverage(duration)
@@ -277,7 +277,7 @@ func TestRatioForgets(t *testing.T) {
 	var ratio Ratio
 	add := func(seconds int, busy, charged float64) {
 		for range seconds * 10 {
-			ratio.Add(100*ms, busy*float64(100*ms), charged*float64(100*ms))
+			ratio.Add(100*ms, busy*float64(100*ms), charged*float64(100*ms), 0)
 		}
 	}
 	if got, known := ratio.Trim(); known || got != 1 {
@@ -302,5 +302,27 @@ func TestUseKeepsItsSpan(t *testing.T) {
 	length, busy, charged, allowed := use.Sums()
 	if length != 10e9 || busy != 945 || charged != 10 || allowed != 20 {
 		t.Errorf("%v %v %v %v", length, busy, charged, allowed)
+	}
+}
+
+// 10 ms in a window of 1/6 s are 6 % to NVML, and half a point more is a twelfth too much. Alone on the
+// card the charges are right; beside others they may be anything.
+func TestRoundingIsNoReasonToCorrectWhoIsAlone(t *testing.T) {
+	window := Window{To: shortestPeriod}
+	for name, test := range map[string]struct{ charged, doubt, want float64 }{
+		"alone, charged right":     {0.06, window.Doubt(), 1},
+		"alone, charged a lot":     {0.12, window.Doubt(), 0.54},
+		"beside others":            {0.06, 0, 1.08},
+		"alone, charged much less": {0.03, window.Doubt(), Highest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ratio Ratio
+			for range 200 {
+				length := float64(shortestPeriod)
+				ratio.Add(shortestPeriod, percent(6)/100*length, test.charged*length, test.doubt)
+			}
+			got, _ := ratio.Trim()
+			near(t, "trim", got, test.want, 0.06)
+		})
 	}
 }
