@@ -90,11 +90,17 @@ Config config_or_exit() {
     unmap(source.mapping, sizeof(xpu_config_page));
     if (source.state == PageState::kGood) return config;
     const PageState state = source.state;
-    std::fprintf(stderr, "gpu-monitor: %s %s: %s\n", source.file, describe(state),
-                 state == PageState::kAbsent
-                     ? "this container has no slice of a GPU; a pod gets one by asking for "
-                       "huawei.com/vgpu-number"
-                     : "the node's gpu-device-plugin writes it, see its log");
+    const bool denied = read_on_error(path) == OnError::kDenyNewMemory;
+    if (state == PageState::kAbsent)
+        std::fprintf(stderr,
+                     "gpu-monitor: %s %s: this container has no slice of a GPU; a pod gets one by "
+                     "asking for huawei.com/vgpu-number\n",
+                     source.file, describe(state));
+    else
+        std::fprintf(stderr,
+                     "gpu-monitor: %s %s: the node's gpu-device-plugin writes it, see its log; "
+                     "until then processes that start get %s\n",
+                     source.file, describe(state), denied ? "no device memory" : "no limits");
     std::exit(state == PageState::kAbsent ? kNoSlice : kBadConfig);
 }
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -232,6 +233,34 @@ def errors() -> Result:
     return answers
 
 
+def threads() -> Result:
+    """Eight threads ask everything for the first time at once, and then again and again."""
+    library = ctypes.CDLL("libnvidia-ml.so.1")
+    start = threading.Barrier(8)
+    answers: set[tuple[int, ...]] = set()
+
+    def ask() -> None:
+        start.wait()
+        assert library.nvmlInit_v2() == 0
+        for _ in range(200):
+            code, device = by_index(library, 0)
+            memory, rates, count = MemoryV1(), Rates(), U(0)
+            codes = (
+                code,
+                library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory)),
+                library.nvmlDeviceGetUtilizationRates(device, ctypes.byref(rates)),
+                library.nvmlDeviceGetComputeRunningProcesses_v3(device, ctypes.byref(count), None),
+            )
+            answers.add((*codes, memory.total, memory.used, rates.gpu, count.value))
+
+    several = [threading.Thread(target=ask) for _ in range(8)]
+    for one in several:
+        one.start()
+    for one in several:
+        one.join()
+    return {"answers": sorted(answers)}
+
+
 def both() -> Result:
     """CUDA and NVML in one process: hold memory, look, close NVML, and wait to be told to end."""
     tenant = importlib.import_module("tenant")  # lies beside this file
@@ -298,6 +327,7 @@ VERBS: dict[str, Callable[[], Result]] = {
     "stretches": stretches,
     "cards": cards,
     "errors": errors,
+    "threads": threads,
     "both": both,
     "rarer": rarer,
 }

@@ -64,6 +64,17 @@ def test_what_is_missing_is_named_at_once(stub: Slice, damage: str, status: int,
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("policy", "says"), [("allow", "get no limits"), ("deny-new-memory", "get no device memory")]
+)
+def test_what_becomes_of_processes_is_said(stub: Slice, policy: str, says: str) -> None:
+    stub.grant(memory_bytes=GIB)
+    stub.config.write_bytes(b"x" * 4096)
+    stub.config.with_name("on_error").write_text(f"{policy}\n")
+    done = stub.monitor()
+    assert done.returncode == 4 and says in done.stderr
+
+
 def test_an_idle_slice(stub: Slice) -> None:
     stub.grant(memory_bytes=3 * GIB, cores_percent=20)
     with ThreadPoolExecutor() as pool:  # they only wait

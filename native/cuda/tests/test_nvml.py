@@ -154,6 +154,13 @@ def test_looking_does_not_make_a_process_look_dead(sim: Slice) -> None:
         assert nvml(sim, "view")["lists"]["Compute_v3"] == [[said["pid"], 2 * GIB]]
 
 
+def test_threads_that_ask_at_once_hear_the_same(stub: Slice) -> None:
+    stub.grant(memory_bytes=3 * GIB, cores_percent=SHARE)
+    with holding(stub, GIB):
+        seen = nvml(stub, "threads")["answers"]
+    assert seen == [[0, 0, 0, 7, 3 * GIB, GIB, 0, 1]]
+
+
 def test_errors_are_nvmls_own(sim: Slice) -> None:
     uninitialised, version, size = 1, 25, 7
     bare = nvml(sim, "errors")

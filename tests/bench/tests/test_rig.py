@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bench import memory, rig
+from bench import benchlib, launch, memory, rig
+from bench.benchlib import Report
 from bench.rig import Place, Rig, Tenant
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mount namespaces need root")
@@ -49,6 +50,27 @@ def test_a_small_foreign_interposer_sees_every_launch(
     assert len(tenant.ask(3)) == 3
     tenant.end()
     assert int(counted.read_text()) == 3 * LAUNCHES
+
+
+def test_bench_launch_puts_a_named_interposer_in_the_table(
+    on: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BASELINE= works with any that is preloaded; no figure is judged here."""
+    other, counted = tmp_path / "other.so", tmp_path / "launches"
+    other.symlink_to(on.programs / "interposer.so")
+    reports: list[Report] = []
+
+    def keep(report: Report) -> int:
+        reports.append(report)
+        return 0
+
+    monkeypatch.setattr(benchlib, "publish", keep)
+    for name, value in (("BASELINE", other), ("ROUNDS", "1"), ("BENCH_INTERPOSED", counted)):
+        monkeypatch.setenv(name, str(value))
+    assert launch.measure() == 0
+    assert {"other.so", "small foreign interposer"} <= set(reports[0].baselines)
+    assert "limited, against other.so" in reports[0].figures
+    assert int(counted.read_text()) > 0, "it saw launches"
 
 
 def test_a_slice_has_the_shipped_library_and_its_own_pages(on: Rig, ends: ExitStack) -> None:
