@@ -2,8 +2,9 @@
 //
 // Stream-ordered memory and the memory of graphs. What the card gives is what a pool has *reserved*,
 // not what is allocated out of it, so that is what is charged: before a call by what the pool may
-// grow, afterwards settled to what the driver says is reserved. One call of a pool at a time, so that
-// a growth is always told apart from another one.
+// grow, afterwards settled to what the driver says is reserved. Calls of several threads overlap: what
+// those under way have prepaid stays charged until each is settled, so that the charge is never less
+// than what is reserved, whichever of them made the pool grow.
 //
 // A pool shrinks when the application synchronises, trims or destroys it. After a free of any kind
 // the next synchronisation settles all pools; a refusal trims them first.
@@ -42,8 +43,14 @@ class Growth {
     void gone_back() noexcept;
 
   private:
-    Pool* pool_; // locked; null: nothing to charge
-    bool admitted_ = true;
+    bool prepay(std::uint64_t most, bool (*charge)(int, std::uint64_t) noexcept) noexcept;
+    bool await_others(std::uint64_t most) noexcept;
+
+    Pool* pool_; // null: nothing to charge
+    std::uint64_t bytes_;
+    std::uint64_t prepaid_ = 0;
+    bool admitted_ = false;
+    bool under_way_ = false;
 };
 
 // Around a call that only gives back: charges never fall before the driver's reserve has.
