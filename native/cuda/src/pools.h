@@ -23,7 +23,7 @@ struct Pool;
 
 // The pool that this handle names; made known if it was not. Null when no memory is left for it.
 Pool* pool_on_device(CUmemoryPool handle, CUdevice device) noexcept;
-Pool* pool_off_cards(CUmemoryPool handle) noexcept; // of host memory: known, never charged
+Pool* pool_off_cards(CUmemoryPool handle) noexcept; // of the host or imported: never charged
 Pool* pool_of(CUmemoryPool handle) noexcept;        // one that nobody told us of is the current card's
 Pool* pool_of_stream(CUstream stream) noexcept;     // from which cuMemAllocAsync takes
 Pool* pool_of_graphs(CUdevice device) noexcept;

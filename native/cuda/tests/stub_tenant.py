@@ -206,6 +206,17 @@ def surprise(stub: Stub) -> None:
     stub.notes.append(("reserved", 0, reserved))
 
 
+def foreign(stub: Stub) -> None:
+    """Another process' pool is free of charge, whatever is done with it."""
+    pool = PTR()
+    stub.do("own", "cuMemAllocAsync", ctypes.byref(U64()), SIZE(MIB), None)
+    shared = (ctypes.byref(pool), None, 1, U64(0))
+    stub.do("imported", "cuMemPoolImportFromShareableHandle", *shared)
+    stub.do("refused", "cuMemAlloc_v2", ctypes.byref(U64()), SIZE(4096 * MIB))
+    stub.do("trimmed", "cuMemPoolTrimTo", pool, SIZE(0))
+    stub.do("destroyed", "cuMemPoolDestroy", pool)
+
+
 def greedy(stub: Stub) -> None:
     """Takes all there is in odd pieces; notes the most that the card ever gave."""
     allocate: dict[str, Callable[[SIZE], int]] = {
@@ -238,7 +249,8 @@ def oversubscribed(stub: Stub) -> None:
 SCENARIOS: dict[str, Callable[[Stub], None]] = {
     found.__name__: found
     for found in (
-        physical, imports, tiles, bound, arrays, limits, detached, surprise, greedy, oversubscribed,
+        physical, imports, tiles, bound, arrays, limits, detached, surprise, foreign, greedy,
+        oversubscribed,
     )
 }  # fmt: skip
 

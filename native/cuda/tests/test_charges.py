@@ -119,6 +119,16 @@ def run(stub: Slice, *scenario: str) -> list[tuple[str, int, float]]:
             ],
         ),
         (
+            "foreign",
+            [
+                ("own", 0, 32),
+                ("imported", 0, 32),
+                ("refused", OUT_OF_MEMORY, 1),
+                ("trimmed", 1, 1),
+                ("destroyed", 0, 1),
+            ],
+        ),
+        (
             "detached",
             [
                 ("begin", 0, 300),

@@ -245,6 +245,8 @@ CUresult cuLogicalEndpointBindAddr(CUlogicalEndpointId endpoint, CUdevice device
 CUresult cuLogicalEndpointDestroy(CUlogicalEndpointId endpoint);
 
 CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* how);
+CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool, void* shared, int type,
+                                            unsigned long long flags);
 CUresult cuMemPoolDestroy(CUmemoryPool pool);
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t keep);
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device);
