@@ -2,8 +2,8 @@
 """What holds for the driver (tests/simulators/tests/properties*.py) holds behind the library too.
 
 The slice is the whole card, but every hook is at work: memory is charged, launches are metered,
-contexts, pools and graphs are kept book of. A property that fails here and not on the bare driver is
-the library's fault.
+contexts, pools and graphs are kept book of. A property that fails here and not on the bare driver
+is the library's fault.
 """
 
 from __future__ import annotations
