@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "leaving.h"
 #include "lock.h"
 #include "xpu_cuda/driver.h"
 
@@ -67,6 +68,7 @@ inline void pools_changed() noexcept {
 }
 void settle_pools() noexcept;
 inline void after_synchronisation() noexcept {
+    if (any_leaving()) settle_leaving();
     if (pools_may_have_shrunk.load(std::memory_order_relaxed)) settle_pools();
 }
 

@@ -323,6 +323,7 @@ STUB int cuEventRecord(Event* event, void* stream) {
     event->at = std::max(now_ns(), stream_end[stream]);
     return 0;
 }
+STUB int cuEventDestroy_v2(Event* event) { return delete event, 0; }
 STUB int cuEventQuery(Event* event) {
     if (capturing) ++events_while_capturing;
     return event->at <= now_ns() ? 0 : kNotReady;

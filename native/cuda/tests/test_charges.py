@@ -129,6 +129,20 @@ def run(stub: Slice, *scenario: str) -> list[tuple[str, int, float]]:
             ],
         ),
         (
+            "leaving",
+            [
+                ("begin", 0, 300),
+                ("taken", 0, 400),
+                ("busy", 0, 400),
+                ("synchronised another", 0, 400),
+                ("taken", 0, 500),
+                ("idle", 0, 500),
+                ("synchronised another", 0, 400),
+                ("too large", OUT_OF_MEMORY, 400),
+                ("end", 0, 0),
+            ],
+        ),
+        (
             "detached",
             [
                 ("begin", 0, 300),

@@ -121,8 +121,9 @@ enum {
     CUDA_ERROR_NOT_FOUND = 500,
     CUDA_ERROR_NOT_READY = 600,
 };
-enum { CU_EVENT_BLOCKING_SYNC = 1 };
+enum { CU_EVENT_BLOCKING_SYNC = 1, CU_EVENT_DISABLE_TIMING = 2 };
 enum { CU_STREAM_CAPTURE_STATUS_NONE = 0 };
+enum { CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
 enum { CU_DEVICE_CPU = -1 };
 enum {
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
@@ -168,12 +169,14 @@ CUresult cuEventQuery(CUevent event);
 CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end);
 CUresult cuStreamIsCapturing(CUstream stream, int* status);
 CUresult cuStreamGetCtx(CUstream stream, CUcontext* context);
-CUresult cuStreamGetDevice(CUstream stream, CUdevice* device);
+CUresult cuThreadExchangeStreamCaptureMode(int* mode);
 CUresult cuCtxPushCurrent_v2(CUcontext context);
 CUresult cuCtxPopCurrent_v2(CUcontext* context);
+CUresult cuStreamGetDevice(CUstream stream, CUdevice* device);
 CUresult cuCtxGetLimit(size_t* value, int limit);
 CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice device);
 CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool pool);
+CUresult cuEventDestroy_v2(CUevent event);
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, int attribute, void* value);
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, int attribute, void* value);
 CUresult cuMemGetAllocationGranularity(size_t* bytes, const CUmemAllocationProp* how, int option);
