@@ -36,9 +36,9 @@ bool keep_array(std::uint64_t handle, std::uint64_t bytes, int card, std::uint64
 // Free by `free`, which returns CUresult. The entry is taken out before the driver frees: afterwards
 // the same address may already be another thread's new allocation. A refused free puts it back.
 // `known` tells whether it was ours to count.
-template <typename Free>
-CUresult free_kept(Table<Allocation>& table, std::uint64_t key, void (*gone)(const Allocation&),
-                   Free free, bool* known = nullptr) noexcept {
+template <typename Gone, typename Free>
+CUresult free_kept(Table<Allocation>& table, std::uint64_t key, Gone gone, Free free,
+                   bool* known = nullptr) noexcept {
     const Allocation held = table.take(key);
     const CUresult result = free();
     if (known != nullptr) *known = held.key != 0;

@@ -5,6 +5,7 @@
 
 #include "allocations.h"
 #include "contexts.h"
+#include "leaving.h"
 #include "physical.h"
 #include "pools.h"
 
@@ -47,9 +48,11 @@ bool charge_if_free(int card, std::uint64_t bytes) noexcept {
 }
 
 bool charge(int card, std::uint64_t bytes) noexcept {
-    if (!pools_hold_memory()) return charge_once(card, bytes, Refusal::kCounts);
+    const bool leaving = any_leaving(), pooled = pools_hold_memory();
+    if (!leaving && !pooled) return charge_once(card, bytes, Refusal::kCounts);
     if (charge_if_free(card, bytes)) return true;
-    give_up_unused(card);
+    if (leaving) settle_leaving();
+    if (pooled) give_up_unused(card);
     return charge_once(card, bytes, Refusal::kCounts);
 }
 
@@ -59,6 +62,7 @@ void refund(int card, std::uint64_t bytes) noexcept {
 
 void forget_all_memory() noexcept {
     forget_all_allocations();
+    forget_all_leaving();
     forget_all_contexts();
     forget_all_physical();
     forget_all_pools();

@@ -5,6 +5,7 @@
 
 #include "allocations.h"
 #include "charges.h"
+#include "leaving.h"
 #include "meter.h"
 
 namespace xpu {
@@ -106,6 +107,7 @@ void context_not_made(const ContextCharge& charge) noexcept {
 void context_ended(CUcontext context) noexcept {
     if (context == nullptr) return;
     end_allocations(context);
+    end_leaving(context);
     forget_meter(context);
     refund_context(contexts.take(key_of(context)));
 }

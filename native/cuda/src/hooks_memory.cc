@@ -7,6 +7,7 @@
 #include "allocations.h"
 #include "call.h"
 #include "charges.h"
+#include "leaving.h"
 #include "pools.h"
 #include "xpu/log.h"
 
@@ -95,14 +96,22 @@ CUresult allocate_pitched(Pointer* pointer, Size* pitch, std::uint64_t width, st
         card, pointer, most, allocate, [=] { return std::uint64_t{*pitch} * height; }, give_back);
 }
 
-// An address that is not ours to count may be a pool's.
-template <typename Free>
-CUresult free_charged(CUdeviceptr pointer, Free free) noexcept {
+// `gone` is called with what was freed and ours to count. Any other address may be a pool's.
+template <typename Free, typename Gone>
+CUresult free_charged(CUdeviceptr pointer, Free free, Gone gone) noexcept {
     if (!guard.active()) return free();
     bool known = false;
-    const CUresult result = free_kept(allocations, pointer, refund_allocation, free, &known);
+    const CUresult result = free_kept(allocations, pointer, gone, free, &known);
     if (!known) pools_changed();
     return result;
+}
+
+template <typename Function>
+CUresult free_in_stream(Function function, CUdeviceptr pointer, CUstream stream,
+                        CUstream meant) noexcept {
+    return free_charged(
+        pointer, [=] { return call(function, pointer, stream); },
+        [=](const Allocation& held) { leave_in_stream(held, meant); });
 }
 
 } // namespace
@@ -147,17 +156,20 @@ CUresult cuMemAllocPitch_v2(CUdeviceptr* pointer, size_t* pitch, size_t width, s
 }
 
 CUresult cuMemFree(CUdeviceptr_v1 pointer) {
-    return free_charged(pointer, [=] { return call(real.cuMemFree, pointer); });
+    return free_charged(
+        pointer, [=] { return call(real.cuMemFree, pointer); }, refund_allocation);
 }
 
 CUresult cuMemFree_v2(CUdeviceptr pointer) {
-    return free_charged(pointer, [=] { return call(real.cuMemFree_v2, pointer); });
+    return free_charged(
+        pointer, [=] { return call(real.cuMemFree_v2, pointer); }, refund_allocation);
 }
 
 CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
-    return free_charged(pointer, [=] { return call(real.cuMemFreeAsync, pointer, stream); });
+    return free_in_stream(real.cuMemFreeAsync, pointer, stream, stream);
 }
 
 CUresult cuMemFreeAsync_ptsz(CUdeviceptr pointer, CUstream stream) {
-    return free_charged(pointer, [=] { return call(real.cuMemFreeAsync_ptsz, pointer, stream); });
+    return free_in_stream(real.cuMemFreeAsync_ptsz, pointer, stream,
+                          stream == nullptr ? XPU_STREAM_PER_THREAD : stream);
 }

@@ -82,6 +82,15 @@ CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* how) {
     return how == nullptr ? result : noted(result, pool, how->location);
 }
 
+// Its owner was charged for what it reserves.
+CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool, void* shared, int type,
+                                            unsigned long long flags) {
+    const CUresult result =
+        call(real.cuMemPoolImportFromShareableHandle, pool, shared, type, flags);
+    if (result == CUDA_SUCCESS && guard.active()) (void)pool_off_cards(*pool);
+    return result;
+}
+
 CUresult cuMemPoolDestroy(CUmemoryPool pool) {
     return guard.active() ? destroy_pool(pool) : call(real.cuMemPoolDestroy, pool);
 }

@@ -19,6 +19,10 @@ struct Pool {
     int card = kNoCard;
     bool ending = false;
     std::atomic<std::uint64_t> charged{0};
+    // Of calls under way; a thread that ends inside the driver leaves its share here for good.
+    std::uint64_t prepaid = 0; // part of charged
+    std::uint64_t asked = 0;   // bytes that they allocate
+    std::uint32_t calls = 0;
     std::uint64_t step = 0; // by which it was seen to grow at least
     Pool* next = nullptr;
 };
@@ -72,6 +76,7 @@ Pool* known(std::uint64_t key, bool of_graphs, CUdevice device, int card) noexce
     fresh->card = card;
     fresh->ending = false;
     fresh->charged.store(0, std::memory_order_relaxed);
+    fresh->prepaid = fresh->asked = fresh->calls = 0;
     fresh->step = kUsualStep;
     fresh->handle.store(key, std::memory_order_release);
     return fresh;
@@ -101,14 +106,19 @@ void trim(const Pool& pool) noexcept {
     else (void)call(real.cuMemPoolTrimTo, handle_of(pool), std::size_t{0});
 }
 
-// Under its lock: the charge becomes what is reserved. False when more is than may be.
+// Under its lock: the charge becomes what is reserved and what calls under way may still add. False
+// when more is reserved than may be.
 bool settle_locked(Pool& pool) noexcept {
     std::uint64_t now = 0;
     if (pool.card == kNoCard || !reserved(pool, now)) return true;
     const std::uint64_t charged = pool.charged.load(std::memory_order_relaxed);
-    if (now > charged && !charge_if_free(pool.card, now - charged)) return false;
-    if (now < charged) refund(pool.card, charged - now);
-    pool.charged.store(now, std::memory_order_relaxed);
+    if (now > charged) {
+        if (!charge_if_free(pool.card, now - charged)) return false;
+        pool.charged.store(now, std::memory_order_relaxed);
+    } else if (now + pool.prepaid < charged) {
+        refund(pool.card, charged - now - pool.prepaid);
+        pool.charged.store(now + pool.prepaid, std::memory_order_relaxed);
+    }
     return true;
 }
 
@@ -229,39 +239,68 @@ Pool* pool_of_graphs(CUdevice device) noexcept {
     return device < 0 ? nullptr : known(key_of_graphs(device), true, device, charged_card(device));
 }
 
+// Under the pool's lock.
+bool Growth::prepay(std::uint64_t most, bool (*charge)(int, std::uint64_t) noexcept) noexcept {
+    if (!charge(pool_->card, most)) return false;
+    pool_->charged.fetch_add(most, std::memory_order_relaxed);
+    pool_->prepaid += most;
+    prepaid_ = most;
+    return true;
+}
+
+// What others have prepaid, most of it for a growth that will not come, may be what is missing. Called
+// with the pool's lock and returns with it.
+bool Growth::await_others(std::uint64_t most) noexcept {
+    constexpr unsigned kTries = 256;
+    for (unsigned tries = 0; tries < kTries && pool_->calls != 0; ++tries) {
+        pool_->lock.unlock();
+        sched_yield();
+        pool_->lock.lock();
+        if (prepay(most, charge_if_free)) return true;
+    }
+    return false;
+}
+
 Growth::Growth(Pool* pool, std::uint64_t bytes, CUstream stream) noexcept
-    : pool_(pool != nullptr && pool->card != kNoCard ? pool : nullptr) {
-    if (pool_ == nullptr) return;
-    pool_->lock.lock();
+    : pool_(pool != nullptr && pool->card != kNoCard ? pool : nullptr), bytes_(bytes) {
+    admitted_ = pool_ == nullptr;
+    if (admitted_) return;
+    Hold hold(pool_->lock);
     const std::uint64_t most = rounded_up(bytes, pool_->step);
-    bool charged = charge_if_free(pool_->card, most);
-    if (!charged && (has_unused(*pool_, bytes) || capturing(stream))) return;
-    if (!charged) {
+    admitted_ = prepay(most, charge_if_free) || has_unused(*pool_, bytes + pool_->asked) ||
+                capturing(stream) || await_others(most);
+    if (!admitted_) {
         give_up_unused(pool_->card); // all but ours, which is locked
         trim(*pool_);
         (void)settle_locked(*pool_);
-        charged = charge(pool_->card, most);
+        admitted_ = prepay(most, charge);
     }
-    if (charged) pool_->charged.fetch_add(most, std::memory_order_relaxed);
-    admitted_ = charged;
+    if (!admitted_) return;
+    under_way_ = true;
+    pool_->asked += bytes_;
+    ++pool_->calls;
 }
 
 Growth::~Growth() {
-    if (pool_ == nullptr) return;
-    if (!admitted_) (void)settle_locked(*pool_);
-    pool_->lock.unlock();
+    if (under_way_) (void)settled();
 }
 
 bool Growth::settled() noexcept {
-    if (pool_ == nullptr) return true;
+    if (!under_way_) return true;
+    under_way_ = false;
+    Hold hold(pool_->lock);
     const std::uint64_t charged = pool_->charged.load(std::memory_order_relaxed);
     std::uint64_t now = 0;
-    if (reserved(*pool_, now) && now > charged)
-        pool_->step = std::max(pool_->step, rounded_up(now - charged, kGranule) + pool_->step);
+    if (reserved(*pool_, now) && now > charged) // never seen before: expect it from now on
+        pool_->step += rounded_up(now - charged, kGranule);
+    pool_->prepaid -= prepaid_;
+    pool_->asked -= bytes_;
+    --pool_->calls;
     return settle_locked(*pool_);
 }
 
 void Growth::gone_back() noexcept {
+    Hold hold(pool_->lock);
     trim(*pool_);
     (void)settle_locked(*pool_);
 }

@@ -2,8 +2,9 @@
 //
 // Stream-ordered memory and the memory of graphs. What the card gives is what a pool has *reserved*,
 // not what is allocated out of it, so that is what is charged: before a call by what the pool may
-// grow, afterwards settled to what the driver says is reserved. One call of a pool at a time, so that
-// a growth is always told apart from another one.
+// grow, afterwards settled to what the driver says is reserved. Calls of several threads overlap: what
+// those under way have prepaid stays charged until each is settled, so that the charge is never less
+// than what is reserved, whichever of them made the pool grow.
 //
 // A pool shrinks when the application synchronises, trims or destroys it. After a free of any kind
 // the next synchronisation settles all pools; a refusal trims them first.
@@ -13,6 +14,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "leaving.h"
 #include "lock.h"
 #include "xpu_cuda/driver.h"
 
@@ -22,7 +24,7 @@ struct Pool;
 
 // The pool that this handle names; made known if it was not. Null when no memory is left for it.
 Pool* pool_on_device(CUmemoryPool handle, CUdevice device) noexcept;
-Pool* pool_off_cards(CUmemoryPool handle) noexcept; // of host memory: known, never charged
+Pool* pool_off_cards(CUmemoryPool handle) noexcept; // of the host or imported: never charged
 Pool* pool_of(CUmemoryPool handle) noexcept;        // one that nobody told us of is the current card's
 Pool* pool_of_stream(CUstream stream) noexcept;     // from which cuMemAllocAsync takes
 Pool* pool_of_graphs(CUdevice device) noexcept;
@@ -42,8 +44,14 @@ class Growth {
     void gone_back() noexcept;
 
   private:
-    Pool* pool_; // locked; null: nothing to charge
-    bool admitted_ = true;
+    bool prepay(std::uint64_t most, bool (*charge)(int, std::uint64_t) noexcept) noexcept;
+    bool await_others(std::uint64_t most) noexcept;
+
+    Pool* pool_; // null: nothing to charge
+    std::uint64_t bytes_;
+    std::uint64_t prepaid_ = 0;
+    bool admitted_ = false;
+    bool under_way_ = false;
 };
 
 // Around a call that only gives back: charges never fall before the driver's reserve has.
@@ -60,6 +68,7 @@ inline void pools_changed() noexcept {
 }
 void settle_pools() noexcept;
 inline void after_synchronisation() noexcept {
+    if (any_leaving()) settle_leaving();
     if (pools_may_have_shrunk.load(std::memory_order_relaxed)) settle_pools();
 }
 

@@ -216,13 +216,20 @@ STUB int cuMemFreeAsync(Ptr pointer, void*) { return release_any(pointer); }
 STUB int cuMemFreeAsync_ptsz(Ptr pointer, void*) { return release_any(pointer); }
 STUB int cuDeviceGetMemPool(void** pool, int) { return *pool = &pool_used, 0; }
 STUB int cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = &pool_used, 0; }
-STUB int cuMemPoolTrimTo(void*, std::size_t) {
+char foreign_pool; // of another process, which has reserved 64 MiB
+STUB int cuMemPoolImportFromShareableHandle(void** pool, void*, int, std::uint64_t) {
+    return *pool = &foreign_pool, 0;
+}
+STUB int cuMemPoolDestroy(void*) { return next_answer(); }
+STUB int cuMemPoolTrimTo(void* pool, std::size_t) {
+    if (pool == &foreign_pool) return kInvalid;
     const std::lock_guard<std::mutex> lock(mutex);
     return trim_pool(), 0;
 }
-STUB int cuMemPoolGetAttribute(void*, int which, void* value) {
+STUB int cuMemPoolGetAttribute(void* pool, int which, void* value) {
     const std::lock_guard<std::mutex> lock(mutex);
-    *static_cast<std::uint64_t*>(value) = which == 5 ? pool_reserved : pool_used;
+    const std::uint64_t own = which == 5 ? pool_reserved : pool_used;
+    *static_cast<std::uint64_t*>(value) = pool == &foreign_pool ? 64 << 20 : own;
     return 0;
 }
 STUB int cuArray3DCreate_v2(Array** made, const Shape* shape) { return make_array(made, *shape, 1); }
@@ -343,6 +350,7 @@ STUB int cuEventRecord(Event* event, void* stream) {
     event->at = std::max(now_ns(), stream_end[stream]);
     return 0;
 }
+STUB int cuEventDestroy_v2(Event* event) { return delete event, 0; }
 STUB int cuEventQuery(Event* event) {
     if (capturing) ++events_while_capturing;
     return event->at <= now_ns() ? 0 : kNotReady;

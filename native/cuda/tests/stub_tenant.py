@@ -206,6 +206,32 @@ def surprise(stub: Stub) -> None:
     stub.notes.append(("reserved", 0, reserved))
 
 
+def foreign(stub: Stub) -> None:
+    """Another process' pool is free of charge, whatever is done with it."""
+    pool = PTR()
+    stub.do("own", "cuMemAllocAsync", ctypes.byref(U64()), SIZE(MIB), None)
+    shared = (ctypes.byref(pool), None, 1, U64(0))
+    stub.do("imported", "cuMemPoolImportFromShareableHandle", *shared)
+    stub.do("refused", "cuMemAlloc_v2", ctypes.byref(U64()), SIZE(4096 * MIB))
+    stub.do("trimmed", "cuMemPoolTrimTo", pool, SIZE(0))
+    stub.do("destroyed", "cuMemPoolDestroy", pool)
+
+
+def leaving(stub: Stub) -> None:
+    """Memory freed in a stream is gone when the stream gets there."""
+    context, pointer, busy, idle = stub.context(), U64(), PTR(5), PTR(6)
+    length = U64(10**15)
+    parameters = (PTR * 1)(ctypes.addressof(length))
+    for note, stream in (("busy", busy), ("idle", idle)):
+        stub.do("taken", "cuMemAlloc_v2", ctypes.byref(pointer), SIZE(100 * MIB))
+        if stream is busy:
+            stub.driver.cuLaunchKernel(PTR(0x1000), *(1,) * 6, 0, stream, parameters, None)
+        stub.do(note, "cuMemFreeAsync", pointer, stream)
+        stub.do("synchronised another", "cuStreamSynchronize", PTR(7))
+    stub.do("too large", "cuMemAlloc_v2", ctypes.byref(pointer), SIZE(700 * MIB))
+    stub.do("end", "cuCtxDestroy_v2", context)
+
+
 def greedy(stub: Stub) -> None:
     """Takes all there is in odd pieces; notes the most that the card ever gave."""
     allocate: dict[str, Callable[[SIZE], int]] = {
@@ -238,7 +264,9 @@ def oversubscribed(stub: Stub) -> None:
 SCENARIOS: dict[str, Callable[[Stub], None]] = {
     found.__name__: found
     for found in (
-        physical, imports, tiles, bound, arrays, limits, detached, surprise, greedy, oversubscribed,
+        physical, imports, tiles, bound, arrays, limits, detached, surprise, foreign, leaving,
+        greedy,
+        oversubscribed,
     )
 }  # fmt: skip
 

@@ -119,6 +119,30 @@ def run(stub: Slice, *scenario: str) -> list[tuple[str, int, float]]:
             ],
         ),
         (
+            "foreign",
+            [
+                ("own", 0, 32),
+                ("imported", 0, 32),
+                ("refused", OUT_OF_MEMORY, 1),
+                ("trimmed", 1, 1),
+                ("destroyed", 0, 1),
+            ],
+        ),
+        (
+            "leaving",
+            [
+                ("begin", 0, 300),
+                ("taken", 0, 400),
+                ("busy", 0, 400),
+                ("synchronised another", 0, 400),
+                ("taken", 0, 500),
+                ("idle", 0, 500),
+                ("synchronised another", 0, 400),
+                ("too large", OUT_OF_MEMORY, 400),
+                ("end", 0, 0),
+            ],
+        ),
+        (
             "detached",
             [
                 ("begin", 0, 300),

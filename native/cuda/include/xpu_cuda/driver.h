@@ -130,7 +130,7 @@ enum {
     CUDA_ERROR_NOT_FOUND = 500,
     CUDA_ERROR_NOT_READY = 600,
 };
-enum { CU_EVENT_BLOCKING_SYNC = 1 };
+enum { CU_EVENT_BLOCKING_SYNC = 1, CU_EVENT_DISABLE_TIMING = 2 };
 enum { CU_STREAM_CAPTURE_STATUS_NONE = 0 };
 enum { CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
 enum { CU_DEVICE_CPU = -1 };
@@ -185,6 +185,7 @@ CUresult cuStreamGetDevice(CUstream stream, CUdevice* device);
 CUresult cuCtxGetLimit(size_t* value, int limit);
 CUresult cuDeviceGetAttribute(int* value, int attribute, CUdevice device);
 CUresult cuDeviceSetMemPool(CUdevice device, CUmemoryPool pool);
+CUresult cuEventDestroy_v2(CUevent event);
 CUresult cuDeviceGetGraphMemAttribute(CUdevice device, int attribute, void* value);
 CUresult cuMemPoolGetAttribute(CUmemoryPool pool, int attribute, void* value);
 CUresult cuMemGetAllocationGranularity(size_t* bytes, const CUmemAllocationProp* how, int option);
@@ -256,6 +257,8 @@ CUresult cuLogicalEndpointBindAddr(CUlogicalEndpointId endpoint, CUdevice device
 CUresult cuLogicalEndpointDestroy(CUlogicalEndpointId endpoint);
 
 CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps* how);
+CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool* pool, void* shared, int type,
+                                            unsigned long long flags);
 CUresult cuMemPoolDestroy(CUmemoryPool pool);
 CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t keep);
 CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device);
