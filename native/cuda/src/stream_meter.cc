@@ -104,6 +104,7 @@ bool StreamMeter::open(Nanos now, bool reuse_mark) noexcept {
     current_.opened = reuse_mark ? 0 : now;
     current_.start_event = mark_;
     if (!reuse_mark && !record(current_.start_event)) return false;
+    if (!reuse_mark && now >= busy_until_) current_.recorded = monotonic_now();
     open_ = true;
     last_sample_ = now;
     alone_ = alone_ || ++segments_ % kAloneEvery == 0;
@@ -180,7 +181,13 @@ void StreamMeter::restart_clock() noexcept {
     busy_until_ = last_end_ = last_sample_ = 0;
 }
 
-void StreamMeter::first_launched(Nanos now) noexcept { current_.stall = now - current_.opened; }
+// On a card without work the start event passes as soon as it is recorded, and the first kernel starts as
+// soon as it is launched. For a kernel of 20 µs what lies between is a hundredth of its time.
+void StreamMeter::first_launched(Nanos now) noexcept {
+    current_.stall = now - current_.opened;
+    if (current_.recorded != 0)
+        current_.lead = std::clamp<Nanos>(now - current_.recorded, 0, kLongestLead);
+}
 
 void StreamMeter::launch_failed(const Launch& launch) noexcept {
     if (!launch.holds) {
@@ -280,7 +287,8 @@ bool StreamMeter::take_finished(Segment& out, Anchor& anchor) noexcept {
         return false;
     }
     const Nanos now = monotonic_now(); // after the answer: the thread may have stood still before it
-    const auto length = std::max<Nanos>(0, static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6));
+    const auto between = std::max<Nanos>(0, static_cast<Nanos>(static_cast<double>(milliseconds) * 1e6));
+    const Nanos length = between - std::min(front.lead, between / 2);
     out = front;
     const Nanos earliest = std::max(front.opened, last_end_) + length;
     Nanos placed = earliest;

@@ -23,7 +23,9 @@ struct Segment {
     };
 
     std::uint32_t start_event = 0, end_event = 0; // sequence numbers of the stream's events
-    Nanos opened = 0;      // host time at which the start event was recorded
+    Nanos opened = 0;      // host time before the start event was recorded,
+    Nanos recorded = 0;    // and after it, on a stream that had nothing to do
+    Nanos lead = 0;        // from then to the first launch: in the events, but no work
     Nanos start = 0;       // when the work ran, on the host's clock; known once it finished
     Nanos end = 0;
     Nanos predicted = 0;   // sum over the launches
@@ -91,6 +93,7 @@ class StreamMeter {
     static constexpr Nanos kSampleInterval = 1'000'000;
     static constexpr unsigned kFaults = 16;
     static constexpr Nanos kStall = 20'000;
+    static constexpr Nanos kLongestLead = 5'000;
     static constexpr unsigned kDoubts = 3;
 
     bool record(std::uint32_t& sequence) noexcept;
