@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import xpu_pages
 from xpu_pages import CardConfig, Ledger
 from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
+from xpubuild.clang import clangxx
 from xpubuild.recipes import cuda
 from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
@@ -25,40 +25,34 @@ STUB_UUID = "GPU-a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf"  # as stub_driver.cc says
 GIB = 1 << 30
 
 
-def stub_driver() -> Path:
-    """The one-page driver of these tests, with the SONAME a real one has."""
-    source = HERE / "stub_driver.cc"
+def stub_driver(file: str = "stub_driver.cc") -> Path:
+    """The one-page driver of these tests, or one made of it, with the SONAME a real one has."""
+    source = HERE / file
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-shared"]
 
     def build(target: Path) -> None:
         library = target / "libcuda-original.so"
         run([*zig_cxx(), *flags, "-Wl,-soname,libcuda.so.1", source, "-o", library, "-lpthread"])
 
-    inputs = {"source": digest_file(source), "flags": " ".join(flags), "zig": zig_version()}
+    sources = digest_tree({source, HERE / "stub_driver.cc"}, REPOSITORY)
+    inputs = {"source": sources, "flags": " ".join(flags), "zig": zig_version()}
     return Cache().get(Recipe("cuda-stub", inputs, build)) / "libcuda-original.so"
 
 
-def sanitizer() -> tuple[str, Path] | None:
-    """The distribution's C++ compiler and its AddressSanitizer runtime; None where either lacks."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        return None
-    runtime = Path(run([compiler, "-print-file-name=libasan.so"]).strip())
-    return (compiler, runtime) if runtime.is_absolute() else None
+WATCHED = ["-std=c++17", "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer"]
+SANITIZE = [*WATCHED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# The runtime is preloaded, since Python isn't watched.
+ASAN = [*SANITIZE, "-shared-libsan"]
+TSAN = [*WATCHED, "-fsanitize=thread"]
 
 
-SANITIZE = [
-    *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-]
-
-
-def sanitized(compiler: str) -> Path:
-    """Library and monitor as cuda.build() makes them for tests, but watched by ASan and UBSan."""
+def sanitized(watch: Sequence[str]) -> Path:
+    """Library and monitor as cuda.build() makes them for tests, but by clang and watched."""
+    compiler = clangxx()
 
     def build(target: Path) -> None:
         common = sorted((cuda.COMMON / "src").glob("*.cc"))
-        flags = [*SANITIZE, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
+        flags = [*watch, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
         (target / "lib").mkdir()
         (target / "bin").mkdir()
         exports = target / "exports.map"
@@ -80,6 +74,7 @@ def sanitized(compiler: str) -> Path:
         "sources": digest_tree(cuda.INPUTS, REPOSITORY),
         "recipe": digest_file(Path(__file__)),
         "compiler": run([compiler, "--version"]),
+        "watch": " ".join(watch),
     }
     return Cache().get(Recipe("cuda-sanitized", inputs, build))
 

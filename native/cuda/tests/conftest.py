@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from simulators import simnode
-from xpu_slice import STUB_UUID, Slice, make_slice, sanitized, sanitizer, stub_driver
+from xpu_slice import ASAN, STUB_UUID, Slice, make_slice, sanitized, stub_driver
+from xpubuild import clang
 
 
 @pytest.fixture(params=["as shipped", pytest.param("sanitized", marks=pytest.mark.soak)])
@@ -17,17 +18,15 @@ def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Slice:
     """A slice on the one-page driver; in the long form also with ASan and UBSan watching."""
     if request.param == "as shipped":
         return make_slice(tmp_path, stub_driver(), STUB_UUID, {})
-    found = sanitizer()
-    if found is None:
-        pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
-    compiler, runtime = found
+    if not clang.available():
+        pytest.skip("no clang on this machine; apt-get install clang")
     watched = {
-        "LD_PRELOAD": str(runtime),
+        "LD_PRELOAD": str(clang.asan_runtime()),
         # Python's own leaks are none of ours.
         "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(compiler))
+    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(ASAN))
 
 
 @pytest.fixture(scope="session")
