@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distribution's clang, which brings what zig doesn't: sanitizers and libFuzzer. For tests only."""
+"""The distribution's clang: it brings sanitizers and libFuzzer, which zig doesn't. For tests only."""
 
 from __future__ import annotations
 
