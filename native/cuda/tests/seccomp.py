@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``seccomp.py PROFILE PROGRAM…``: run a program under a container engine's seccomp profile.
 
-Through libseccomp by ctypes. Rules that hold only with some capability are left out, as for a container
-without any; conditions on arguments are applied to the first one named."""
+Through libseccomp by ctypes. Rules that hold only with some capability are left out, as for a
+container without any; of conditions on arguments the first one is applied."""
 
 from __future__ import annotations
 

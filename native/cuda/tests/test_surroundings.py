@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a slice's processes live: other users, namespaces, read-only roots, seccomp, drivers and cards that
-change under them. No node agent runs in any of these tests."""
+"""Where a slice's processes live: other users, namespaces, read-only roots, seccomp, drivers and
+cards that change under them. No node agent runs in any of these tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def in_mounts(script: str) -> list[str]:
 
 @pytest.fixture
 def open_slice() -> Iterator[Slice]:
-    """A slice that every user can reach, on the one-page driver, with all it needs in one directory."""
+    """A slice that every user can reach, on the one-page driver, all in one directory."""
     directory = Path(tempfile.mkdtemp(prefix="xpu-slice-"))
     try:
         within = make_slice(directory, stub_driver(), STUB_UUID, {})
@@ -57,7 +57,7 @@ def open_slice() -> Iterator[Slice]:
 def crowd(
     within: Slice, prefix: list[str], processes: int, size: int
 ) -> tuple[Any, subprocess.Popen[str]]:
-    """What each of some processes that start at once was answered, and the tenant that waits for a line."""
+    """What each of some processes was answered, and the tenant that waits for a line."""
     words = [*prefix, str(within.directory / "bin" / "crowd"), str(processes), str(size)]
     process = within.start(words)
     assert process.stdout is not None
@@ -160,7 +160,7 @@ def test_a_ledger_on_a_bad_filesystem_limits_each_process_alone(
 
 @needs_root
 def test_a_container_in_another_time_namespace(open_slice: Slice) -> None:
-    """The limiter's clock is the container's: shifted for all its processes alike, it limits as ever."""
+    """The limiter's clock is the container's: shifted for all alike, it limits as ever."""
     within = open_slice
     shifted = ["unshare", "--time", "--monotonic", "100000", "--boottime", "100000", "--fork"]
     granted, process = crowd(within, shifted, 2, 2 << 20)
@@ -196,7 +196,7 @@ def progress(within: Slice) -> None:
 
 
 def test_a_driver_upgrade_under_a_running_process(open_slice: Slice) -> None:
-    """The file is replaced and gone for a while: who runs keeps the old one, who starts gets the new one."""
+    """The file is gone, then new: who runs keeps the old one, who starts gets the new one."""
     within = open_slice
     program = within.directory / "bin" / "alone"
     process = within.start([program, "serve"])
@@ -221,7 +221,7 @@ def test_a_driver_upgrade_under_a_running_process(open_slice: Slice) -> None:
 
 @pytest.mark.parametrize("what", ["all", "events"])
 def test_a_card_that_gets_lost(tmp_path: Path, what: str) -> None:
-    """The application sees the driver's errors and no others; where only measuring fails it sees none."""
+    """The application sees the driver's errors and no others; none where only measuring fails."""
     within = make_slice(tmp_path, stub_driver("faulty_driver.cc"), STUB_UUID, {})
     within.grant(memory_bytes=3 * GIB, cores_percent=20, tau_ns=5_000_000)
     lost = {"CARD_LOST": str(tmp_path / "lost"), "LOST_WHAT": what}
