@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every file that the C++ side reads, as fuzz targets: the corpus, and in the long form a minute each."""
+"""Every file that C++ reads, as fuzz targets: the corpus; in the long form a minute each."""
 
 from __future__ import annotations
 
