@@ -4,31 +4,32 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from xpu_slice import HERE, Slice
 from xpubuild.cache import Cache, Recipe, digest_tree
 from xpubuild.recipes import cuda
-from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
+from xpubuild.toolchain import REPOSITORY, run, zig_cxx
 
 ROUGH = HERE / "rough"
 SPIN = REPOSITORY / "tests" / "simulators" / "kernels" / "spin.ptx"
-FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", *cuda.INCLUDES]
+FLAGS = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror"]
 HANGS_SECONDS = 120  # ends a hang, judges nothing
 
 
-def programs() -> Path:
+def programs(compile_with: Sequence[str] = (*zig_cxx(), *FLAGS)) -> Path:
     """A directory with one program for each source of native/cuda/tests/rough."""
 
     def build(target: Path) -> None:
         for source in sorted(ROUGH.glob("*.cc")):
             out = target / source.stem
-            run([*zig_cxx(), *FLAGS, source, "-o", out, "-ldl", "-lpthread"])
+            run([*compile_with, *cuda.INCLUDES, source, "-o", out, "-ldl", "-lpthread"])
 
     inputs = {
         "sources": digest_tree([ROUGH, cuda.CUDA / "include"], REPOSITORY),
-        "flags": " ".join(FLAGS),
-        "zig": zig_version(),
+        "compiler": run([*compile_with, "--version"]),
+        "flags": " ".join(compile_with[1:]),
     }
     return Cache().get(Recipe("cuda-rough", inputs, build))
 

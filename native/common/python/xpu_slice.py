@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import xpu_pages
 from simulators import simnode
 from xpu_pages import CardConfig, Ledger
 from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
+from xpubuild.clang import clangxx
 from xpubuild.recipes import cuda
 from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
@@ -34,7 +34,7 @@ def _stub(source: Path, library: str, soname: str, arch: str) -> Path:
         run([*zig_cxx(arch), *flags, source, "-o", target / library, "-lpthread"])
 
     inputs = {
-        "source": digest_tree([source, cuda.CUDA / "include"], REPOSITORY),
+        "source": digest_tree({source, HERE / "stub_driver.cc", cuda.CUDA / "include"}, REPOSITORY),
         "flags": " ".join(flags).replace(str(REPOSITORY), ""),
         "arch": arch,
         "zig": zig_version(),
@@ -42,9 +42,9 @@ def _stub(source: Path, library: str, soname: str, arch: str) -> Path:
     return Cache().get(Recipe("cuda-stub", inputs, build)) / library
 
 
-def stub_driver(arch: str = "x86_64") -> Path:
-    """The one-page driver of these tests, with the SONAME a real one has."""
-    return _stub(HERE / "stub_driver.cc", "libcuda-original.so", "libcuda.so.1", arch)
+def stub_driver(arch: str = "x86_64", file: str = "stub_driver.cc") -> Path:
+    """The one-page driver of these tests, or one made of it, with the SONAME a real one has."""
+    return _stub(HERE / file, "libcuda-original.so", "libcuda.so.1", arch)
 
 
 def stub_nvml(arch: str = "x86_64") -> Path:
@@ -52,27 +52,20 @@ def stub_nvml(arch: str = "x86_64") -> Path:
     return _stub(HERE / "stub_nvml.cc", "libnvidia-ml-original.so", "libnvidia-ml.so.1", arch)
 
 
-def sanitizer() -> tuple[str, Path] | None:
-    """The distribution's C++ compiler and its AddressSanitizer runtime; None where either lacks."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        return None
-    runtime = Path(run([compiler, "-print-file-name=libasan.so"]).strip())
-    return (compiler, runtime) if runtime.is_absolute() else None
+WATCHED = ["-std=c++17", "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer"]
+SANITIZE = [*WATCHED, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+# The runtime is preloaded, since Python isn't watched.
+ASAN = [*SANITIZE, "-shared-libsan"]
+TSAN = [*WATCHED, "-fsanitize=thread"]
 
 
-SANITIZE = [
-    *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-omit-frame-pointer"),
-    *("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"),
-]
-
-
-def sanitized(compiler: str) -> Path:
-    """Library and monitor as cuda.build() makes them for tests, but watched by ASan and UBSan."""
+def sanitized(watch: Sequence[str]) -> Path:
+    """Library and monitor as cuda.build() makes them for tests, but by clang and watched."""
+    compiler = clangxx()
 
     def build(target: Path) -> None:
         common = sorted((cuda.COMMON / "src").glob("*.cc"))
-        flags = [*SANITIZE, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
+        flags = [*watch, "-fno-exceptions", "-fno-rtti", *cuda.FOR_TESTS, *cuda.INCLUDES]
         (target / "lib").mkdir()
         (target / "bin").mkdir()
         for made in cuda.LIBRARIES:
@@ -95,6 +88,7 @@ def sanitized(compiler: str) -> Path:
         "sources": digest_tree(cuda.INPUTS, REPOSITORY),
         "recipe": digest_file(Path(__file__)),
         "compiler": run([compiler, "--version"]),
+        "watch": " ".join(watch),
     }
     return Cache().get(Recipe("cuda-sanitized", inputs, build))
 

@@ -50,7 +50,8 @@ bool identity(std::string_view line, xpu_card_config& card) noexcept {
     const std::size_t hyphen = line.rfind('-');
     std::uint64_t vid = 0;
     if (hyphen == std::string_view::npos || hyphen == 0 || hyphen >= sizeof card.uuid ||
-        !number(after(line, hyphen + 1), UINT32_MAX, vid))
+        !number(after(line, hyphen + 1), UINT32_MAX, vid) ||
+        std::memchr(line.data(), '\0', hyphen) != nullptr)
         return false;
     std::memcpy(card.uuid, line.data(), hyphen);
     card.vid = static_cast<std::uint32_t>(vid);

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import xpu_pages
-from xpu_slice import SANITIZE, sanitizer
+from xpu_slice import SANITIZE, TSAN
+from xpubuild import clang
 from xpubuild.cache import Cache, Recipe, digest_tree
 from xpubuild.recipes.cuda import COMMON
 from xpubuild.toolchain import REPOSITORY, run, zig_cxx
@@ -82,11 +83,11 @@ def test_cpp_for_long(cpp_case: tuple[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_cpp_sanitized(cpp_case: tuple[str, str], tmp_path: Path) -> None:
-    found = sanitizer()
-    if found is None:
-        pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
-    run_case(cpp_case, tmp_path, 1, programs([found[0], *SANITIZE]))
+@pytest.mark.parametrize("watch", [SANITIZE, TSAN], ids=["asan+ubsan", "tsan"])
+def test_cpp_sanitized(cpp_case: tuple[str, str], tmp_path: Path, watch: list[str]) -> None:
+    if not clang.available():
+        pytest.skip("no clang on this machine; apt-get install clang")
+    run_case(cpp_case, tmp_path, 1, programs([clang.clangxx(), *watch]))
 
 
 def test_ledger_on_a_full_filesystem(tmp_path: Path) -> None:

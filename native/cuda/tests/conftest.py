@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from simulators import simnode
 from xpu_slice import (
+    ASAN,
     STUB_UUID,
     Slice,
     make_slice,
     sanitized,
-    sanitizer,
     slice_of,
     stub_driver,
     stub_nvml,
 )
+from xpubuild import clang
 
 
 @pytest.fixture(params=["as shipped", pytest.param("sanitized", marks=pytest.mark.soak)])
@@ -26,17 +27,15 @@ def stub(request: pytest.FixtureRequest, tmp_path: Path) -> Slice:
     """A slice on the one-page driver; in the long form also with ASan and UBSan watching."""
     if request.param == "as shipped":
         return make_slice(tmp_path, stub_driver(), STUB_UUID, {}, nvml=stub_nvml())
-    found = sanitizer()
-    if found is None:
-        pytest.skip("no g++ with AddressSanitizer on this machine; apt-get install g++")
-    compiler, runtime = found
+    if not clang.available():
+        pytest.skip("no clang on this machine; apt-get install clang")
     watched = {
-        "LD_PRELOAD": str(runtime),
+        "LD_PRELOAD": str(clang.asan_runtime()),
         # Python's own leaks are none of ours.
         "ASAN_OPTIONS": "detect_leaks=0:exitcode=99",
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
-    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(compiler), stub_nvml())
+    return make_slice(tmp_path, stub_driver(), STUB_UUID, watched, sanitized(ASAN), stub_nvml())
 
 
 @pytest.fixture(scope="session")

@@ -216,6 +216,21 @@ void fork_in_init() {
     _exit(0); // the slow thread is left where it is
 }
 
+// What the driver answers before, while and after $CARD_LOST is there with the word in $LOST_WHAT.
+void lost_card() {
+    driver = rough::open_driver();
+    std::map<int, int> answers[3];
+    for (int phase = 0; phase < 3; ++phase) {
+        if (phase == 1) std::ofstream(std::getenv("CARD_LOST")) << std::getenv("LOST_WHAT") << "\n";
+        if (phase == 2) unlink(std::getenv("CARD_LOST"));
+        for (int more = 0; more < 100; ++more) ++answers[phase][launch(driver, kKernelNs / 10)];
+        ++answers[phase][driver.cuStreamSynchronize(nullptr)];
+        ++answers[phase][allocate(kMiB)];
+    }
+    std::printf("{\"before\": %d, \"errors\": %d, \"fine\": %d, \"after\": %d, \"over\": %d}\n", answers[0][0],
+                answers[1][46], answers[1][0], answers[2][0], allocate(3072 * kMiB));
+}
+
 // Launches until told to end, and says how often.
 void serve() {
     driver = rough::open_driver();
@@ -240,7 +255,7 @@ int main(int count, char** words) {
         {"small_stack", small_stack}, {"signals", signals},
         {"no_descriptors", no_descriptors}, {"no_memory", no_memory}, {"no_tables", no_tables},
         {"vfork_exec", vfork_exec}, {"fork_in_init", fork_in_init},
-        {"serve", serve},
+        {"serve", serve}, {"lost_card", lost_card},
     };
     const auto found = count == 2 ? scenarios.find(words[1]) : scenarios.end();
     if (found == scenarios.end()) return 2;
