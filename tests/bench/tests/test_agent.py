@@ -110,7 +110,7 @@ def test_a_killed_tenant_leaves_nothing_and_is_named(on: Rig, ends: ExitStack) -
 
 
 def test_a_process_past_the_library_is_reported(on: Rig, ends: ExitStack) -> None:
-    """In the slice's cgroup with memory of the card and no slot, as if it had brought its driver."""
+    """In the slice's cgroup with memory of the card and no slot, as with a driver of its own."""
     made = on.slice(1, cores_percent=50)
     started(on, ends, made, 1, "mid")
     foreign = on.start(on.bare(), "shape", rig.PTX, "mid", 1, card=1)
