@@ -201,3 +201,29 @@ func TestShareAndTrimInForce(t *testing.T) {
 		t.Errorf("%v %v", card.Share(), card.Trim())
 	}
 }
+
+// Whatever lies in a page, reading it ends with a value or an error, and what was read is written alike.
+func FuzzDecode(f *testing.F) {
+	page, err := Config{Epoch: 2, Cards: []Card{{UUID: "GPU-0", CoresPercent: 20}}}.Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(page)
+	f.Add(NewLedger())
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, page []byte) {
+		if config, err := Decode(page); err == nil {
+			again, err := config.Encode()
+			if err != nil && len(config.Cards) <= MaxCards && !slices.ContainsFunc(config.Cards,
+				func(card Card) bool { return len(card.UUID) >= UUIDBytes }) {
+				t.Fatal(err)
+			}
+			if second, failed := Decode(again); err == nil && (failed != nil || !slices.Equal(second.Cards, config.Cards)) {
+				t.Fatalf("%+v became %+v (%v)", config, second, failed)
+			}
+		}
+		if head, err := DecodeLedgerHead(page); err == nil && head.SlotsUsed > MaxProcesses {
+			t.Fatalf("%d slots", head.SlotsUsed)
+		}
+	})
+}

@@ -42,6 +42,10 @@ type tended struct {
 	members  map[int]*member // by slot
 	parts    []*part         // as the cards of the config page
 	oddSince int64
+	obituary struct { // how many ends were told since when
+		since int64
+		told  int
+	}
 }
 
 // part is one card of a slice.

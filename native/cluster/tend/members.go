@@ -8,6 +8,11 @@ import (
 	"flexai.io/xpu/cluster/pages"
 )
 
+const (
+	obituaries    = pages.MaxProcesses // as many as can live at once
+	obituaryEvery = int64(60e9)
+)
+
 // member is a process that holds a slot of a slice.
 type member struct {
 	owner   uint64
@@ -92,6 +97,9 @@ func (k *keeper) join(one *tended, process pages.Process, pid int, alive bool) *
 func (k *keeper) ended(one *tended, slot int, by string) {
 	gone := one.members[slot]
 	delete(one.members, slot)
+	if !k.mayTell(one) {
+		return
+	}
 	details := []any{"key", one.slice.Key, "owner", one.slice.Owner.String(), "pid", gone.pid, "host_pid", gone.hostPID}
 	for i, p := range one.parts {
 		if gone.memory[i] > 0 {
@@ -99,6 +107,21 @@ func (k *keeper) ended(one *tended, slot int, by string) {
 		}
 	}
 	k.Log.Info("process ended, its slot was cleared", append(details, "by", by)...)
+}
+
+// mayTell bounds what a tenant who fills slots without end can write into the log.
+func (k *keeper) mayTell(one *tended) bool {
+	now := k.Now().MonoNs
+	if now-one.obituary.since > obituaryEvery {
+		one.obituary.since, one.obituary.told = now, 0
+	}
+	one.obituary.told++
+	if one.obituary.told > obituaries {
+		k.notices.say(one.slice.Key+" ends", "processes of a slice end without end; only the first of each minute are told",
+			"key", one.slice.Key, "owner", one.slice.Owner.String())
+		return false
+	}
+	return true
 }
 
 // sum notes when what the slots hold changed last.

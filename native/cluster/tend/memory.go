@@ -18,6 +18,8 @@ const (
 	slack = 64 << 20
 	// leastContext: less than this is no context of CUDA's.
 	leastContext = 8 << 20
+	// mostContext: more than this is memory that the library didn't count, or that a tenant hid.
+	mostContext = 1 << 30
 	// quiet is how long before NVML was asked no slot may have changed: charges come before memory is
 	// taken, and both are read one after the other.
 	quiet = int64(50e6)
@@ -60,16 +62,25 @@ func (t *tended) total(used map[int]uint64) uint64 {
 	return sum
 }
 
-// learn takes the least that a process held beyond its slot for the price of a context. Only of
-// processes that came while contexts were charged nothing: of the others the slot holds it already.
+// learn takes the least that a process held beyond its slot for the price of a context: of processes
+// that came while contexts were charged nothing, for of the others the slot holds it already. Where such
+// a slot holds more than NVML shows, the price was too high; so a tenant who hid memory from his slot to
+// make contexts dear for his neighbours is put right by the first of them.
 func (k *keeper) learn(known *card, one *tended, i int, used map[int]uint64) {
 	for _, m := range one.members {
-		beyond := int64(used[m.hostPID]) - int64(m.memory[i])
-		if !m.context0[i] || m.hostPID == 0 || beyond < leastContext {
+		shown := used[m.hostPID]
+		if m.hostPID == 0 || shown == 0 {
 			continue
 		}
-		if price := uint64(beyond); known.context == 0 || price+step <= known.context {
-			known.context = price
+		price := int64(shown) - int64(m.memory[i])
+		if !m.context0[i] {
+			price = min(price, 0) + int64(known.context)
+		}
+		if price < leastContext || price > mostContext {
+			continue
+		}
+		if known.context == 0 || uint64(price)+step <= known.context {
+			known.context = uint64(price)
 		}
 	}
 }

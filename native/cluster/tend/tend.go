@@ -23,6 +23,7 @@ import (
 const (
 	// tickEvery is how soon a slice that asks gets its share back from those it was lent to.
 	tickEvery    = 25 * time.Millisecond
+	tickIdle     = 100 * time.Millisecond // nobody of ours lives
 	lookEvery    = 120 * time.Millisecond // under NVML's shortest sample period, so that none is missed
 	lookIdle     = 250 * time.Millisecond
 	lookAgain    = 2 * time.Second // after an error
@@ -102,6 +103,14 @@ type Deps struct {
 	Log     *slog.Logger
 }
 
+// pause is how long until the next tick.
+func pause(inUse bool) time.Duration {
+	if inUse {
+		return tickEvery
+	}
+	return tickIdle
+}
+
 // Run looks after the slices until ctx ends.
 func Run(ctx context.Context, deps Deps) {
 	k := newKeeper(deps)
@@ -109,17 +118,19 @@ func Run(ctx context.Context, deps Deps) {
 	looks := make(chan look)
 	pollers := newPollers(ctx, deps, looks)
 	defer pollers.wait()
-	ticker := time.NewTicker(tickEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case one := <-looks:
 			k.took(one)
-		case <-ticker.C:
+		case <-timer.C:
 			k.tick(ctx, deps.Now())
-			pollers.want(k.wanted())
+			wanted := k.wanted()
+			pollers.want(wanted)
+			timer.Reset(pause(len(wanted) > 0))
 		}
 	}
 }

@@ -309,6 +309,29 @@ func TestContextIsLearnedOnceAndTheRestIsOverhead(t *testing.T) {
 	want("nobody", 414, 0)
 }
 
+// Who hides memory from his slot makes contexts look dear; his neighbours' slots put that right.
+func TestAContextThatWasLearnedTooDearIsPutRight(t *testing.T) {
+	b := newBench(t)
+	pair, other := b.slice("a", pages.Card{CoresPercent: 30, VID: 1}), b.slice("b", pages.Card{CoresPercent: 30, VID: 2})
+	liar := b.joined(pair, 0)
+	price := func(what string, want uint64) {
+		t.Helper()
+		b.pass(50 * ms)
+		if got := other.Read(t).Cards[0].ContextBytes; got != want*mib {
+			t.Errorf("%s: a context costs %d MiB, want %d", what, got/mib, want)
+		}
+	}
+	b.pass(1e9)
+	b.list(nvmlwatch.Process{PID: liar.PID, Bytes: 9000 * mib})
+	price("absurd", 0)
+	b.list(nvmlwatch.Process{PID: liar.PID, Bytes: 900 * mib})
+	price("dear", 900)
+	honest := b.joined(other, 0, 1000*mib) // 100 MiB and a context at that price
+	b.pass(1e9)
+	b.list(nvmlwatch.Process{PID: liar.PID, Bytes: 900 * mib}, nvmlwatch.Process{PID: honest.PID, Bytes: 514 * mib})
+	price("put right", 414)
+}
+
 func TestAFreshSliceOfTheCardIsToldWhatAContextCosts(t *testing.T) {
 	b := newBench(t)
 	b.slice("a", pages.Card{ContextBytes: 414 * mib}) // by a predecessor of ours
@@ -336,6 +359,22 @@ func TestTheDeadAreClearedAndNamedOnce(t *testing.T) {
 	if got := b.keeper.slices["a"].members; len(got) != 1 || got[0].hostPID != living.PID {
 		t.Errorf("members %v", got)
 	}
+}
+
+// A tenant can write owners into slots whose locks nobody holds, as fast as we clear them.
+func TestATenantCantFloodTheLog(t *testing.T) {
+	b := newBench(t)
+	pair := b.slice("a", pages.Card{CoresPercent: 30})
+	b.pass(25 * ms)
+	b.pass(20e9, func() {
+		for slot := range 40 {
+			pair.Slot(t, slot, uint64(b.now)+uint64(slot), slot, mib)
+		}
+	})
+	if lines := strings.Count(b.log.String(), "\n"); lines < obituaries || lines > obituaries+1 {
+		t.Errorf("%d lines", lines)
+	}
+	b.logged("end without end", 1)
 }
 
 // Another process of the slice may be faster; the operator is told all the same.

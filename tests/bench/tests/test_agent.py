@@ -109,6 +109,24 @@ def test_a_killed_tenant_leaves_nothing_and_is_named(on: Rig, ends: ExitStack) -
     assert f"host_pid={tenant.pid} " in found[0]
 
 
+def test_a_process_past_the_library_is_reported(on: Rig, ends: ExitStack) -> None:
+    """In the slice's cgroup with memory of the card and no slot, as with a driver of its own."""
+    made = on.slice(1, cores_percent=50)
+    started(on, ends, made, 1, "mid")
+    foreign = on.start(on.bare(), "shape", rig.PTX, "mid", 1, card=1)
+    ends.callback(foreign.end)
+    said = f"process {foreign.pid} of its container uses a card past the library"
+    groups = {line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    if groups == {"/"}:  # everybody's cgroup is nobody's
+        time.sleep(13)
+        assert said not in log(on)
+        return
+    await_("the report", lambda: said in log(on))
+    time.sleep(2)
+    assert log(on).count(said) == 1
+    assert foreign.process.poll() is None
+
+
 def test_an_elastic_slice_borrows_until_the_neighbour_asks(on: Rig, ends: ExitStack) -> None:
     made = on.slice(2, cores_percent=30, mode="elastic")
     started(on, ends, made, 2)
