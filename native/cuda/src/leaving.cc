@@ -20,6 +20,7 @@ struct Leaving {
 
 SpinLock lock;
 Leaving* first = nullptr;
+SpinLock settling; // one at a time, so that none misses what another has taken out to look at
 
 // Our events are no part of anybody's capture, so nothing that is captured elsewhere is spoilt.
 class Relaxed {
@@ -43,10 +44,10 @@ CUevent event_in(CUstream stream) noexcept {
     return nullptr;
 }
 
-// Takes out what `gone` wants; the list is cut off meanwhile, so that the driver is asked without the
-// lock.
+// Takes out what `gone` wants; the list is cut off meanwhile, so that nobody who frees waits for it.
 template <typename Gone>
 void refund_if(Gone gone) noexcept {
+    Hold turn(settling);
     Leaving* here = nullptr;
     {
         Hold hold(lock);
@@ -103,6 +104,7 @@ void end_leaving(CUcontext context) noexcept {
 
 void forget_all_leaving() noexcept {
     lock.unlock();
+    settling.unlock();
     first = nullptr;
     allocations_leaving.store(0);
 }

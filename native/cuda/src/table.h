@@ -49,7 +49,8 @@ class Table {
         return true;
     }
 
-    // The same, with a new entry where there is none; false only when no memory is left for it, or for key 0.
+    // The same, with a new entry where there is none; false when no memory is left for it, and
+    // for key 0.
     template <typename Change>
     bool with_new(std::uint64_t key, Change change) noexcept {
         Shard& home = shard(key);
