@@ -106,5 +106,10 @@ extern Guard guard;
 
 Nanos monotonic_now() noexcept;
 
+// A thread that stood still holds an old `now`; only a clock that still says so has started anew.
+inline bool clock_restarted(Nanos kept, Nanos now) noexcept {
+    return went_back(kept, now) && went_back(kept, monotonic_now());
+}
+
 } // namespace xpu
 #endif

@@ -264,7 +264,7 @@ void ContextMeter::settle_finished(int its_card) noexcept {
 void ContextMeter::poll(Nanos now) noexcept {
     if (!polling_.try_lock()) return;
     const int its_card = card.load(std::memory_order_relaxed);
-    if (went_back(polled_.exchange(now, std::memory_order_relaxed), now)) {
+    if (clock_restarted(polled_.exchange(now, std::memory_order_relaxed), now)) {
         anchor_ = {};
         counted_ = {};
         restart(account(its_card), guard.grants(its_card).terms(), now);

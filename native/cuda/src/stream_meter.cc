@@ -151,7 +151,7 @@ void StreamMeter::take_passed() noexcept {
 bool StreamMeter::launch_begins(Launch& launch, Cost& cost) noexcept {
     const bool known = cost.known();
     take_passed();
-    if (went_back(last_sample_, launch.now)) restart_clock();
+    if (clock_restarted(last_sample_, launch.now)) restart_clock();
     // A gap in an open segment would be measured as work. An unknown cost is measured by itself.
     if (open_ && launch.now > busy_until_) abandon_segment();
     if (open_ ? !known : mark_is_last_ || due(launch, known)) {

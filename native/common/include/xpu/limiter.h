@@ -27,7 +27,7 @@ constexpr Nanos kLongestSleep = 10'000'000;
 constexpr Nanos kLongestDebt = 600'000'000'000;
 
 // CLOCK_MONOTONIC starts anew where a process is restored on another machine. Every instant that was
-// kept then lies in the future; readings of two threads are never so far apart.
+// kept then lies in the future, by more than two threads that run are apart.
 constexpr Nanos kClockRestarted = 1'000'000'000;
 constexpr bool went_back(Nanos kept, Nanos now) noexcept { return now < kept - kClockRestarted; }
 
