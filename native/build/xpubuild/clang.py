@@ -17,10 +17,13 @@ _RUNTIMES = ("asan", "tsan", "fuzzer")
 
 
 def _runtime(name: str) -> Path:
-    """Where clang looks for a runtime; not absolute where it has none."""
+    """Where clang has a runtime; not absolute where it has none. Newer ones leave the machine out."""
     suffix = "so" if name == "asan" else "a"
-    file = f"libclang_rt.{name}-{platform.machine()}.{suffix}"
-    return Path(run(["clang++", f"-print-file-name={file}"]).strip())
+    for file in (f"{name}-{platform.machine()}.{suffix}", f"{name}.{suffix}"):
+        found = Path(run(["clang++", f"-print-file-name=libclang_rt.{file}"]).strip())
+        if found.is_absolute():
+            break
+    return found
 
 
 @cache
@@ -36,6 +39,16 @@ def clangxx() -> str:
         raise ToolchainError(f"{PURPOSE} needs clang's runtimes\nremedy: install {package}")
     system.install([package])
     return "clang++"
+
+
+def unshuffled() -> list[str]:
+    """A prefix for watched programs: the sanitizers of clang before 18 need addresses where they
+    expect them, and kernels that shuffle by more than 28 bits put them elsewhere."""
+    try:
+        bits = int(Path("/proc/sys/vm/mmap_rnd_bits").read_text())
+    except OSError:
+        return []
+    return ["setarch", "--addr-no-randomize"] if bits > 28 else []
 
 
 def asan_runtime() -> Path:

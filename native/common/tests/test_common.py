@@ -63,7 +63,7 @@ def run_case(
 ) -> None:
     program, case = cpp_case
     done = subprocess.run(
-        [(built or programs()) / program, case],
+        [*(clang.unshuffled() if built else []), (built or programs()) / program, case],
         env={**os.environ, "XPU_TEST_DIR": str(scratch), "XPU_TEST_ROUNDS": str(rounds)},
         capture_output=True,
         text=True,

@@ -66,6 +66,12 @@ def test_threads_cancelled_while_held_back_leave_no_lock(stub: Slice) -> None:
     assert card.launches == launches, "none was cut off between admission and launch"
 
 
+def test_a_launch_that_is_held_back_is_no_cancellation_point(stub: Slice) -> None:
+    stub.grant(cores_percent=10, tau_ns=5_000_000)
+    assert alone(stub, "cancel_pending") == {"cancelled": 1, "returned": 1}
+    assert stub.ledger().cards[0].throttled_ns > 0
+
+
 @pytest.mark.parametrize("source", ["config.page", "vgpu.config"])
 def test_a_thread_with_a_stack_of_16_kib(unwatched: Slice, source: str) -> None:
     stub = unwatched  # a watched frame needs several times the stack

@@ -87,6 +87,24 @@ void cancel_throttled() {
     std::printf("{\"launches\": %d}\n", launches.load());
 }
 
+std::atomic<bool> held_back_to_its_end{false};
+
+void* launch_with_cancel_pending(void*) {
+    for (int more = 0; more < 20; ++more) must(launch(driver, kKernelNs), "cuLaunchKernel"); // into debt
+    pthread_cancel(pthread_self());
+    for (int more = 0; more < 5; ++more) must(launch(driver, kKernelNs), "cuLaunchKernel");
+    held_back_to_its_end = true;
+    pthread_testcancel();
+    return nullptr;
+}
+
+// Natively a launch is no cancellation point, so a launch that is held back is none either.
+void cancel_pending() {
+    driver = rough::open_driver();
+    const bool cancelled = in_thread(launch_with_cancel_pending) == PTHREAD_CANCELED;
+    std::printf("{\"cancelled\": %d, \"returned\": %d}\n", cancelled, held_back_to_its_end.load());
+}
+
 void* whole_life(void*) {
     driver = rough::open_driver();
     if (allocate(kMiB) != 0) rough::fail("cuMemAlloc", 0);
@@ -255,7 +273,7 @@ int main(int count, char** words) {
         {"small_stack", small_stack}, {"signals", signals},
         {"no_descriptors", no_descriptors}, {"no_memory", no_memory}, {"no_tables", no_tables},
         {"vfork_exec", vfork_exec}, {"fork_in_init", fork_in_init},
-        {"serve", serve}, {"lost_card", lost_card},
+        {"serve", serve}, {"cancel_pending", cancel_pending}, {"lost_card", lost_card},
     };
     const auto found = count == 2 ? scenarios.find(words[1]) : scenarios.end();
     if (found == scenarios.end()) return 2;

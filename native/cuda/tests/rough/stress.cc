@@ -18,6 +18,8 @@
 
 namespace {
 
+constexpr unsigned kReplaceEvery = 50, kReplaced = 20; // each leaves a number taken
+
 std::atomic<unsigned> launched{0}, granted{0}, refused{0};
 rough::Driver driver;
 
@@ -47,7 +49,8 @@ class Thread {
     void run(unsigned rounds) {
         for (unsigned round = 0; round < rounds; ++round) {
             step(random_() % 16);
-            if (number_ == 0 && round % 50 == 49) replace_ledger_descriptor();
+            if (number_ == 0 && round % kReplaceEvery == 0 && round / kReplaceEvery < kReplaced)
+                replace_ledger_descriptor();
         }
         while (!held_.empty()) release();
     }
