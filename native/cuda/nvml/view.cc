@@ -8,6 +8,7 @@
 
 #include "xpu/log.h"
 #include "xpu/place.h"
+#include "xpu/uncancelled.h"
 #include "xpu/upstream.h"
 
 extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*child)(),
@@ -58,43 +59,47 @@ bool View::active() noexcept {
 }
 
 void View::initialise() noexcept {
+    const Uncancelled here;
     State fresh = State::kFresh;
     if (!state_.compare_exchange_strong(fresh, State::kBusy)) {
         while (state_.load(std::memory_order_acquire) == State::kBusy) sched_yield();
         return;
     }
-    const bool limited = map_pages();
-    if (limited) {
+    const State found = map_pages();
+    if (found == State::kActive) {
         __register_atfork(nullptr, nullptr, child_of_fork, nullptr);
         Hold hold(reading_);
         read(current_);
         history_.keep(current_);
     }
-    state_.store(limited ? State::kActive : State::kIdle, std::memory_order_release);
+    state_.store(found, std::memory_order_release);
 }
 
 // Without a usable ledger too much would have to be made up, so the card itself is shown then. The
 // descriptor is never closed: that would drop the locks by which the CUDA library, in the same
-// process, shows that it lives.
-bool View::map_pages() noexcept {
+// process, shows that it lives. kFresh: out of descriptors or memory, which is no answer.
+View::State View::map_pages() noexcept {
     GrantSource source = open_grant(config_page_path(), made_page_);
     Config unused;
     if (source.state == PageState::kGood) source.state = read_config(*source.page, unused);
     if (source.state != PageState::kGood) {
         unmap(source.mapping, sizeof(xpu_config_page));
+        if (source.state == PageState::kExhausted) return State::kFresh;
         XPU_LOG_ONCE("%s %s: NVML shows the whole card", source.file, describe(source.state));
-        return false;
+        return State::kIdle;
     }
     const Mapping ledger = map_ledger(ledger_page_path(), false);
     if (ledger.state != PageState::kGood) {
+        unmap(source.mapping, sizeof(xpu_config_page));
+        if (ledger.state == PageState::kExhausted) return State::kFresh;
         XPU_LOG_ONCE("%s %s: NVML shows the whole card", ledger_page_path(),
                      describe(ledger.state));
-        return false;
+        return State::kIdle;
     }
     page_ = source.page;
     ledger_ = static_cast<const xpu_ledger_page*>(ledger.base);
     ledger_fd_ = ledger.fd;
-    return true;
+    return State::kActive;
 }
 
 bool View::config(Config& out) noexcept {

@@ -42,7 +42,7 @@ class View {
     enum class State { kFresh, kBusy, kIdle, kActive };
 
     void initialise() noexcept;
-    bool map_pages() noexcept;
+    State map_pages() noexcept;
     bool config(Config& out) noexcept;
     void read(Reading& out) noexcept;
     enum class Answer { kGiven, kNothingNew, kTooEarly };
