@@ -128,6 +128,28 @@ SIM_EXPORT CUresult cuCtxDestroy_v2(CUcontext handle) {
   return CUDA_SUCCESS;
 }
 
+// Counted uses, from before primary contexts; the last one ends the context.
+SIM_EXPORT CUresult cuCtxAttach(CUcontext* handle, unsigned flags) {
+  Context* context = nullptr;
+  if (handle == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (const CUresult error = current(context)) return error;
+  const std::lock_guard<std::mutex> held(context->lock);
+  ++context->uses;
+  *handle = reinterpret_cast<CUcontext>(context);
+  return CUDA_SUCCESS;
+}
+
+SIM_EXPORT CUresult cuCtxDetach(CUcontext handle) {
+  if (const CUresult error = Driver::get().usable()) return error;
+  Context* context = alive<Context>(handle);
+  if (context == nullptr || context->primary || context->green != nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  {
+    const std::lock_guard<std::mutex> held(context->lock);
+    if (--context->uses != 0) return CUDA_SUCCESS;
+  }
+  return cuCtxDestroy_v2(handle);
+}
+
 SIM_EXPORT CUresult cuCtxPushCurrent_v2(CUcontext handle) {
   if (const CUresult error = Driver::get().usable()) return error;
   Context* context = alive<Context>(handle);

@@ -104,6 +104,7 @@ struct Context {
   Device* device = nullptr;
   CUdevice ordinal = 0;
   bool primary = false;
+  unsigned uses = 1;  // of one that cuCtxCreate made
   unsigned flags = 0;
   std::uint64_t id = 0;
   Stream null_stream;

@@ -604,6 +604,22 @@ def a_green_context_has_its_part_and_streams_that_work() -> None:
 # --- contexts and functions --------------------------------------------------------------------
 
 
+def a_context_ends_with_its_last_use() -> None:
+    cuda = Driver()
+    before = cuda.used()
+    context, again = PTR(), PTR()
+    cuda.call("cuCtxCreate_v2", ctypes.byref(context), 0, 0)
+    assert cuda.used() > before
+    cuda.call("cuCtxAttach", ctypes.byref(again), 0)
+    equal(again.value, context.value)
+    cuda.call("cuCtxDetach", context)
+    cuda.synchronize()
+    cuda.call("cuCtxDetach", context)
+    cuda.call("cuCtxSetCurrent", cuda.context)
+    equal(cuda.used(), before)
+    assert cuda.code("cuCtxDetach", context) != 0
+
+
 def a_context_keeps_its_limits() -> None:
     cuda = Driver()
     value = SIZE()
