@@ -29,8 +29,8 @@ struct Barrier {
     void open() { close(ends[1]); }
 };
 
-void take_part(Barrier& start, Barrier& finish, int answers, std::size_t bytes) {
-    rough::die_with_parent();
+void take_part(pid_t parent, Barrier& start, Barrier& finish, int answers, std::size_t bytes) {
+    rough::die_with(parent);
     close(finish.ends[1]);
     start.wait();
     rough::Driver driver = rough::open_driver();
@@ -56,9 +56,10 @@ int main(int count, char** words) {
     int answers[2];
     if (pipe(answers) != 0) rough::fail("pipe", 0);
     std::vector<pid_t> all;
+    const pid_t self = getpid();
     for (int process = 0; process < processes; ++process) {
         all.push_back(fork());
-        if (all.back() == 0) take_part(start, finish, answers[1], bytes);
+        if (all.back() == 0) take_part(self, start, finish, answers[1], bytes);
     }
     start.open();
     std::printf("{\"granted\": [");

@@ -226,10 +226,11 @@ class Supervisor {
   private:
     pid_t start() {
         const std::uint64_t seed = random_();
+        const pid_t self = getpid();
         const pid_t child = fork();
         if (child < 0) rough::fail("fork", errno);
         if (child != 0) return child;
-        rough::die_with_parent();
+        rough::die_with(self);
         dup2(says_[1], STDOUT_FILENO);
         close(says_[0]);
         close(says_[1]);
