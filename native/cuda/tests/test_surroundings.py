@@ -124,8 +124,8 @@ def test_two_pid_namespaces_with_the_same_pids(open_slice: Slice) -> None:
     second_granted, second = crowd(within, prefix, 1, QUOTA // 2)
     assert first_granted == second_granted == [0]
     slots = within.ledger().processes
+    # Started in one tick (10 ms) they even have the same `owner`: slot and lock tell them apart.
     assert len({slot.pid for slot in slots}) == 1 and len({slot.index for slot in slots}) == 2
-    assert len({slot.owner for slot in slots}) == 2
     refused, third = crowd(within, prefix, 1, 2 << 20)
     assert refused == [OUT_OF_MEMORY], "neither was taken for the other, nor for dead"
     for process in (first, second, third):
