@@ -69,6 +69,10 @@ def _loaded_by_linker(host: Host) -> str:
 def judge_driver(host: Host, wanted: str) -> Component:
     name = "nvidia_driver"
     kernel, library = _kernel_side(host), _loaded_by_linker(host)
+    if not library and not kernel and host.exists("/sys/module/nouveau"):
+        reason = "nouveau drives the cards; reboot the host, then run again"
+        barred = "blacklist nouveau" in (host.read("/etc/modprobe.d/flexai-xpu-nouveau.conf") or "")
+        return Component(name, wanted, "nouveau", "pending-reboot" if barred else "absent", reason)
     if not library and not kernel:
         return Component(name, wanted, "", "absent", "neither kernel module nor library")
     if library == wanted and kernel != wanted:
@@ -165,7 +169,10 @@ def judge_runtime(host: Host, engine: str) -> Component:
     name = "container_runtime"
     programs, complaint = _effective_programs(host, engine)
     wrong = [
-        runtime for runtime, program in RUNTIME_PROGRAMS.items() if programs.get(runtime) != program
+        runtime
+        for runtime, program in RUNTIME_PROGRAMS.items()
+        # The bare name, as a site may have written it, is found on the daemon's PATH.
+        if programs.get(runtime) not in (program, os.path.basename(program))
     ]
     absent = [program for program in RUNTIME_PROGRAMS.values() if not host.program(program)]
     found = f"{engine}: {', '.join(sorted(programs))}" if programs else ""

@@ -168,11 +168,6 @@ BLOCKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "nvidia_driver",
         "set nvidia_driver_allow_downgrade: true",
     ),
-    "nouveau": (
-        lambda root: hostroot.put(root, "/sys/module/nouveau/refcnt", "1"),
-        "nvidia_driver",
-        "nouveau drives the card",
-    ),
     "CRI disabled": (
         lambda root: hostroot.put(
             root, "/etc/containerd/config.toml", 'disabled_plugins = ["cri"]\n'
