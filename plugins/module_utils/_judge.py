@@ -251,6 +251,21 @@ def _after_change(component: Component, action: str) -> Component:
     return component
 
 
+def judge_transaction(host: Host) -> list[Component]:
+    """A change of the node that has not come to its end; nothing where none is open."""
+    text = host.read("/var/lib/flexai-xpu/transaction.json")
+    if text is None:
+        return []
+    try:
+        note = json.loads(text)
+        step, reason = str(note.get("step", "")), str(note.get("reason", ""))
+    except (ValueError, AttributeError):
+        step, reason = "unknown", "its note can't be read"
+    state = "pending-reboot" if step == "reboot" else "blocked"
+    told = f"cordoned since step {step}" + (f": {reason}" if reason else "")
+    return [Component("node_transaction", "finished", step, state, told)]
+
+
 Wanted = t.Mapping[str, t.Any]
 
 
@@ -278,6 +293,9 @@ def judge(
     components: t.Iterable[str] = tuple(JUDGES),
 ) -> dict[str, t.Any]:
     """The verdict of one host. ``planned`` maps a component to the action of this run."""
-    judged = [JUDGES[component](host, wanted) for component in components]
+    asked = list(components)
+    judged = [JUDGES[component](host, wanted) for component in asked]
+    if set(asked) == set(JUDGES):
+        judged += judge_transaction(host)
     after = [_after_change(component, planned.get(component.name, "")) for component in judged]
     return build(name, after)

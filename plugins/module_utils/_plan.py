@@ -20,6 +20,8 @@ from . import _images as images
 from . import _nvidia_driver as driver
 from . import _owners as owners
 from . import _packages as packages
+from . import _records as records
+from . import _transaction as transaction
 from . import _xpu_runtime as xpu
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Claim, Decision
 from ._host import Host
@@ -62,6 +64,7 @@ class Facts(t.NamedTuple):
     xpu: xpu.Facts
     images: t.Mapping[str, str]
     owners: owners.Facts
+    transaction: t.Mapping[str, t.Any]
 
 
 # -- observation -----------------------------------------------------------------------------
@@ -105,6 +108,7 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         images=images.observe(host, wanted_images(desired, engine)),
         owners=owners.observe(host),
+        transaction=records.read(host, transaction.RECORD),
     )
 
 
@@ -188,6 +192,9 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     ]
     decisions = [_without_artefact(decision, arch, desired) for decision in decisions]
     decisions += owners.plan_ports(facts.owners)
+    driving = decisions[0].action in (INSTALL, CHANGE)
+    why = transaction.why_quiet(facts.driver, driver_wanted) if driving else ""
+    decisions = transaction.plan(facts.transaction, why) + decisions
     changing = any(decision.action != OK for decision in decisions)
     obstacle = _host_obstacle(facts.host, changing, int(desired["min_free_mib"]))
     if obstacle:
