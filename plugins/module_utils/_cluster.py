@@ -14,6 +14,12 @@ from ._errors import XpuError
 MERGE_PATCH = "application/merge-patch+json"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Object = t.Dict[str, t.Any]
+NODES = "/api/v1/nodes"
+RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
+# RuntimeClass → handler, as slices need them.
+HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi"}
+# Annotation of a node: label → [the value we set, the value of before or null].
+LABELS_RECORD = "flexai.io/labels"
 # Every object that we make bears this; without it an object is somebody else's.
 OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
 

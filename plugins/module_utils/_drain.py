@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import typing as t
 
-from ._cluster import Cluster, Object
+from ._cluster import NODES, Cluster, Object
 from ._errors import XpuError
 
-NODES, PODS = "/api/v1/nodes", "/api/v1/pods"
+PODS = "/api/v1/pods"
 # Value: JSON {reason, held, labels}; "held" where a failed change left the node cordoned, "labels"
 # what was taken off for the time, and is put back.
 MARK = "flexai.io/transaction"

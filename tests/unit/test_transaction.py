@@ -598,7 +598,8 @@ def test_site_rolls_back_names_the_cause_and_still_shows_every_verdict(tmp_path:
     done = run_playbook(tmp_path, site, "site")
     assert done.returncode != 0
     said = " ".join(done.stdout.split())
-    assert f"The former driver {OLD} is in force again. The node takes pods again." in said
+    assert f"The former driver {OLD} is in force again. Remedy: " in said
+    assert "The node takes pods again." in said
     assert "PLAY [Verdict]" in done.stdout
     assert driver.library_version(Host(str(tmp_path / "gpu1"))) == OLD
     assert not (tmp_path / "gpu1" / records.path(transaction.RECORD).lstrip("/")).exists()
