@@ -71,8 +71,8 @@ class Cluster:
             raise self._failure("get", path, error) from error
 
     def list(self, path: str, **more: t.Any) -> list[Object]:
-        """The items of a collection (``field_selector=`` and the like choose among them); none where
-        the cluster has no such kind."""
+        """The items of a collection, chosen by ``field_selector=`` and the like; none where the
+        cluster has no such kind."""
         found = self.get(path, **more)
         return list(found["items"]) if found else []
 

@@ -109,17 +109,18 @@ def _gpupool(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> C
         return Claim(
             REFUSE,
             owner,
-            f"{owner}{where} hands out the cards of {', '.join(given)} as {NVIDIA_RESOURCE} already; "
-            "keep it off these nodes (gpu-operator: label nvidia.com/gpu.deploy.device-plugin=false; "
-            "the plugin: its nodeSelector), or take them out of flexai_kubernetes",
+            f"{owner}{where} hands out the cards of {', '.join(given)} as {NVIDIA_RESOURCE} "
+            "already; keep it off these nodes (gpu-operator: label "
+            "nvidia.com/gpu.deploy.device-plugin=false; the plugin: its nodeSelector), or take "
+            "them out of flexai_kubernetes",
         )
     offering = sorted(node["metadata"]["name"] for node in ours if _offers(node, OUR_RESOURCE))
     if offering and not _records_of(seen, wanted.gpupool):
         return Claim(
             REFUSE,
             "another plugin for slices",
-            f"{', '.join(offering)} offers {OUR_RESOURCE} already, and {wanted.gpupool} is not there; "
-            "remove the plugin that does, or name its release in gpupool_release",
+            f"{', '.join(offering)} offers {OUR_RESOURCE} already, and {wanted.gpupool} is not "
+            "there; remove the plugin that does, or name its release in gpupool_release",
         )
     beside = [owner for owner in (*by_others, ASCEND_PLUGIN, "npu-exporter") if owner in owners]
     if beside:
@@ -132,9 +133,7 @@ def _volcano(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> C
     foreign = _foreign_release(seen, wanted.volcano)
     if foreign:
         return foreign
-    remedy = (
-        "let that one load huawei-xpu.so itself and leave role volcano out, or remove it first"
-    )
+    remedy = "let that one load huawei-xpu.so itself and leave role volcano out, or remove it first"
     by = MINDCLUSTER if MINDCLUSTER in owners else "another Volcano"
     for crd in seen.crds:
         notes = crd["metadata"].get("annotations") or {}
@@ -168,8 +167,8 @@ def _runtime_classes(seen: Seen, wanted: Wanted) -> Claim | None:
             return Claim(
                 REFUSE,
                 f"RuntimeClass {name}",
-                f"RuntimeClass {name} exists with handler {thing['handler']}, slices need {handler}; "
-                "remove it with whatever made it, or give that another name",
+                f"RuntimeClass {name} exists with handler {thing['handler']}, slices need "
+                f"{handler}; remove it with whatever made it, or give that another name",
             )
         adopted.append(name)
     if adopted:

@@ -44,7 +44,7 @@ def _owner(pod: Object) -> str:
 
 
 def to_evict(pods: t.Iterable[Object], node: str) -> list[Object]:
-    """Pods of the node that a drain takes away: not those of DaemonSets, static ones, ended ones."""
+    """Pods that a drain takes off the node: not those of DaemonSets, static ones, ended ones."""
     return [
         pod
         for pod in pods
@@ -56,7 +56,7 @@ def to_evict(pods: t.Iterable[Object], node: str) -> list[Object]:
 
 
 def leaving(pods: t.Iterable[Object], node: str, labels: t.Collection[str]) -> list[Object]:
-    """Pods of DaemonSets that choose nodes by a label which was taken off: they go by themselves."""
+    """Pods of DaemonSets that choose by a label which was taken off: they go by themselves."""
     return [
         pod
         for pod in pods
@@ -106,7 +106,7 @@ class Drain:
 
     # -- cordon ------------------------------------------------------------------------------
     def cordon(self, reason: str, labels: t.Iterable[str] = ()) -> None:
-        """Take the node out of scheduling; where somebody else has done so, the cordon stays his."""
+        """Take the node out of scheduling; a cordon from before us stays his who set it."""
         node = self.node()
         mark = mark_of(node)
         if mark is None:
@@ -221,8 +221,8 @@ class Drain:
             f"{name_of(pod)} ({blocked.get(name_of(pod)) or 'has not ended yet'})" for pod in left
         ]
         raise XpuError(
-            f"Node {self.name} could not be drained within {wait_s:.0f} s: {', '.join(names)}. It is "
-            "uncordoned again; the host was not changed.",
+            f"Node {self.name} could not be drained within {wait_s:.0f} s: {', '.join(names)}. "
+            "It is uncordoned again; the host was not changed.",
             "give the workload another replica or its disruption budget room, or raise "
             "node_transaction_drain_limit_s.",
         )

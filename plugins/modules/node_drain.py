@@ -10,8 +10,8 @@ version_added: 0.1.0
 description:
   - Runs on the controller. Evicts through the API server, so disruption budgets hold; waits until
     the pods are gone. Pods of DaemonSets and static pods stay.
-  - What it did stands in the node's annotation C(flexai.io/transaction). A cordon of somebody else's
-    is never taken off.
+  - What it did stands in the node's annotation C(flexai.io/transaction). A cordon of somebody
+    else's is never taken off.
   - A drain that doesn't end within its time is taken back, and the error names each pod and the
     budget that holds it.
 options:

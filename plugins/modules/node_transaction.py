@@ -7,8 +7,8 @@ module: node_transaction
 short_description: Note on a host where a change that needs a quiet node stands
 version_added: 0.1.0
 description:
-  - Keeps one note, C(/var/lib/flexai-xpu/transaction.json), from the first step to the last, so that
-    a run that was killed is taken up by the next one, and a node that stays cordoned says why.
+  - Keeps one note, C(/var/lib/flexai-xpu/transaction.json), from the first step to the last, so
+    that a run that was killed is taken up by the next one, and a node that stays cordoned says why.
   - Answers what the host needs now, a reboot above all.
 options:
   step:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A change that needs a quiet node: drained, changed, judged, released; killed anywhere, taken up."""
+"""A change that needs a quiet node: drained, changed, judged, released; killed, taken up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import copy
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,7 @@ class FakeCluster:
 
     def list(self, path: str, **_more: Any) -> list[Object]:
         state = self.load()
-        found: list[Object] = (
-            state["pods"] if path == drain.PODS else [*state["nodes"].values()]
-        )
+        found: list[Object] = state["pods"] if path == drain.PODS else [*state["nodes"].values()]
         return found
 
     def change(self, verb: str, path: str, body: Object | None = None) -> Object:
@@ -123,7 +121,7 @@ class FakeCluster:
         found: Object = self.load()["nodes"][name]
         return found
 
-    def pods(self) -> list[str]:
+    def pods(self) -> Sequence[str]:
         return [each["metadata"]["name"] for each in self.load()["pods"]]
 
 
@@ -190,7 +188,7 @@ def test_a_drain_takes_the_pods_that_hold_cards_and_a_release_leaves_the_node_as
 
 
 def test_a_cordon_of_somebody_elses_stays(cluster: FakeCluster) -> None:
-    cluster.change("patch", f"{drain.NODES}/gpu1", {"spec": {"unschedulable": True}})
+    cluster.change("patch", f"{cluster_api.NODES}/gpu1", {"spec": {"unschedulable": True}})
     run_drain(cluster, "drained")
     assert run_drain(cluster, "released")["diff"]["after"] == "cordoned\n"
     assert cluster.node()["spec"] == {"unschedulable": True}
@@ -248,7 +246,7 @@ def test_no_more_nodes_are_cordoned_at_once_than_allowed(cluster: FakeCluster) -
 
 
 def test_two_runs_that_see_the_same_free_place_do_not_both_take_it(cluster: FakeCluster) -> None:
-    """gpu1 is marked between gpu2's look and gpu2's own mark: gpu2 gives way, and comes after it."""
+    """gpu1 is marked between gpu2's look and its own mark: gpu2 gives way, and comes after it."""
     time = Time()
     seen: list[str] = []
 
@@ -524,13 +522,13 @@ def _nothing() -> tuple[Any, driver.Wanted]:
 
 # -- through the real playbook -----------------------------------------------------------------
 
-# An installer of host roots: what a driver is there stands in the files that every tool answers from.
+# An installer of host roots: a driver there is what stands in the files that every tool reads.
 INSTALLER = """#!/bin/sh
 R="${{0%%/var/cache/*}}"
 [ ! -e "$R/sim/broken-{version}" ] || {{ rm -f "$R/{libcuda}"; echo broken >&2; exit 1; }}
 : > "$R/{libraries}/libcuda.so.{version}"
 ln -sfn libcuda.so.{version} "$R/{libcuda}"
-echo "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  x" > "$R/proc/driver/nvidia/version"
+echo "NVRM version: NVIDIA UNIX x  {version}  x" > "$R/proc/driver/nvidia/version"
 printf '{version}, GPU-0\\n{version}, GPU-1\\n' > "$R/sim/nvidia-smi"
 sed -i 's/libcuda.so.[0-9.]*/libcuda.so.{version}/' "$R/sim/cdi"
 """
