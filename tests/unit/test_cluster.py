@@ -150,9 +150,7 @@ def test_a_host_without_a_node_is_named() -> None:
 
 def test_runtime_classes_absent_ours_foreign_and_clashing() -> None:
     ours = {name: node_labels.runtime_class(name) for name in HANDLERS}
-    foreign = {
-        name: {"metadata": {"name": name}, "handler": h} for name, h in HANDLERS.items()
-    }
+    foreign = {name: {"metadata": {"name": name}, "handler": h} for name, h in HANDLERS.items()}
     assert [step.what for step in node_labels.plan_runtime_classes({})] == [
         "RuntimeClass nvidia",
         "RuntimeClass flexai-xpu",

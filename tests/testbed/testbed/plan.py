@@ -258,8 +258,10 @@ fi
 # And for what builds modules: looked for before a driver is installed, and never run here.
 for tool in gcc make; do
     command -v "$tool" > /dev/null && continue
-    printf '#!/bin/sh\\necho "testbed stand-in for %s: it builds nothing" >&2\\nexit 1\\n' "$tool" \\
-        > "/usr/local/bin/$tool"
+    {{
+        echo '#!/bin/sh'
+        echo 'echo "testbed stand-in for a compiler: it builds nothing" >&2; exit 1'
+    }} > "/usr/local/bin/$tool"
     chmod 755 "/usr/local/bin/$tool"
 done
 # First boot only: what an administrator disables later stays disabled.
