@@ -28,6 +28,7 @@ from . import hostroot
 from .drivermachine import Machine
 from .test_driver import desired
 from .test_playbooks import run as run_playbook
+from .test_writers import snapshot
 
 ROLE = Path(__file__).parents[2] / "roles/node_transaction/tasks"
 OLD, NEW = "580.65.06", hostroot.DRIVER
@@ -528,9 +529,10 @@ R="${{0%%/var/cache/*}}"
 [ ! -e "$R/sim/broken-{version}" ] || {{ rm -f "$R/{libcuda}"; echo broken >&2; exit 1; }}
 : > "$R/{libraries}/libcuda.so.{version}"
 ln -sfn libcuda.so.{version} "$R/{libcuda}"
+sed -i 's/libcuda.so.[0-9.]*/libcuda.so.{version}/' "$R/sim/cdi"
+[ ! -e "$R/sim/module-stays" ] || exit 0
 echo "NVRM version: NVIDIA UNIX x  {version}  x" > "$R/proc/driver/nvidia/version"
 printf '{version}, GPU-0\\n{version}, GPU-1\\n' > "$R/sim/nvidia-smi"
-sed -i 's/libcuda.so.[0-9.]*/libcuda.so.{version}/' "$R/sim/cdi"
 """
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 
@@ -601,3 +603,36 @@ def test_site_rolls_back_names_the_cause_and_still_shows_every_verdict(tmp_path:
     assert "PLAY [Verdict]" in done.stdout
     assert driver.library_version(Host(str(tmp_path / "gpu1"))) == OLD
     assert not (tmp_path / "gpu1" / records.path(transaction.RECORD).lstrip("/")).exists()
+
+
+def test_check_mode_tells_the_transaction_and_changes_nothing(tmp_path: Path) -> None:
+    site = _site(tmp_path)
+    before = snapshot(tmp_path / "gpu1")
+    done = run_playbook(tmp_path, site, "site", "--check", "--diff")
+    assert "gpu1 node_transaction change the running driver" in " ".join(done.stdout.split())
+    assert f"-driver {OLD}" in done.stdout and f"+driver {NEW}" in done.stdout
+    assert "rescued=1" not in done.stdout, done.stdout
+    assert snapshot(tmp_path / "gpu1") == before
+
+
+def test_a_reboot_that_nobody_allowed_stops_there_and_is_taken_up_after_it(tmp_path: Path) -> None:
+    site = _site(tmp_path)
+    root = tmp_path / "gpu1"
+    hostroot.put(root, "/sim/module-stays", "")
+    done = run_playbook(tmp_path, site, "site")
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert (
+        f"gpu1 must be rebooted (kernel module {OLD}; a reboot loads {NEW}), and "
+        "node_transaction_reboot_ok is not true."
+    ) in said
+    assert "node_transaction finished reboot pending-reboot cordoned since step reboot" in said
+    note = json.loads((root / records.path(transaction.RECORD).lstrip("/")).read_text())
+    assert note["step"] == "reboot"
+    # The reboot.
+    hostroot.put(root, "/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX x  {NEW}  x\n")
+    hostroot.put(root, "/sim/nvidia-smi", f"{NEW}, GPU-0\n{NEW}, GPU-1\n")
+    done = run_playbook(tmp_path, site, "site")
+    assert done.returncode == 0, done.stdout
+    assert "was broken off at step reboot and is taken up" in " ".join(done.stdout.split())
+    assert not (root / records.path(transaction.RECORD).lstrip("/")).exists()
