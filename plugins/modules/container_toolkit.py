@@ -57,6 +57,11 @@ packages:
   description: The toolkit's packages and their versions after the run.
   returned: success
   type: dict
+left:
+  description: What was not removed since it is not ours.
+  returned: success
+  type: list
+  elements: str
 """
 
 import os
