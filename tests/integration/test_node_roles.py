@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +16,11 @@ from typing import NamedTuple
 import pytest
 import yaml
 from e2e import snapshot
-from simulators.installers import runfile
+from e2e.drivers import NEWER as NEW
+from e2e.drivers import OLDER as OLD
+from e2e.drivers import with_older_driver
 from testbed import artefacts, down, machine, up
 from testbed.hosts import Host, Testbed
-from testbed.recipes import simulators
 from testbed.topology import read_topology
 from xpubuild.cache import Cache
 
@@ -230,7 +229,6 @@ def test_the_roles_go_there_and_back_and_leave_nothing(
 
 # -- a driver that is changed, killed, rolled back; and one that is somebody else's --------------
 
-OLD, NEW = "575.64.03", "580.95.05"
 NOTE = "/var/lib/flexai-xpu/transaction.json"
 FAULTS = "/etc/nvidia-sim/fail"
 # Ends what the play has started on the host, as a crash of the host would: by number, at a moment
@@ -254,33 +252,7 @@ MOMENTS = {
 
 @pytest.fixture(scope="module")
 def two_drivers(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest, with an older driver beside the one it has."""
-    directory = tmp_path_factory.mktemp("drivers")
-    driver = directory / "driver"
-    shutil.copytree(simulators.build(Cache()), driver)
-    for file in (driver / "lib").glob(f"*.so.{NEW}"):
-        file.rename(file.with_name(file.name.replace(NEW, OLD)))
-    version = driver / "share/nvidia-sim/version"
-    version.write_text(version.read_text().replace(NEW, OLD))
-    older = runfile.pack(driver, directory)
-    document = yaml.safe_load(manifest.read_text())
-    entries = document["artefacts"]
-    for entry in entries:
-        if "://" not in entry["source"]:
-            entry["source"] = str((manifest.parent / entry["source"]).resolve())
-    newer = next(entry for entry in entries if entry["name"] == "nvidia-driver")
-    entries.append(
-        {
-            **newer,
-            "version": OLD,
-            "file": older.name,
-            "source": str(older),
-            "sha256": hashlib.sha256(older.read_bytes()).hexdigest(),
-        }
-    )
-    made = directory / "manifest.yml"
-    made.write_text(yaml.safe_dump(document))
-    return made
+    return with_older_driver(manifest, tmp_path_factory.mktemp("drivers"))
 
 
 def driver_variables(manifest: Path, version: str, **more: object) -> dict[str, object]:
