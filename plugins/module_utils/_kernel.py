@@ -57,7 +57,7 @@ def observe(host: Host) -> Facts:
         headers=bool(build) and host.exists(f"{build}/Makefile"),
         tools_missing=tuple(names[0] for names in TOOLS if not any(map(host.program, names))),
         secure_boot=_is_one(host, SECURE_BOOT) and not _is_one(host, SHIM_STANDS_ASIDE),
-        initramfs_tool=next((name for name, _ in INITRAMFS_TOOLS if host.program(name)), ""),
+        initramfs_tool=next((tool[0] for tool in INITRAMFS_TOOLS if host.program(tool[0])), ""),
     )
 
 

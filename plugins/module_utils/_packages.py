@@ -61,7 +61,7 @@ def rpm_header(blob: bytes) -> dict[int, str]:
 def _from_rpm_sqlite(path: str, words: t.Sequence[str]) -> dict[str, str]:
     import sqlite3  # needed on hosts with rpm only
 
-    like = " OR ".join("Name.key LIKE ?" for _ in words)
+    like = " OR ".join("Name.key LIKE ?" for _word in words)
     query = f"SELECT Packages.blob FROM Name JOIN Packages USING (hnum) WHERE {like}"
     # immutable: a host that is looked at gets no journal files.
     with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:

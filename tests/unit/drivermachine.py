@@ -97,6 +97,6 @@ class Machine:
 
     def _update_initramfs(self, _argv: list[str]) -> Completed:
         """The initramfs knows what stood in modprobe.d when it was made."""
-        bar = self.root / "etc/modprobe.d/flexai-xpu-nouveau.conf"
-        hostroot.put(self.root, "/boot/initrd.img", bar.read_text() if bar.exists() else "")
+        file = self.root / "etc/modprobe.d/flexai-xpu-nouveau.conf"
+        hostroot.put(self.root, "/boot/initrd.img", file.read_text() if file.exists() else "")
         return Completed(0)

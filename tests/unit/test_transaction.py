@@ -394,7 +394,7 @@ def test_these_are_the_steps_of_the_role(tmp_path: Path) -> None:
     again = found.index("node_transaction reboot") + 1
     assert found.pop(again) == "include_role"
     machine = Machine(tmp_path / "host")
-    assert found == [name for name, _ in steps(machine, FakeCluster(tmp_path / "c"))]
+    assert found == [name for name, _step in steps(machine, FakeCluster(tmp_path / "c"))]
 
 
 class Killer:
