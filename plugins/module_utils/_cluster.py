@@ -12,8 +12,14 @@ import typing as t
 from ._errors import XpuError
 
 MERGE_PATCH = "application/merge-patch+json"
-NOT_FOUND = 404
+NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Object = t.Dict[str, t.Any]
+NODES = "/api/v1/nodes"
+RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
+# RuntimeClass → handler, as slices need them.
+HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi"}
+# Annotation of a node: label → [the value we set, the value of before or null].
+LABELS_RECORD = "flexai.io/labels"
 # Every object that we make bears this; without it an object is somebody else's.
 OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
 
@@ -21,6 +27,17 @@ OWNER = {"app.kubernetes.io/part-of": "flexai.xpu"}
 def is_ours(thing: Object) -> bool:
     labels = thing["metadata"].get("labels") or {}
     return all(labels.get(key) == value for key, value in OWNER.items())
+
+
+def _why_not(body: str) -> str:
+    """The API server's own words about an eviction that it refused."""
+    try:
+        status = json.loads(body)
+    except ValueError:
+        return body
+    causes = (status.get("details") or {}).get("causes") or []
+    said = [str(cause["message"]) for cause in causes if cause.get("message")]
+    return "; ".join(said) or str(status.get("message") or body)
 
 
 class Cluster:
@@ -44,18 +61,19 @@ class Cluster:
             "check that the API server answers and that the kubeconfig's user may do this.",
         )
 
-    def get(self, path: str) -> Object | None:
+    def get(self, path: str, **more: t.Any) -> Object | None:
         """An object; None where there is none."""
         try:
-            return self._request("get", path)
+            return self._request("get", path, **more)
         except Exception as error:
             if getattr(error, "status", None) == NOT_FOUND:
                 return None
             raise self._failure("get", path, error) from error
 
-    def list(self, path: str) -> list[Object]:
-        """The items of a collection; none where the cluster has no such kind."""
-        found = self.get(path)
+    def list(self, path: str, **more: t.Any) -> list[Object]:
+        """The items of a collection, chosen by ``field_selector=`` and the like; none where the
+        cluster has no such kind."""
+        found = self.get(path, **more)
         return list(found["items"]) if found else []
 
     def kinds_in_namespaces(self) -> t.Iterator[tuple[str, str]]:
@@ -74,6 +92,21 @@ class Cluster:
             return self._request(verb, path, body, **more)
         except Exception as error:
             raise self._failure(verb, path, error) from error
+
+    def evict(self, namespace: str, pod: str) -> str:
+        """Ask for an eviction; what stands in its way (a disruption budget), else empty."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
+        name = {"name": pod, "namespace": namespace}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": name}
+        try:
+            self._request("post", path, body)
+        except Exception as error:
+            if getattr(error, "status", None) == NOT_FOUND:
+                return ""
+            if getattr(error, "status", None) == TOO_MANY_REQUESTS:
+                return _why_not(str(getattr(error, "body", "") or error))
+            raise self._failure("post", path, error) from error
+        return ""
 
     def log(self, namespace: str, pod: str) -> str:
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"

@@ -9,8 +9,11 @@ import hashlib
 import re
 import typing as t
 
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from . import _owners as owners
+from . import _records as records
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._host import Host
+from ._packages import DPKG_STATUS
 
 COMPONENT = "container_toolkit"
 PACKAGES = (
@@ -20,9 +23,11 @@ PACKAGES = (
     "nvidia-container-toolkit",
     "nvidia-container-toolkit-operator-extensions",
 )
+RECORD = "container_toolkit"
 CONFIG_FILE = "/etc/nvidia-container-runtime/config.toml"
+# The site's text of CONFIG_FILE from before our settings, where the packages are not ours.
+ORIGINAL_FILE = f"{records.DIRECTORY}/originals/nvidia-container-runtime-config.toml"
 CDI_FILE = "/etc/cdi/nvidia.yaml"
-DPKG_STATUS = "/var/lib/dpkg/status"
 DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 Key = t.Tuple[str, str]
@@ -52,6 +57,8 @@ class Facts(t.NamedTuple):
     packages: t.Mapping[str, str]
     config: str | None
     cdi: str | None = None
+    # Packages that we installed, or were about to.
+    ours: tuple[str, ...] = ()
 
 
 class CdiBasis(t.NamedTuple):
@@ -189,6 +196,24 @@ def observe(host: Host, dpkg_status: str) -> Facts:
         packages=installed_packages(dpkg_status, PACKAGES),
         config=host.read(CONFIG_FILE),
         cdi=host.read(CDI_FILE),
+        ours=tuple(records.read(host, RECORD).get("packages", ())),
+    )
+
+
+def foreign_packages(facts: Facts) -> dict[str, str]:
+    """Packages of the toolkit that somebody else installed."""
+    return {name: found for name, found in facts.packages.items() if name not in facts.ours}
+
+
+def claim(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Claim | None:
+    """Somebody else's toolkit: used where it is the wanted version, never changed."""
+    foreign = foreign_packages(facts)
+    if not foreign:
+        return trace
+    odd = {found for found in foreign.values() if found != wanted.version}
+    found = odd.pop() if odd else wanted.version
+    return owners.plan_packages(
+        "container toolkit", "dpkg", foreign, found, wanted.version, "container_toolkit_version"
     )
 
 
@@ -211,7 +236,7 @@ def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> list[str]:
     return differences
 
 
-def plan(facts: Facts, wanted: Wanted, basis: CdiBasis) -> Decision:
+def plan(facts: Facts, wanted: Wanted, basis: CdiBasis, trace: Claim | None = None) -> Decision:
     found = facts.packages.get("nvidia-container-toolkit", "")
     if not facts.debian:
         reason = (
@@ -219,8 +244,10 @@ def plan(facts: Facts, wanted: Wanted, basis: CdiBasis) -> Decision:
             "use a Debian or Ubuntu host"
         )
         return Decision(COMPONENT, BLOCKED, wanted.version, found, reason)
+    claimed = claim(facts, wanted, trace)
+    if claimed and claimed.stance == REFUSE:
+        return claimed.refusal(COMPONENT, wanted.version, found)
     differences = _differences(facts, wanted, basis)
-    if not differences:
-        return Decision(COMPONENT, OK, wanted.version, found)
-    action = CHANGE if found else INSTALL
-    return Decision(COMPONENT, action, wanted.version, found, "; ".join(differences))
+    action = (CHANGE if found else INSTALL) if differences else OK
+    decision = Decision(COMPONENT, action, wanted.version, found, "; ".join(differences))
+    return claimed.on(decision) if claimed else decision

@@ -18,7 +18,8 @@ import os
 import re
 import typing as t
 
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from . import _owners as owners
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._errors import XpuError
 from ._host import Host
 
@@ -52,6 +53,8 @@ class Facts(t.NamedTuple):
     drop_in: str | None = None
     basis: str = ""
     restart_pending: bool = False
+    # Runtime of ours → program that the site's own files name for it.
+    theirs: t.Mapping[str, str] = {}
 
 
 # -- text ------------------------------------------------------------------------------------
@@ -253,6 +256,27 @@ def basis_of(host: Host, config: str | None) -> str:
     return total.hexdigest()
 
 
+def programs_named(text: str) -> dict[str, str]:
+    """Runtimes under our names that a configuration defines, with their programs."""
+    found = {}
+    for name, lines in tables(text):
+        if len(name) > 2 and name[-1] == "options" and name[-2] in RUNTIMES:
+            for line in lines:
+                key, _equals, value = line.partition("=")
+                if key.strip() == "BinaryName":
+                    found[name[-2]] = value.strip().strip("\"'")
+    return found
+
+
+def foreign_programs(host: Host, config: str | None) -> dict[str, str]:
+    """What the site itself defines under our names; the later file wins, as in containerd."""
+    text = config or ""
+    found = programs_named(text)
+    for path in foreign_imports(host, text):
+        found.update(programs_named(host.read(path) or ""))
+    return found
+
+
 def _restart_pending(host: Host) -> bool:
     """Our file is newer than the running daemon's socket: a restart was due and did not happen."""
     written, started = host.stat(DROP_IN), host.stat(SOCKET)
@@ -267,10 +291,11 @@ def observe(host: Host) -> Facts:
         drop_in=host.read(DROP_IN),
         basis=basis_of(host, config),
         restart_pending=_restart_pending(host),
+        theirs=foreign_programs(host, config),
     )
 
 
-def plan(facts: Facts) -> Decision:
+def plan(facts: Facts, trace: Claim | None = None) -> Decision:
     found = WANTED if facts.drop_in else ""
     if not facts.installed:
         return Decision(
@@ -279,6 +304,9 @@ def plan(facts: Facts) -> Decision:
     if cri_disabled(facts.config or ""):
         reason = f"disabled_plugins in {CONFIG_FILE} names the CRI plugin; take it out"
         return Decision(COMPONENT, BLOCKED, WANTED, found, reason)
+    claimed = owners.plan_runtimes("containerd's configuration", facts.theirs, RUNTIMES, trace)
+    if claimed and claimed.stance == REFUSE:
+        return claimed.refusal(COMPONENT, WANTED, found)
     differences = []
     if not covers_drop_in(facts.config or ""):
         differences.append(f"{CONFIG_FILE} does not import {DROP_IN}")
@@ -286,7 +314,6 @@ def plan(facts: Facts) -> Decision:
         differences.append(f"{DROP_IN} is missing, altered or of an older base configuration")
     if facts.restart_pending:
         differences.append("containerd has not been restarted since its configuration changed")
-    if not differences:
-        return Decision(COMPONENT, OK, WANTED, found)
-    action = CHANGE if found else INSTALL
-    return Decision(COMPONENT, action, WANTED, found, "; ".join(differences))
+    action = (CHANGE if found else INSTALL) if differences else OK
+    decision = Decision(COMPONENT, action, WANTED, found, "; ".join(differences))
+    return claimed.on(decision) if claimed else decision

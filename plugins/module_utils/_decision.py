@@ -8,6 +8,8 @@ from __future__ import annotations
 import typing as t
 
 OK, INSTALL, CHANGE, REMOVE, BLOCKED = "ok", "install", "change", "remove", "blocked"
+# What we do about somebody else's: use it as it is, work beside it, or stop before any change.
+ADOPT, COEXIST, REFUSE = "adopt", "coexist", "refuse"
 
 
 class Decision(t.NamedTuple):
@@ -18,9 +20,28 @@ class Decision(t.NamedTuple):
     wanted: str
     found: str
     reason: str = ""
+    # Empty where nobody else has a part in the component.
+    stance: str = ""
+    owner: str = ""
 
     def as_dict(self) -> dict[str, str]:
         return self._asdict()
+
+
+class Claim(t.NamedTuple):
+    """Somebody else's part in a component, what we do about it, and why."""
+
+    stance: str
+    owner: str
+    reason: str
+
+    def refusal(self, component: str, wanted: str, found: str) -> Decision:
+        return Decision(component, BLOCKED, wanted, found, self.reason, self.stance, self.owner)
+
+    def on(self, decision: Decision) -> Decision:
+        """*decision*, which also says what of it is somebody else's."""
+        reason = "; ".join(part for part in (self.reason, decision.reason) if part)
+        return decision._replace(reason=reason, stance=self.stance, owner=self.owner)
 
 
 def version_key(version: str) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import typing as t
 
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from . import _owners as owners
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._errors import XpuError
 from ._host import Host
 
@@ -21,6 +22,7 @@ RUNTIMES: dict[str, dict[str, t.Any]] = {
     "nvidia": {"path": "/usr/bin/nvidia-container-runtime", "args": []},
     "nvidia-cdi": {"path": "/usr/bin/nvidia-container-runtime.cdi", "args": []},
 }
+PROGRAMS_OF = {name: str(runtime["path"]) for name, runtime in RUNTIMES.items()}
 WANTED = "+".join(RUNTIMES)
 
 
@@ -53,13 +55,29 @@ def names_of_ours(text: str | None) -> set[str]:
     return {name for name, ours in RUNTIMES.items() if runtimes.get(name) == ours}
 
 
+def names_present(text: str | None) -> set[str]:
+    """Which of our names stand there, whoever wrote them."""
+    return RUNTIMES.keys() & parse(text).get("runtimes", {}).keys()
+
+
+def theirs(text: str | None) -> dict[str, str]:
+    """Runtimes under our names that the site wrote itself, with their programs."""
+    runtimes = parse(text).get("runtimes", {})
+    return {
+        name: str((runtimes[name] or {}).get("path", ""))
+        for name in RUNTIMES
+        if name in runtimes and runtimes[name] != RUNTIMES[name]
+    }
+
+
 def merged(text: str | None) -> str:
-    """daemon.json with our runtimes; the text itself when they stand there already."""
+    """daemon.json with our runtimes; the text itself when they stand there already. What the site
+    has under these names stays as it wrote it."""
     config = parse(text)
-    if text is not None and names_of_ours(text) == set(RUNTIMES):
-        return text
     runtimes = config.get("runtimes", {})
-    return _print({**config, "runtimes": {**runtimes, **RUNTIMES}})
+    if text is not None and RUNTIMES.keys() <= runtimes.keys():
+        return text
+    return _print({**config, "runtimes": {**RUNTIMES, **runtimes}})
 
 
 def without(text: str | None, original: str | None) -> str | None:
@@ -67,7 +85,12 @@ def without(text: str | None, original: str | None) -> str | None:
     if not names_of_ours(text):
         return text
     config = parse(text)
-    runtimes = {k: v for k, v in config.get("runtimes", {}).items() if RUNTIMES.get(k) != v}
+    before = parse(original).get("runtimes", {})
+    runtimes = {
+        name: runtime
+        for name, runtime in config.get("runtimes", {}).items()
+        if RUNTIMES.get(name) != runtime or before.get(name) == runtime
+    }
     rest = {k: v for k, v in config.items() if k != "runtimes"}
     if runtimes or "runtimes" in parse(original):
         rest["runtimes"] = runtimes
@@ -91,7 +114,7 @@ def observe(host: Host) -> Facts:
     )
 
 
-def plan(facts: Facts) -> Decision:
+def plan(facts: Facts, trace: Claim | None = None) -> Decision:
     if not facts.installed:
         reason = "dockerd is not installed; install Docker first"
         return Decision(COMPONENT, BLOCKED, WANTED, "", reason)
@@ -99,8 +122,13 @@ def plan(facts: Facts) -> Decision:
         present = parse(facts.config).get("runtimes", {})
     except XpuError as error:
         return Decision(COMPONENT, BLOCKED, WANTED, "", str(error))
-    found = "+".join(name for name, ours in RUNTIMES.items() if present.get(name) == ours)
+    found = "+".join(name for name in RUNTIMES if name in present)
+    claimed = owners.plan_runtimes(CONFIG_FILE, theirs(facts.config), PROGRAMS_OF, trace)
+    if claimed and claimed.stance == REFUSE:
+        return claimed.refusal(COMPONENT, WANTED, found)
     if found == WANTED:
-        return Decision(COMPONENT, OK, WANTED, found)
-    reason = f"{CONFIG_FILE} lacks our runtimes or has others under their names"
-    return Decision(COMPONENT, CHANGE if found else INSTALL, WANTED, found, reason)
+        decision = Decision(COMPONENT, OK, WANTED, found)
+    else:
+        action = CHANGE if found else INSTALL
+        decision = Decision(COMPONENT, action, WANTED, found, f"{CONFIG_FILE} lacks our runtimes")
+    return claimed.on(decision) if claimed else decision

@@ -88,6 +88,14 @@ class Host:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def read_bytes(self, path: str) -> bytes:
+        """The bytes of a file; none where there is no file, or none that may be read."""
+        try:
+            with open(self.path(path), "rb") as stream:
+                return stream.read()
+        except OSError:
+            return b""
+
     def exists(self, path: str) -> bool:
         return os.path.lexists(self.path(path))
 

@@ -69,6 +69,10 @@ def _loaded_by_linker(host: Host) -> str:
 def judge_driver(host: Host, wanted: str) -> Component:
     name = "nvidia_driver"
     kernel, library = _kernel_side(host), _loaded_by_linker(host)
+    if not library and not kernel and host.exists("/sys/module/nouveau"):
+        reason = "nouveau drives the cards; reboot the host, then run again"
+        barred = "blacklist nouveau" in (host.read("/etc/modprobe.d/flexai-xpu-nouveau.conf") or "")
+        return Component(name, wanted, "nouveau", "pending-reboot" if barred else "absent", reason)
     if not library and not kernel:
         return Component(name, wanted, "", "absent", "neither kernel module nor library")
     if library == wanted and kernel != wanted:
@@ -165,7 +169,10 @@ def judge_runtime(host: Host, engine: str) -> Component:
     name = "container_runtime"
     programs, complaint = _effective_programs(host, engine)
     wrong = [
-        runtime for runtime, program in RUNTIME_PROGRAMS.items() if programs.get(runtime) != program
+        runtime
+        for runtime, program in RUNTIME_PROGRAMS.items()
+        # The bare name, as a site may have written it, is found on the daemon's PATH.
+        if programs.get(runtime) not in (program, os.path.basename(program))
     ]
     absent = [program for program in RUNTIME_PROGRAMS.values() if not host.program(program)]
     found = f"{engine}: {', '.join(sorted(programs))}" if programs else ""
@@ -244,6 +251,21 @@ def _after_change(component: Component, action: str) -> Component:
     return component
 
 
+def judge_transaction(host: Host) -> list[Component]:
+    """A change of the node that has not come to its end; nothing where none is open."""
+    text = host.read("/var/lib/flexai-xpu/transaction.json")
+    if text is None:
+        return []
+    try:
+        note = json.loads(text)
+        step, reason = str(note.get("step", "")), str(note.get("reason", ""))
+    except (ValueError, AttributeError):
+        step, reason = "unknown", "its note can't be read"
+    state = "pending-reboot" if step == "reboot" else "blocked"
+    told = f"cordoned since step {step}" + (f": {reason}" if reason else "")
+    return [Component("node_transaction", "finished", step, state, told)]
+
+
 Wanted = t.Mapping[str, t.Any]
 
 
@@ -271,6 +293,9 @@ def judge(
     components: t.Iterable[str] = tuple(JUDGES),
 ) -> dict[str, t.Any]:
     """The verdict of one host. ``planned`` maps a component to the action of this run."""
-    judged = [JUDGES[component](host, wanted) for component in components]
+    asked = list(components)
+    judged = [JUDGES[component](host, wanted) for component in asked]
+    if set(asked) == set(JUDGES):
+        judged += judge_transaction(host)
     after = [_after_change(component, planned.get(component.name, "")) for component in judged]
     return build(name, after)

@@ -1,19 +1,43 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""The NVIDIA driver: what is there, what to do, the installer's command line."""
+"""The NVIDIA driver: what is there and whose it is, what to do, the installer's command line."""
 
 from __future__ import annotations
 
 import re
 import typing as t
 
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, REMOVE, Decision, version_key
+from . import _kernel as kernel
+from . import _owners as owners
+from . import _records as records
+from ._decision import (
+    ADOPT,
+    BLOCKED,
+    CHANGE,
+    INSTALL,
+    OK,
+    REFUSE,
+    REMOVE,
+    Claim,
+    Decision,
+    version_key,
+)
 from ._host import Host
+from ._packages import Packages
 
 COMPONENT = "nvidia_driver"
+RECORD = "nvidia_driver"
 PCI_VENDOR = "0x10de"
 PCI_CLASS_DISPLAY = "0x03"
+# NVSwitch shows itself as a bridge of NVIDIA's: DGX-2, A100 and H100/H200 baseboards. The switches
+# of Blackwell baseboards are no PCI devices of the host and can't be seen this way.
+PCI_CLASS_BRIDGE = "0x0680"
+NVSWITCHES = ("0x1ac2", "0x1af1", "0x22a3")
+# By PCI device id: the open module needs Turing, Blackwell needs the open module, and branches from
+# 590 on drive nothing older than Turing.
+FIRST_TURING, FIRST_BLACKWELL = 0x1E00, 0x2900
+TURING_NEEDED_SINCE = (590,)
 # The library directory of each family of systems; the first that exists on the host is its own.
 LIBRARY_DIRECTORIES = (
     "/usr/lib/x86_64-linux-gnu",
@@ -29,6 +53,9 @@ options nouveau modeset=0
 """
 PERSISTENCED_UNIT = "nvidia-persistenced.service"
 UNINSTALLER = "/usr/bin/nvidia-uninstall"
+DEVICE = re.compile(r"^/dev/nvidia(\d+|ctl|-uvm)")
+# What a change of the driver stops and starts itself.
+OUR_HOLDERS = ("nvidia-persiste", "nv-fabricmanage")
 
 # Document 000's command line, in its order.
 BASE_FLAGS = (
@@ -47,11 +74,17 @@ KERNEL_OPEN_SINCE = (515,)
 
 _NVRM = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _LIBRARY = re.compile(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)$")
+_NSCQ = re.compile(r"libnvidia-nscq\.so\.(\d+\.\d+\.\d+)$")
+# Debian's, Ubuntu's and NVIDIA's names for the driver itself, in deb and rpm.
 _DRIVER_PACKAGE = re.compile(
-    r"^Package: (nvidia-driver(?:-\d+)?(?:-server)?(?:-open)?|nvidia-open|cuda-drivers)\n"
-    r"Status: install ok installed$",
-    re.MULTILINE,
+    r"(?:nvidia-(?:driver|open|headless|headless-no-dkms|dkms|utils|compute-utils|kernel-dkms|"
+    r"kernel-open-dkms|kernel-source)"
+    r"|libnvidia-compute|cuda-drivers|kmod-nvidia|akmod-nvidia|nvidia-kmod|libcuda1"
+    r"|xorg-x11-drv-nvidia|nvidia-driver-cuda)"
+    r"(?:-\d+)?(?:-server)?(?:-open)?(?:-dkms|-latest-dkms|-cuda|-cuda-libs|-libs)?"
 )
+_FABRIC_PACKAGE = re.compile(r"(?:cuda-drivers-fabricmanager|nvidia-fabric-?manager)(?:-\d+)?")
+_NSCQ_PACKAGE = re.compile(r"libnvidia-nscq(?:-\d+)?")
 
 
 class Wanted(t.NamedTuple):
@@ -59,26 +92,78 @@ class Wanted(t.NamedTuple):
     kernel_module_type: str = ""
     persistenced: bool = True
     allow_downgrade: bool = False
+    signing_key: str = ""
+    signing_certificate: str = ""
+
+
+class Fabric(t.NamedTuple):
+    """NVSwitches, and the versions of what must follow the driver on such a machine."""
+
+    switches: int = 0
+    manager: str = ""
+    nscq: str = ""
+
+
+class Holder(t.NamedTuple):
+    """A process that has the cards open."""
+
+    pid: int
+    name: str
+    in_pod: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid})"
 
 
 class Facts(t.NamedTuple):
     cards: tuple[str, ...]
+    devices: tuple[int, ...]
     library: str
     loaded: str
-    packages: tuple[str, ...]
+    loaded_open: bool
+    packages: t.Mapping[str, str]
+    manager: str
+    uninstaller: bool
+    record: t.Mapping[str, t.Any]
     nouveau_loaded: bool
     nouveau_barred: bool
     persistenced_enabled: bool
+    fabric: Fabric
+    system: str
+    kernel: kernel.Facts
+    signing: str
+    holders: tuple[Holder, ...]
+
+    @property
+    def recorded(self) -> str:
+        """Version of the driver that we installed, or were about to install."""
+        return str(self.record.get("version", ""))
+
+    @property
+    def ours(self) -> bool:
+        """Whether what stands there was brought by this role, or by a run of it that died."""
+        return bool(self.recorded)
 
 
-def _cards(host: Host) -> tuple[str, ...]:
+# -- observation -----------------------------------------------------------------------------
+
+
+def _pci(host: Host, vendor: str = PCI_VENDOR) -> list[tuple[str, str, str]]:
+    """(address, class, device id) of every PCI device of a vendor."""
     found = []
-    for device in host.glob("/sys/bus/pci/devices/*"):
-        if (host.read(f"{device}/vendor") or "").strip() != PCI_VENDOR:
-            continue
-        if (host.read(f"{device}/class") or "").startswith(PCI_CLASS_DISPLAY):
-            found.append(device.rsplit("/", 1)[1])
-    return tuple(found)
+    for path in host.glob("/sys/bus/pci/devices/*"):
+        if (host.read(f"{path}/vendor") or "").strip() == vendor:
+            kind, device = (
+                (host.read(f"{path}/{name}") or "").strip() for name in ("class", "device")
+            )
+            found.append((path.rsplit("/", 1)[1], kind, device))
+    return found
+
+
+def cards(host: Host) -> tuple[str, ...]:
+    """PCI addresses of NVIDIA's cards."""
+    found = (entry for entry in _pci(host) if entry[1].startswith(PCI_CLASS_DISPLAY))
+    return tuple(address for address, _kind, _device in found)
 
 
 def library_version(host: Host) -> str:
@@ -96,35 +181,173 @@ def loaded_version(host: Host) -> str:
     return found.group(1) if found else ""
 
 
-def observe(host: Host, dpkg_status: str) -> Facts:
+def holders(host: Host) -> tuple[Holder, ...]:
+    """Processes with a card open, but for the daemons that a change of the driver stops itself."""
+    found: dict[int, Holder] = {}
+    for link in host.glob("/proc/[0-9]*/fd/*"):
+        pid = int(link.split("/")[2])
+        if pid in found or not DEVICE.match(host.link(link)):
+            continue
+        name = (host.read(f"/proc/{pid}/comm") or "?").strip()
+        if not name.startswith(OUR_HOLDERS):
+            in_pod = "kubepods" in (host.read(f"/proc/{pid}/cgroup") or "")
+            found[pid] = Holder(pid, name, in_pod)
+    return tuple(found[pid] for pid in sorted(found))
+
+
+def _fabric(host: Host, switches: int, packages: Packages) -> Fabric:
+    if not switches:
+        return Fabric()
+    libraries = [
+        found.group(1)
+        for directory in LIBRARY_DIRECTORIES
+        for path in host.glob(f"{directory}/libnvidia-nscq.so.*")
+        for found in [_NSCQ.search(path)]
+        if found
+    ]
+    managers = list(packages.named(_FABRIC_PACKAGE).values())
+    nscq = list(packages.named(_NSCQ_PACKAGE).values()) or libraries
+    return Fabric(switches, managers[0] if managers else "", nscq[0] if nscq else "")
+
+
+def observe(host: Host, packages: Packages, wanted: Wanted, system: str = "debian") -> Facts:
+    devices = _pci(host)
+    cards = [entry for entry in devices if entry[1].startswith(PCI_CLASS_DISPLAY)]
+    switches = [
+        entry
+        for entry in devices
+        if entry[1].startswith(PCI_CLASS_BRIDGE) and entry[2] in NVSWITCHES
+    ]
+    library = library_version(host)
+    record = records.read(host, RECORD)
+    changing = library != wanted.version or record.get("state") == "installing"
+    loaded = loaded_version(host)
+    built_for = kernel.observe(host)
     return Facts(
-        cards=_cards(host),
-        library=library_version(host),
-        loaded=loaded_version(host),
-        packages=tuple(found.group(1) for found in _DRIVER_PACKAGE.finditer(dpkg_status)),
+        cards=tuple(address for address, _kind, _device in cards),
+        devices=tuple(int(device or "0", 16) for _address, _kind, device in cards),
+        library=library,
+        loaded=loaded,
+        loaded_open="Open Kernel Module" in (host.read("/proc/driver/nvidia/version") or ""),
+        packages=packages.named(_DRIVER_PACKAGE),
+        manager=packages.manager,
+        uninstaller=bool(host.program(UNINSTALLER)),
+        record=record,
         nouveau_loaded=host.exists("/sys/module/nouveau"),
         nouveau_barred=host.read(MODPROBE_FILE) == MODPROBE_TEXT,
         persistenced_enabled=bool(host.glob(f"/etc/systemd/system/*.wants/{PERSISTENCED_UNIT}")),
+        fabric=_fabric(host, len(switches), packages),
+        system=system,
+        kernel=built_for,
+        # These two cost a look around that only a change needs.
+        signing=kernel.signing_obstacle(host, wanted.signing_key, wanted.signing_certificate)
+        if changing and built_for.secure_boot
+        else "",
+        holders=holders(host) if changing and loaded else (),
     )
 
 
-def _obstacle(facts: Facts, wanted: Wanted) -> str:
-    if not facts.cards:
-        return (
-            "no NVIDIA card under /sys/bus/pci/devices; seat or pass through the card, "
-            "or take the host out of flexai_nodes"
+# -- whose it is -----------------------------------------------------------------------------
+
+
+def claim(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Claim | None:
+    """Somebody else's driver: used where it is what is wanted, never changed."""
+    if trace is not None:
+        return trace
+    by_file = facts.uninstaller or facts.ours
+    if facts.packages and facts.library and by_file:
+        names = ", ".join(sorted(facts.packages))
+        return Claim(
+            REFUSE,
+            f"packages of {facts.manager} and a .run file",
+            f"the driver was installed twice, by packages ({names}) and by a .run file, which "
+            f"overwrite each other's files; remove these packages, then run `{UNINSTALLER}`, then "
+            "run this again",
         )
     if facts.packages:
-        names = ", ".join(facts.packages)
-        return (
-            f"the driver belongs to the package manager ({names}); remove these packages, "
-            "since a .run file and packages overwrite each other's files"
+        return owners.plan_packages(
+            "driver",
+            facts.manager,
+            facts.packages,
+            facts.library,
+            wanted.version,
+            "nvidia_driver_version",
         )
-    if facts.nouveau_loaded and not facts.library:
+    if not facts.library or facts.ours:
+        return None
+    if facts.library == wanted.version:
+        reason = f"driver {facts.library} was not installed by flexai.xpu and is used as it is"
+        return Claim(ADOPT, "a .run file", reason)
+    return Claim(
+        REFUSE,
+        "a .run file",
+        f"driver {facts.library} was not installed by flexai.xpu, {wanted.version} is wanted; set "
+        f"nvidia_driver_version: {facts.library} to use it as it is, or remove it with "
+        f"`{UNINSTALLER}`",
+    )
+
+
+# -- plan ------------------------------------------------------------------------------------
+
+
+def module_type(facts: Facts, wanted: Wanted) -> str:
+    """The flavour of kernel module to build; where the site leaves it open, what the cards need."""
+    if wanted.kernel_module_type:
+        return wanted.kernel_module_type
+    if any(device < FIRST_TURING for device in facts.devices):
+        return "proprietary"
+    return "open" if version_key(wanted.version) >= KERNEL_MODULE_TYPE_SINCE else ""
+
+
+def _module_obstacle(facts: Facts, wanted: Wanted) -> str:
+    old = [device for device in facts.devices if device < FIRST_TURING]
+    new = [device for device in facts.devices if device >= FIRST_BLACKWELL]
+    flavour = module_type(facts, wanted)
+    if old and version_key(wanted.version) >= TURING_NEEDED_SINCE:
         return (
-            "nouveau drives the card; blacklist it (a file in /etc/modprobe.d and a new "
-            "initramfs) and reboot"
+            f"driver {wanted.version} drives no card older than Turing, and {len(old)} of this "
+            "host's are; take a 580 driver (nvidia_driver_version)"
         )
+    if old and flavour == "open":
+        return (
+            f"the open kernel module drives no card older than Turing, and {len(old)} of this "
+            "host's are; set nvidia_driver_kernel_module_type: proprietary"
+        )
+    if new and flavour != "open":
+        return (
+            f"cards from Blackwell on ({len(new)} of this host's) have the open kernel module only"
+            + (
+                "; they can't share a host with cards older than Turing"
+                if old
+                else "; set nvidia_driver_kernel_module_type: open"
+            )
+        )
+    return ""
+
+
+def _fabric_obstacle(fabric: Fabric, version: str) -> str:
+    """On a machine with NVSwitches CUDA starts only when all three are of one version."""
+    if not fabric.switches:
+        return ""
+    branch = version.split(".", 1)[0]
+    wrong = [
+        f"{what} {found or 'absent'} (`{package}`)"
+        for what, found, package in (
+            ("Fabric Manager", fabric.manager, f"nvidia-fabricmanager-{branch}"),
+            ("NSCQ", fabric.nscq, f"libnvidia-nscq-{branch}"),
+        )
+        if found != version and (found or what == "Fabric Manager")
+    ]
+    if not wrong:
+        return ""
+    return (
+        f"{fabric.switches} NVSwitches need Fabric Manager and NSCQ of the driver's version, "
+        f"{version}; found {', '.join(wrong)}; install that version of the packages first, or set "
+        "nvidia_driver_version to theirs"
+    )
+
+
+def _downgrade(facts: Facts, wanted: Wanted) -> str:
     older = facts.library and version_key(wanted.version) < version_key(facts.library)
     if older and not wanted.allow_downgrade:
         return (
@@ -134,47 +357,114 @@ def _obstacle(facts: Facts, wanted: Wanted) -> str:
     return ""
 
 
+def _held(facts: Facts) -> str:
+    """Programs that no drain takes away."""
+    names = [str(holder) for holder in facts.holders if not holder.in_pod]
+    if not names:
+        return ""
+    return f"programs outside pods use the cards: {', '.join(names)}; stop them first"
+
+
+def _obstacle(facts: Facts, wanted: Wanted) -> str:
+    if not facts.cards:
+        return (
+            "no NVIDIA card under /sys/bus/pci/devices; seat or pass through the card, "
+            "or take the host out of flexai_nodes"
+        )
+    fabric = _fabric_obstacle(facts.fabric, wanted.version)
+    if facts.library == wanted.version:
+        return fabric
+    return (
+        _downgrade(facts, wanted)
+        or _module_obstacle(facts, wanted)
+        or fabric
+        or kernel.obstacle(facts.kernel, facts.system)
+        or facts.signing
+        or _held(facts)
+    )
+
+
+def waits_for_nouveau(facts: Facts) -> bool:
+    """nouveau holds the cards until the next boot, which will find it barred."""
+    return facts.nouveau_loaded and not facts.library
+
+
+def _initramfs(facts: Facts) -> str:
+    tool = facts.kernel.initramfs_tool
+    return f"{tool} makes the initramfs anew" if tool else ""
+
+
 def _differences(facts: Facts, wanted: Wanted) -> list[str]:
     differences = []
     if facts.library != wanted.version:
         differences.append(f"driver {facts.library or 'absent'} → {wanted.version}")
+    elif facts.record.get("state") == "installing":
+        differences.append(f"the installation of {wanted.version} was broken off")
     if not facts.nouveau_barred:
         differences.append(f"{MODPROBE_FILE} is missing or altered")
+    if not facts.nouveau_barred or facts.record.get("initramfs_due"):
+        differences += filter(None, [_initramfs(facts)])
+    if waits_for_nouveau(facts):
+        differences.append("nouveau drives the card: a reboot is due before the driver goes in")
+    in_pods = [str(holder) for holder in facts.holders if holder.in_pod]
+    if in_pods:
+        differences.append(f"pods use the cards ({', '.join(in_pods)}) and are drained first")
     if wanted.persistenced and not facts.persistenced_enabled:
         differences.append(f"{PERSISTENCED_UNIT} is not enabled")
     return differences
 
 
-def plan(facts: Facts, wanted: Wanted) -> Decision:
+def _reboot_note(facts: Facts, wanted: Wanted) -> str:
+    if facts.loaded == wanted.version:
+        return ""
+    return f"kernel module {facts.loaded or 'not loaded'}; a reboot loads {wanted.version}"
+
+
+def plan(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Decision:
     """What to do about the driver. A module of another version needs a reboot, no change."""
+    claimed = claim(facts, wanted, trace)
+    if claimed and claimed.stance == REFUSE:
+        return claimed.refusal(COMPONENT, wanted.version, facts.library)
     obstacle = _obstacle(facts, wanted)
     if obstacle:
         return Decision(COMPONENT, BLOCKED, wanted.version, facts.library, obstacle)
+    settled = Decision(COMPONENT, OK, wanted.version, facts.library, _reboot_note(facts, wanted))
+    if claimed:
+        return claimed.on(settled)
     differences = _differences(facts, wanted)
-    if differences:
-        action = CHANGE if facts.library else INSTALL
-        return Decision(COMPONENT, action, wanted.version, facts.library, "; ".join(differences))
-    reason = ""
-    if facts.loaded != wanted.version:
-        reason = f"kernel module {facts.loaded or 'not loaded'}; a reboot loads {wanted.version}"
-    return Decision(COMPONENT, OK, wanted.version, facts.library, reason)
+    if not differences:
+        return settled
+    action = CHANGE if facts.library else INSTALL
+    return Decision(COMPONENT, action, wanted.version, facts.library, "; ".join(differences))
 
 
-def plan_removal(facts: Facts, uninstaller_there: bool) -> Decision:
-    """Only a driver that a .run file brought is ours to remove."""
-    if facts.packages or not uninstaller_there:
-        action = REMOVE if facts.nouveau_barred else OK
-    else:
-        action = REMOVE
-    return Decision(COMPONENT, action, "", facts.library)
+def needs_installer(facts: Facts, wanted: Wanted) -> bool:
+    return facts.library != wanted.version or facts.record.get("state") == "installing"
 
 
-def installer_flags(wanted: Wanted) -> list[str]:
+def needs_quiet_node(facts: Facts, wanted: Wanted) -> bool:
+    """Whether pods must be away: a running driver is replaced, or a reboot is part of it."""
+    replacing = bool(facts.loaded) and needs_installer(facts, wanted)
+    return replacing or waits_for_nouveau(facts)
+
+
+def plan_removal(facts: Facts) -> Decision:
+    """Only a driver that we installed is ours to remove."""
+    if facts.ours or facts.nouveau_barred:
+        return Decision(COMPONENT, REMOVE, "", facts.library)
+    left = f"driver {facts.library}: not installed by flexai.xpu" if facts.library else ""
+    return Decision(COMPONENT, OK, "", facts.library, left)
+
+
+def installer_flags(wanted: Wanted, flavour: str, secure_boot: bool = False) -> list[str]:
     """The flags that this version of the installer knows."""
     flags = list(BASE_FLAGS)
     version = version_key(wanted.version)
     if version >= KERNEL_MODULE_TYPE_SINCE:
-        flags.append(f"--kernel-module-type={wanted.kernel_module_type or 'open'}")
-    elif wanted.kernel_module_type == "open" and version >= KERNEL_OPEN_SINCE:
+        flags.append(f"--kernel-module-type={flavour or 'open'}")
+    elif flavour == "open" and version >= KERNEL_OPEN_SINCE:
         flags.append("-m=kernel-open")
+    if secure_boot:
+        flags.append(f"--module-signing-secret-key={wanted.signing_key}")
+        flags.append(f"--module-signing-public-key={wanted.signing_certificate}")
     return flags

@@ -18,8 +18,12 @@ from . import _containerd as containerd
 from . import _docker as docker
 from . import _images as images
 from . import _nvidia_driver as driver
+from . import _owners as owners
+from . import _packages as packages
+from . import _records as records
+from . import _transaction as transaction
 from . import _xpu_runtime as xpu
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from ._decision import BLOCKED, CHANGE, INSTALL, OK, Claim, Decision
 from ._host import Host
 
 # Order of installation: each component may rest on those before it.
@@ -59,6 +63,8 @@ class Facts(t.NamedTuple):
     docker: docker.Facts | None
     xpu: xpu.Facts
     images: t.Mapping[str, str]
+    owners: owners.Facts
+    transaction: t.Mapping[str, t.Any]
 
 
 # -- observation -----------------------------------------------------------------------------
@@ -90,15 +96,19 @@ def observe_host(host: Host, desired: t.Mapping[str, t.Any]) -> HostFacts:
 
 def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
     facts = observe_host(host, desired)
-    engine, dpkg_status = facts.engine, host.read(toolkit.DPKG_STATUS) or ""
+    engine, dpkg_status = facts.engine, host.read(packages.DPKG_STATUS) or ""
+    driver_wanted = driver.Wanted(**desired["nvidia_driver"])
+    installed = packages.observe(host, dpkg_status)
     return Facts(
         host=facts,
-        driver=driver.observe(host, dpkg_status),
+        driver=driver.observe(host, installed, driver_wanted, facts.system),
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
         docker=docker.observe(host) if engine == "docker" else None,
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         images=images.observe(host, wanted_images(desired, engine)),
+        owners=owners.observe(host),
+        transaction=records.read(host, transaction.RECORD),
     )
 
 
@@ -158,12 +168,12 @@ def _without_artefact(
     )
 
 
-def _runtime(facts: Facts) -> Decision:
+def _runtime(facts: Facts, trace: Claim | None) -> Decision:
     if facts.docker is not None:
-        return docker.plan(facts.docker)
+        return docker.plan(facts.docker, trace)
     if facts.containerd is None:  # observe() fills the one that the engine names
         raise AssertionError("neither engine was observed")
-    return containerd.plan(facts.containerd)
+    return containerd.plan(facts.containerd, trace)
 
 
 def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
@@ -172,14 +182,19 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     toolkit_wanted = toolkit.Wanted(**desired["container_toolkit"])
     basis = toolkit.CdiBasis(driver_wanted.version, toolkit_wanted.version, facts.driver.cards)
     arch = facts.host.architecture
+    trace = {component: owners.claim(facts.owners, component) for component in COMPONENTS}
     decisions = [
-        driver.plan(facts.driver, driver_wanted),
-        toolkit.plan(facts.toolkit, toolkit_wanted, basis),
-        _runtime(facts),
+        driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"]),
+        toolkit.plan(facts.toolkit, toolkit_wanted, basis, trace["container_toolkit"]),
+        _runtime(facts, trace["container_runtime"]),
         xpu.plan(facts.xpu, wanted_release(desired, arch)),
         images.plan(facts.images, wanted_images(desired, facts.host.engine)),
     ]
     decisions = [_without_artefact(decision, arch, desired) for decision in decisions]
+    decisions += owners.plan_ports(facts.owners)
+    driving = decisions[0].action in (INSTALL, CHANGE)
+    why = transaction.why_quiet(facts.driver, driver_wanted) if driving else ""
+    decisions = transaction.plan(facts.transaction, why) + decisions
     changing = any(decision.action != OK for decision in decisions)
     obstacle = _host_obstacle(facts.host, changing, int(desired["min_free_mib"]))
     if obstacle:

@@ -192,10 +192,16 @@ def plan_faults(probes: Probes) -> list[str]:
     return faults
 
 
+def _told_reason(step: t.Mapping[str, str]) -> str:
+    """The reason, after what we do about somebody else's part in it."""
+    stance = step.get("stance", "")
+    return f"{stance}: {step['reason']}" if stance else step["reason"]
+
+
 def plan_lines(probes: Probes) -> list[str]:
     """The plan for people: one line per component that changes, or one that says nothing does."""
     steps = [
-        (host, step["component"], step["action"], step["reason"])
+        (host, step["component"], step["action"], _told_reason(step))
         for host, probe in sorted(probes.items())
         for step in probe.get("plan", ())
         if step["action"] != "ok" or step["reason"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, Decision
+from ._decision import CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._host import Host
 
 COMPONENT = "xpu_runtime"
@@ -66,7 +66,8 @@ def plan(facts: Facts, wanted: str) -> Decision:
         reason = (
             f"{names}: not a link of ours; move it away (an upstream client-update puts it there)"
         )
-        return Decision(COMPONENT, BLOCKED, wanted, facts.current, reason)
+        claimed = Claim(REFUSE, "another installation of the library", reason)
+        return claimed.refusal(COMPONENT, wanted, facts.current)
     differences = []
     if not facts.recorded:
         differences.append(f"{VERSIONS}/{wanted} is not installed")

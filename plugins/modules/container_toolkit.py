@@ -57,6 +57,11 @@ packages:
   description: The toolkit's packages and their versions after the run.
   returned: success
   type: dict
+left:
+  description: What was not removed since it is not ours.
+  returned: success
+  type: list
+  elements: str
 """
 
 import os
@@ -69,6 +74,8 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _container_toolkit as toolkit
 from ..module_utils import _nvidia_driver as driver
+from ..module_utils import _records as records
+from ..module_utils._decision import REFUSE
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
 
@@ -107,7 +114,8 @@ def _extract(tarball: str, architecture: str, directory: str) -> list[str]:
         return files
 
 
-def install_packages(host: Host, tarball: str) -> None:
+def install_packages(host: Host, tarball: str, names: t.Collection[str]) -> None:
+    """Install *names* of the tarball's packages; the others are somebody else's."""
     machine = os.uname().machine
     if not tarball or not host.exists(tarball):
         raise XpuError(
@@ -118,7 +126,8 @@ def install_packages(host: Host, tarball: str) -> None:
     try:
         architecture = toolkit.DEB_ARCHITECTURES.get(machine, machine)
         files = _extract(host.path(tarball), architecture, scratch)
-        _dpkg(host, ["--install", *files])
+        chosen = [file for name, file in zip(toolkit.PACKAGES, files) if name in names]
+        _dpkg(host, ["--install", *chosen])
     finally:
         shutil.rmtree(scratch)
 
@@ -141,6 +150,7 @@ class Change:
         self.host, self.params, self.check = host, params, check
         self.changed = False
         self.warnings: list[str] = []
+        self.left: list[str] = []
         self.diff: list[dict[str, str]] = []
 
     def _note(self, what: str, before: str, after: str) -> None:
@@ -156,16 +166,27 @@ class Change:
         self._note("packages", _lines(found), _lines(wanted))
         if self.check:
             return
-        if wanted:
-            install_packages(self.host, self.params["tarball"] or "")
+        if len(wanted) == len(toolkit.PACKAGES):
+            names = [name for name in toolkit.PACKAGES if found.get(name) != wanted[name]]
+            # Before dpkg, so that packages of a run that died here are known as ours.
+            self.own({*self.owned(), *names})
+            install_packages(self.host, self.params["tarball"] or "", names)
         else:
-            _dpkg(self.host, ["--purge", *sorted(found, reverse=True)])
+            _dpkg(self.host, ["--purge", *sorted(found.keys() - wanted.keys(), reverse=True)])
         after = self.installed()
         if after != wanted:
             raise XpuError(
                 f"dpkg ended well, but the host now has {_lines(after) or 'none of the packages'}.",
                 "check that the artefact is the version that it says.",
             )
+
+    def owned(self) -> set[str]:
+        """Packages that are ours to remove."""
+        return set(records.read(self.host, toolkit.RECORD).get("packages", ()))
+
+    def own(self, names: t.Collection[str]) -> None:
+        packages = {"packages": sorted(names)} if names else {}
+        records.write(self.host, toolkit.RECORD, packages)
 
     def installed(self) -> dict[str, str]:
         status = self.host.read(toolkit.DPKG_STATUS) or ""
@@ -191,11 +212,30 @@ class Change:
     def purge(self) -> None:
         if (self.host.read(toolkit.CDI_FILE) or "").startswith(OURS):
             self.drop(toolkit.CDI_FILE)
-        if self.installed():
+        installed, owned = self.installed(), self.owned()
+        original = self.host.read(toolkit.ORIGINAL_FILE)
+        if original is not None:
+            self.file(toolkit.CONFIG_FILE, original)
+            self.drop(toolkit.ORIGINAL_FILE)
+        elif installed.keys() & owned:
             # Written by a package's script, so no package owns it; before the packages, since
             # without them nobody could tell whose it is.
             self.drop(toolkit.CONFIG_FILE)
-        self.packages({})
+        theirs = {name: version for name, version in installed.items() if name not in owned}
+        self.left = [f"package {name}: not installed by flexai.xpu" for name in sorted(theirs)]
+        self.packages(theirs)
+        if owned and not self.check:
+            self.own(())
+
+    def configuration(self, facts: toolkit.Facts, wanted: toolkit.Wanted) -> None:
+        before = self.host.read(toolkit.CONFIG_FILE) or ""
+        after = toolkit.write_settings(before, wanted.settings())
+        if before == after:
+            return
+        kept = self.host.read(toolkit.ORIGINAL_FILE)
+        if toolkit.foreign_packages(facts) and kept is None and not self.check:
+            self.host.write(toolkit.ORIGINAL_FILE, before)
+        self.file(toolkit.CONFIG_FILE, after)
 
     def cdi(self, basis: toolkit.CdiBasis) -> None:
         before = self.host.read(toolkit.CDI_FILE)
@@ -229,10 +269,13 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
             params["accept_volume_mounts"],
             params["mode"],
         )
-        cards = driver.observe(host, "").cards
+        facts = toolkit.observe(host, host.read(toolkit.DPKG_STATUS) or "")
+        claimed = toolkit.claim(facts, wanted)
+        if claimed and claimed.stance == REFUSE:
+            raise XpuError(f"The toolkit can't be installed: {claimed.reason}.", "see above.")
+        cards = driver.cards(host)
         change.packages(dict.fromkeys(toolkit.PACKAGES, wanted.version))
-        before = host.read(toolkit.CONFIG_FILE) or ""
-        change.file(toolkit.CONFIG_FILE, toolkit.write_settings(before, wanted.settings()))
+        change.configuration(facts, wanted)
         installed = driver.library_version(host)
         change.cdi(toolkit.CdiBasis(installed, wanted.version, cards))
     return {
@@ -240,6 +283,7 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
         "diff": change.diff,
         "warnings": change.warnings,
         "packages": change.installed(),
+        "left": change.left,
     }
 
 

@@ -77,7 +77,7 @@ def apply(host: Host, texts: Texts, former: Texts) -> bool:
     if not host.is_real:
         return False
     text = texts[docker.CONFIG_FILE]
-    wanted = docker.names_of_ours(text)
+    wanted = docker.names_present(text)
     may_restart = docker.keeps_containers_on_restart(text) or not _containers(host)
     took, restarted = _bring(host, wanted, may_restart)
     if took:
@@ -117,13 +117,18 @@ def _take_back(host: Host, may_restart: bool) -> bool:
 
 def _texts(host: Host, facts: docker.Facts, present: bool) -> Texts:
     if not present:
-        text = docker.without(facts.config, host.read(docker.ORIGINAL_FILE))
+        original = host.read(docker.ORIGINAL_FILE)
+        # Without it nothing there is ours: a site may have written the same.
+        text = facts.config if original is None else docker.without(facts.config, original)
         return {docker.CONFIG_FILE: text, docker.ORIGINAL_FILE: None}
     decision = docker.plan(facts)
     if decision.action == BLOCKED:
         raise XpuError(f"Docker can't be configured: {decision.reason}.", "see above.")
     texts: Texts = {docker.CONFIG_FILE: docker.merged(facts.config)}
-    if not docker.names_of_ours(facts.config):
+    changing = texts[docker.CONFIG_FILE] != facts.config
+    if changing and (
+        host.read(docker.ORIGINAL_FILE) is None or not docker.names_of_ours(facts.config)
+    ):
         # What holds none of ours is the site's own text, whatever was kept before; kept first, so
         # that it is there when ours are.
         return {docker.ORIGINAL_FILE: facts.config or "", **texts}

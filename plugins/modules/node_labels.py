@@ -76,13 +76,20 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._cluster import OWNER, Cluster, Object, connect, is_ours
+from ..module_utils._cluster import (
+    HANDLERS,
+    LABELS_RECORD,
+    NODES,
+    OWNER,
+    RUNTIME_CLASSES,
+    Cluster,
+    Object,
+    connect,
+    is_ours,
+)
 from ..module_utils._errors import XpuError, run_module
 
-NODES = "/api/v1/nodes"
-RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
-# Annotation of a node: label → [the value we set, the value of before or null].
-RECORD = "flexai.io/labels"
+RECORD = LABELS_RECORD
 # What document 000 patches onto `nvidia` by hand, with the value that Helm really looks for.
 ADOPTION = {
     "labels": {"app.kubernetes.io/managed-by": "Helm"},
@@ -91,7 +98,6 @@ ADOPTION = {
         "meta.helm.sh/release-namespace": "default",
     },
 }
-HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi"}
 
 
 @dataclass(frozen=True)

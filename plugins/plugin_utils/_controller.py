@@ -125,6 +125,8 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             "kernel_module_type": str(values["nvidia_driver_kernel_module_type"]),
             "persistenced": boolean(values["nvidia_driver_persistenced"]),
             "allow_downgrade": boolean(values["nvidia_driver_allow_downgrade"]),
+            "signing_key": str(values["nvidia_driver_signing_key"]),
+            "signing_certificate": str(values["nvidia_driver_signing_certificate"]),
         },
         "container_toolkit": {
             "version": versions["container_toolkit"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,9 @@ from typing import NamedTuple
 import pytest
 import yaml
 from e2e import snapshot
+from e2e.drivers import NEWER as NEW
+from e2e.drivers import OLDER as OLD
+from e2e.drivers import with_older_driver
 from testbed import artefacts, down, machine, up
 from testbed.hosts import Host, Testbed
 from testbed.topology import read_topology
@@ -102,8 +106,9 @@ def manifest() -> Path:
     return directory / "manifest.yml"
 
 
-def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: object) -> Run:
-    """Tasks on one host, as a site's own play has them."""
+def write_play(
+    tmp_path: Path, host: Host, tasks: list[dict[str, object]], more: dict[str, object]
+) -> None:
     variables = {
         "ansible_connection": "containers.podman.podman",
         "ansible_python_interpreter": "/usr/bin/python3",
@@ -113,6 +118,11 @@ def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: obj
     plays = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
     for name, content in {"play.yml": plays, "inventory.yml": inventory}.items():
         (tmp_path / name).write_text(yaml.safe_dump(content))
+
+
+def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: object) -> Run:
+    """Tasks on one host, as a site's own play has them."""
+    write_play(tmp_path, host, tasks, more)
     done = subprocess.run(
         [str(PLAYBOOK), "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")],
         env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
@@ -215,3 +225,172 @@ def test_the_roles_go_there_and_back_and_leave_nothing(
     assert snapshot.differences(before, look(host)) == []
     rc, output = play(tmp_path, host, way_back, **variables)
     assert rc == 0 and "changed=0" in output, output
+
+
+# -- a driver that is changed, killed, rolled back; and one that is somebody else's --------------
+
+NOTE = "/var/lib/flexai-xpu/transaction.json"
+FAULTS = "/etc/nvidia-sim/fail"
+# Ends what the play has started on the host, as a crash of the host would: by number, at a moment
+# that a condition names.
+KILLER = """\
+until {moment}; do sleep 0.02; done
+for process in /proc/[0-9]*; do
+    case "$(tr '\\0' ' ' < $process/cmdline)" in
+    *killer-of-the-test*) ;;
+    *AnsiballZ*|*nvidia-installer*|*selfgz*|*NVIDIA-Linux*) kill -9 "${{process##*/}}" ;;
+    esac
+done
+: killer-of-the-test
+"""
+MOMENTS = {
+    "the node is being drained": f"test -e {NOTE}",
+    "the installer runs": "pgrep -f '[n]vidia-installer --silent' > /dev/null",
+    "it is being judged": f"grep -q validate {NOTE} 2> /dev/null",
+}
+
+
+@pytest.fixture(scope="module")
+def two_drivers(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_older_driver(manifest, tmp_path_factory.mktemp("drivers"))
+
+
+def driver_variables(manifest: Path, version: str, **more: object) -> dict[str, object]:
+    return {
+        "flexai_manifest": str(manifest),
+        "nvidia_driver_version": version,
+        "nvidia_driver_allow_downgrade": True,
+        **more,
+    }
+
+
+def in_force(host: Host) -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return host.exec(query, check=False).stdout.strip()
+
+
+def note_is_there(host: Host) -> bool:
+    return host.exec(["test", "-e", NOTE], check=False).rc == 0
+
+
+def play_until_killed(
+    tmp_path: Path, host: Host, moment: str, variables: dict[str, object]
+) -> None:
+    """The transaction, with SIGKILL for the play and for all that it runs on the host."""
+    write_play(tmp_path, host, [role("node_transaction")], variables)
+    command = [str(PLAYBOOK), "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as playing:
+        host.exec(["sh", "-c", KILLER.format(moment=moment)], timeout=240)
+        os.killpg(playing.pid, signal.SIGKILL)
+        playing.wait(timeout=60)
+
+
+@pytest.fixture
+def host_with_old_driver(tmp_path: Path, testbed: Testbed, two_drivers: Path) -> Iterator[Host]:
+    host = testbed.host(CONTAINERD.host)
+    rc, output = play(tmp_path, host, [role("nvidia_driver")], **driver_variables(two_drivers, OLD))
+    assert rc == 0, output
+    assert in_force(host) == OLD
+    yield host
+    host.exec(["rm", "-rf", str(Path(FAULTS).parent), NOTE])
+    rc, output = play(
+        tmp_path, host, [role("nvidia_driver", "uninstall")], **driver_variables(two_drivers, OLD)
+    )
+    assert rc == 0, output
+
+
+def test_killed_in_the_middle_of_a_driver_change_the_next_run_takes_it_up(
+    tmp_path: Path, host_with_old_driver: Host, two_drivers: Path
+) -> None:
+    host, former = host_with_old_driver, OLD
+    for name, moment in MOMENTS.items():
+        version = NEW if former == OLD else OLD
+        variables = driver_variables(two_drivers, version)
+        play_until_killed(tmp_path, host, moment, variables)
+        assert note_is_there(host), name
+        rc, output = play(tmp_path, host, [role("node_transaction")], **variables)
+        assert rc == 0, f"{name}: {output}"
+        assert in_force(host) == version, name
+        assert not note_is_there(host), name
+        former = version
+    rc, output = play(tmp_path, host, [role("nvidia_driver")], **variables)
+    assert rc == 0 and "changed=0" in output, output
+
+
+def test_a_driver_that_does_not_load_gives_way_to_the_former_one(
+    tmp_path: Path, host_with_old_driver: Host, two_drivers: Path
+) -> None:
+    host = host_with_old_driver
+    host.put(FAULTS, f"module-load@{NEW}\n".encode())
+    variables = driver_variables(two_drivers, NEW)
+    rc, output = play(tmp_path, host, [role("node_transaction")], **variables)
+    assert rc != 0
+    said = " ".join(output.split())
+    assert "Required key not available (fault module-load)" in said
+    assert f"The former driver {OLD} is in force again" in said
+    assert "The node takes pods again." in said
+    assert in_force(host) == OLD
+    assert not note_is_there(host)
+    host.exec(["rm", "-r", str(Path(FAULTS).parent)])
+    rc, output = play(tmp_path, host, [role("node_transaction")], **variables)
+    assert rc == 0, output
+    assert in_force(host) == NEW
+
+
+PACKAGE = """\
+set -e
+mkdir -p /tmp/deb/DEBIAN /tmp/deb/usr/lib/x86_64-linux-gnu
+echo 'not a library' > /tmp/deb/usr/lib/x86_64-linux-gnu/libcuda.so.550.54.14
+ln -s libcuda.so.550.54.14 /tmp/deb/usr/lib/x86_64-linux-gnu/libcuda.so.1
+cat > /tmp/deb/DEBIAN/control <<END
+Package: nvidia-driver-550
+Version: 550.54.14-1
+Architecture: amd64
+Maintainer: Test <t@example.org>
+Description: stand-in
+END
+dpkg-deb --build /tmp/deb /tmp/driver.deb
+dpkg --install /tmp/driver.deb
+rm -r /tmp/deb /tmp/driver.deb
+"""
+
+
+def test_a_driver_of_the_package_manager_is_refused_or_adopted_and_never_touched(
+    tmp_path: Path, testbed: Testbed, manifest: Path
+) -> None:
+    host = testbed.host(CONTAINERD.host)
+    host.exec(["sh", "-c", PACKAGE])
+    try:
+        before = look(host)
+        probe: dict[str, object] = {"flexai.xpu.node_probe": {}, "register": "seen"}
+        show: dict[str, object] = {"ansible.builtin.debug": {"msg": "{{ seen.plan[0] }}"}}
+        wanted = {"flexai_manifest": str(manifest), "container_runtime_engine": "containerd"}
+
+        rc, output = play(tmp_path, host, [probe, show, role("nvidia_driver")], **wanted)
+        assert rc != 0
+        said = " ".join(output.split())
+        assert '"stance": "refuse"' in said and '"owner": "packages of dpkg"' in said
+        assert (
+            "driver 550.54.14 belongs to the package manager (nvidia-driver-550), 580.95.05 is "
+            "wanted; set nvidia_driver_version: 550.54.14 to use it as it is, or remove these"
+        ) in said
+        # The installer was fetched into the cache of artefacts, which no snapshot looks at.
+        assert snapshot.differences(before, look(host)) == []
+
+        adopting = {**wanted, "nvidia_driver_version": "550.54.14"}
+        rc, output = play(tmp_path, host, [probe, show], **adopting)
+        assert rc == 0 and '"stance": "adopt"' in output, output
+
+        rc, output = play(tmp_path, host, [role("nvidia_driver", "uninstall")], **adopting)
+        assert rc == 0 and "changed=0" in output, output
+        assert "driver 550.54.14: not installed by flexai.xpu" in output
+        assert snapshot.differences(before, look(host)) == []
+    finally:
+        host.exec(["dpkg", "--purge", "nvidia-driver-550"])

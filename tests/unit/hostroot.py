@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +70,7 @@ def bare(root: Path, cards: int = 2) -> Path:
     """A Debian 12 host with cards and containerd, as a site's own provisioning leaves it."""
     put(root, "/etc/os-release", 'ID=debian\nVERSION_ID="12"\n')
     put(root, "/var/lib/dpkg/status", package("bash", "5.2.15-2"))
+    add_build_tools(root)
     put(root, "/etc/containerd/config.toml", CONFIG)
     put(root, "/sim/base.toml", (FIXTURES / "containerd-1.6-dump.toml").read_text())
     put(root, "/sim/images", "REF TYPE DIGEST SIZE PLATFORMS LABELS\n")
@@ -78,7 +81,22 @@ def bare(root: Path, cards: int = 2) -> Path:
     return root
 
 
-def install_driver(root: Path, version: str = DRIVER, cards: int = 2) -> None:
+def add_build_tools(root: Path) -> None:
+    """What a kernel module is built with, for the kernel that runs here."""
+    put(root, f"/lib/modules/{os.uname().release}/build/Makefile", "")
+    for program in ("gcc", "make"):
+        put(root, f"/usr/bin/{program}", "#!/bin/sh\n", 0o755)
+
+
+def own_driver(root: Path, version: str = DRIVER) -> None:
+    """Our record: this role installed what stands there."""
+    record = {"version": version, "state": "installed"}
+    put(root, "/var/lib/flexai-xpu/nvidia_driver.json", json.dumps(record), 0o600)
+
+
+def install_driver(root: Path, version: str = DRIVER, cards: int = 2, *, ours: bool = True) -> None:
+    if ours:
+        own_driver(root, version)
     put(root, f"{LIBRARIES}/libcuda.so.{version}", "not really a library\n")
     link = root / LIBRARIES.lstrip("/") / "libcuda.so.1"
     link.unlink(missing_ok=True)
@@ -95,7 +113,10 @@ def install_driver(root: Path, version: str = DRIVER, cards: int = 2) -> None:
     put(root, "/sim/cdi", f"cdiVersion: 0.5.0\nmounts: {LIBRARIES}/libcuda.so.{version}\n")
 
 
-def install_toolkit(root: Path, version: str = TOOLKIT) -> None:
+def install_toolkit(root: Path, version: str = TOOLKIT, *, ours: bool = True) -> None:
+    if ours:
+        record = json.dumps({"packages": sorted(PACKAGES)})
+        put(root, "/var/lib/flexai-xpu/container_toolkit.json", record, 0o600)
     status = package("bash", "5.2.15-2")
     status += "".join(package(name, f"{version}-1") for name in PACKAGES)
     put(root, "/var/lib/dpkg/status", status)

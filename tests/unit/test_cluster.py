@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.flexai.xpu.plugins.action import site_verdict
 from ansible_collections.flexai.xpu.plugins.module_utils._artefacts import Artefact
+from ansible_collections.flexai.xpu.plugins.module_utils._cluster import HANDLERS
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.modules import (
     cluster_verdict,
@@ -148,10 +149,8 @@ def test_a_host_without_a_node_is_named() -> None:
 
 
 def test_runtime_classes_absent_ours_foreign_and_clashing() -> None:
-    ours = {name: node_labels.runtime_class(name) for name in node_labels.HANDLERS}
-    foreign = {
-        name: {"metadata": {"name": name}, "handler": h} for name, h in node_labels.HANDLERS.items()
-    }
+    ours = {name: node_labels.runtime_class(name) for name in HANDLERS}
+    foreign = {name: {"metadata": {"name": name}, "handler": h} for name, h in HANDLERS.items()}
     assert [step.what for step in node_labels.plan_runtime_classes({})] == [
         "RuntimeClass nvidia",
         "RuntimeClass flexai-xpu",

@@ -37,7 +37,7 @@ BASIS = "0" * 64
 def test_the_installer_gets_only_flags_that_it_knows(
     version: str, kind: str, wanted: list[str]
 ) -> None:
-    flags = driver.installer_flags(driver.Wanted(version, kind))
+    flags = driver.installer_flags(driver.Wanted(version, kind), kind)
     assert flags == [*driver.BASE_FLAGS, *wanted]
 
 

@@ -107,7 +107,12 @@ def driver_host(root: Path) -> tuple[Host, Programs]:
         hostroot.enable_persistenced(root)
         return Completed(0)
 
-    programs = Programs(sh=install, systemctl=systemctl, nvidia_uninstall=uninstall)
+    def nvidia_smi(_argv: Sequence[str]) -> Completed:
+        return Completed(0, (root / "sim/nvidia-smi").read_text())
+
+    programs = Programs(
+        sh=install, systemctl=systemctl, nvidia_smi=nvidia_smi, nvidia_uninstall=uninstall
+    )
     host = host_with(hostroot.bare(root), programs, "sh", "systemctl")
     hostroot.put(root, "/cache/driver.run", "")
     return host, programs
@@ -116,7 +121,12 @@ def driver_host(root: Path) -> tuple[Host, Programs]:
 def test_driver_cycle(tmp_path: Path) -> None:
     host, programs = driver_host(tmp_path)
     cycle(nvidia_driver.converge, host, DRIVER)
-    assert [call[0] for call in programs.calls] == ["sh", "systemctl", "nvidia-uninstall"]
+    assert [call[0] for call in programs.calls] == [
+        "sh",
+        "nvidia-smi",
+        "systemctl",
+        "nvidia-uninstall",
+    ]
     assert programs.calls[0][2:] == [
         "--silent",
         "--accept-license",

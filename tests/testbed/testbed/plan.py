@@ -255,6 +255,15 @@ if [ ! -e "/usr/lib/modules/$release" ]; then
     : > "/usr/lib/modules/$release/modules.builtin"
     : > "/usr/lib/modules/$release/modules.order"
 fi
+# And for what builds modules: looked for before a driver is installed, and never run here.
+for tool in gcc make; do
+    command -v "$tool" > /dev/null && continue
+    {{
+        echo '#!/bin/sh'
+        echo 'echo "testbed stand-in for a compiler: it builds nothing" >&2; exit 1'
+    }} > "/usr/local/bin/$tool"
+    chmod 755 "/usr/local/bin/$tool"
+done
 # First boot only: what an administrator disables later stays disabled.
 if [ -e {UNITS_FILE} ]; then
     for unit in {" ".join(SWITCHED_UNITS)}; do

@@ -15,10 +15,11 @@ record=$root/var/lib/nvidia/log
 backups=$root/var/lib/nvidia/backup
 log=$root/var/log/nvidia-installer.log
 units='nvidia-sim-module.service nvidia-persistenced.service'
-known_faults='headers-missing nouveau-loaded module-busy disk-full half-way module-load'
+known_faults='headers-missing nouveau-loaded module-busy disk-full half-way module-load secure-boot'
 
 action=install silent=no license=no questions=yes disable_nouveau=no
 x_check=yes nouveau_check=yes dkms=no module_type='' kernel='' kernel_source=''
+signing_secret='' signing_public=''
 
 # --- messages ---------------------------------------------------------------------------------
 
@@ -75,6 +76,8 @@ nvidia-installer $version (SIMULATION: it drives no hardware)
       --dkms                   put the modules where DKMS puts them
   -k, --kernel-name=K          install for kernel K, not the running one
       --kernel-source-path=D   kernel headers
+      --module-signing-secret-key=F, --module-signing-public-key=F
+                               the pair that signs the modules; both or neither
       --install-libglvnd, --no-opengl-files, --no-drm, --ui=none, --no-rebuild-initramfs,
       --no-install-compat32-libs, --no-cc-version-check     accepted, without effect here
       --uninstall              remove the installed driver
@@ -94,7 +97,7 @@ parse() {
         --no-nouveau-check) nouveau_check=no ;;
         --no-x-check) x_check=no ;;
         --dkms) dkms=yes ;;
-        --kernel-module-type=* | --kernel-name=* | --kernel-source-path=*)
+        --kernel-module-type=* | --kernel-name=* | --kernel-source-path=* | --module-signing-*-key=*)
             valued "${1%%=*}" "${1#*=}"
             ;;
         -m | --kernel-module-type | -k | --kernel-name | --kernel-source-path)
@@ -117,6 +120,9 @@ valued() {
     case $1 in
     -k | --kernel-name) kernel=$2 ;;
     --kernel-source-path) kernel_source=$2 ;;
+    --module-signing-secret-key) signing_secret=$2 ;;
+    --module-signing-public-key) signing_public=$2 ;;
+    --module-signing-*) usage_error "unrecognized option '$1'" ;;
     *)
         case $2 in
         open | proprietary) module_type=$2 ;;
@@ -160,17 +166,17 @@ faults() {
     return 0
 }
 
-# A misspelt fault must not pass for a healthy run.
+# A misspelt fault must not pass for a healthy run. What follows an @ is the one version it is for.
 check_faults() {
     for word in $(faults); do
         case " $known_faults " in
-        *" $word "*) ;;
+        *" ${word%%@*} "*) ;;
         *) die "the simulation knows no fault '$word'; it knows: $known_faults" ;;
         esac
     done
 }
 
-faulty() { faults | tr -s ' \t' '\n' | grep -qx "$1"; }
+faulty() { faults | tr -s ' \t' '\n' | grep -Fqx -e "$1" -e "$1@$version"; }
 
 # --- preflight --------------------------------------------------------------------------------
 
@@ -219,6 +225,14 @@ check_headers() {
         die "The kernel source path '$kernel_source' is not a directory."
 }
 
+check_signing() {
+    [ -z "$signing_secret$signing_public" ] && return
+    for file in "$signing_secret" "$signing_public"; do
+        [ -f "$root$file" ] || die "The module signing key '$file' is not a file." \
+            "Give both --module-signing-secret-key and --module-signing-public-key."
+    done
+}
+
 preflight() {
     [ "$(id -u)" = 0 ] || {
         printf '\nERROR: nvidia-installer must be run as root, not as uid %s.\n' "$(id -u)" >&2
@@ -231,6 +245,7 @@ preflight() {
     check_nouveau
     check_not_in_use
     check_headers
+    check_signing
 }
 
 # --- the record of what is ours ---------------------------------------------------------------
@@ -362,6 +377,8 @@ why_not_loaded() {
         echo "No such device: no PCI device of vendor 0x10de in $root/sys/bus/pci/devices."
     elif nouveau_loaded; then
         echo 'No such device: the nouveau driver holds it.'
+    elif faulty secure-boot && [ -z "$signing_secret" ]; then
+        echo 'Key was rejected by service: the module is not signed (fault secure-boot).'
     elif faulty module-load; then
         echo 'Required key not available (fault module-load).'
     else

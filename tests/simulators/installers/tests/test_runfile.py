@@ -262,6 +262,9 @@ def test_without_a_terminal_a_question_aborts(installer: Path, system: System) -
         ("nouveau-loaded", ["--silent"], "Nouveau kernel driver is currently in use"),
         ("nouveau-loaded", DOCUMENT_000, "the nouveau driver holds it"),
         ("module-load", DOCUMENT_000, "Required key not available"),
+        (f"module-load@{VERSION}", DOCUMENT_000, "Required key not available"),
+        ("secure-boot", DOCUMENT_000, "the module is not signed"),
+        ("", [*DOCUMENT_000, "--module-signing-secret-key=/k"], "signing key '/k' is not a file"),
         ("halfway", DOCUMENT_000, "knows no fault 'halfway'"),
     ],
 )
@@ -274,6 +277,20 @@ def test_a_failure_names_its_cause_and_leaves_nothing(
     assert named in done.stderr
     assert named in system.log
     assert system.tree() == before
+
+
+@as_root
+def test_a_signed_module_is_taken_and_a_fault_of_another_version_is_none(
+    installer: Path, system: System
+) -> None:
+    for name in ("key", "certificate"):
+        system.write(f"etc/keys/{name}", name)
+    pair = [
+        "--module-signing-secret-key=/etc/keys/key",
+        "--module-signing-public-key=/etc/keys/certificate",
+    ]
+    done = system.run(installer, *DOCUMENT_000, *pair, fail="secure-boot,module-load@1.2.3")
+    assert done.returncode == 0, done.stderr
 
 
 @as_root
