@@ -174,8 +174,10 @@ def ask_the_collection(tarball: Path) -> list[Gate]:
         Gate(
             "ansible-test",
             # One at a time: it makes environments anew that another run has only begun.
-            ["flock", home / ".lock", script("ansible-test"), "sanity"]
-            + ["--venv", "--python", TARGET_PYTHON],
+            [
+                *("flock", home / ".lock"),
+                *(script("ansible-test"), "sanity", "--venv", "--python", TARGET_PYTHON),
+            ],
             cwd=COLLECTION,
             env={
                 "HOME": str(home),
