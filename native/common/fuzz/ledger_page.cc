@@ -47,9 +47,9 @@ int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
         HOLDS(ledger.charge_memory(0, ~std::uint64_t{0}, kQuota) == Charge::kDenied);
     }
     ledger.add_charged(1, 5);
-    const Grant grant =
-        admit(shared(ledger.card(0).tat_ns), 5, 1000, make_rate(10, 0, XPU_DEFAULT_TAU_NS));
-    HOLDS(grant.wait >= 0 && grant.wait <= kLongestDebt);
+    const Rate tenth = make_rate(10u << 16, 0, XPU_DEFAULT_TAU_NS);
+    const Nanos wait = admit(shared(ledger.card(0).tat_ns), 5, 1000, tenth);
+    HOLDS(wait >= 0 && wait <= kLongestDebt);
     unmap(mapping, sizeof(xpu_ledger_page));
     close(mapping.fd);
     return 0;
