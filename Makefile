@@ -43,19 +43,19 @@ demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 .PHONY: test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak
 # Tests import the collection under its full name.
 test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak: collection
-test: venv ## everything CI runs; ends with minutes per area [root; 15 min, 25 min more when nothing is built]
+test: venv ## everything CI runs; ends with minutes per area [root; 20 min, 25 min more when nothing is built]
 	@$(PY) tests/run.py all
 test-sanity: venv ## lint, ansible-test sanity, galaxy-importer, REUSE, types [3 min]
 	@$(PY) tests/run.py sanity
 test-unit: venv ## pure logic: plans, verdicts, build tools, reports [1 min]
 	@$(PY) tests/run.py unit
-test-native: venv ## Go, C++ and the simulated GPU [2 min]
+test-native: venv ## Go, C++, the simulated GPU, slices on it under faults and sanitizers [5 min]
 	@$(PY) tests/run.py native
 test-syshax: venv ## the sysHAX conductor: its exchange cut at every byte, real sockets [1 min]
 	@$(PY) tests/run.py syshax
-test-integration: venv ## roles and installers on real systemd hosts, Molecule [root; 3 min]
+test-integration: venv ## the testbed, roles and installers on real systemd hosts [root; 5 min]
 	@$(PY) tests/run.py integration
-test-e2e: venv ## the main job on the demo testbed, twice, with snapshots [root; 4 min]
+test-e2e: venv ## the main job on the demo testbed, twice, with snapshots; Molecule; a drained upgrade [root; 7 min]
 	@$(PY) tests/run.py e2e
 test-soak: venv ## the long forms: full Molecule sequences, reboots [root; 30 min]
 	@$(PY) tests/run.py soak

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -38,8 +39,24 @@ def test_a_failed_command_does_not_hide_the_next(runner: ModuleType) -> None:
     assert result == runner.Result("unit", 60.0, ("bad",))
 
 
+def test_areas_of_a_group_run_at_the_same_time_and_quietly(runner: ModuleType) -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def quietly(command: tuple[str, ...]) -> int:
+        both.wait()
+        return 1 if command == ("bad",) else 0
+
+    def aloud(command: tuple[str, ...]) -> int:
+        raise AssertionError(f"{command} speaks into the other's words")
+
+    group = (runner.Area("a", (("good",),)), runner.Area("b", (("bad",),)))
+    results = runner.run_group(group, aloud, quietly, lambda: 0.0)
+    assert results == [runner.Result("a", 0.0, ()), runner.Result("b", 0.0, ("bad",))]
+
+
 def test_the_report_closes_with_the_counts(runner: ModuleType) -> None:
-    text = runner.report([runner.Result("unit", 90.0, ()), runner.Result("e2e", 30.0, ("x y",))])
+    results = [runner.Result("unit", 90.0, ()), runner.Result("e2e", 30.0, ("x y",))]
+    text = runner.report(results, 120.0)
     assert text.splitlines()[-1] == "areas: 1 passed, 1 failed"
     assert "failed: x y" in text
     assert "  all             2.0" in text
@@ -48,8 +65,9 @@ def test_the_report_closes_with_the_counts(runner: ModuleType) -> None:
 def test_every_path_an_area_names_exists(runner: ModuleType) -> None:
     named = [
         word
-        for areas in runner.AREAS.values()
-        for area in areas
+        for groups in runner.AREAS.values()
+        for group in groups
+        for area in group
         for command in area.commands
         for word in command
         if word.startswith(("tests/", "native/"))
