@@ -67,8 +67,8 @@ INTEGRATION = Area(
 E2E = Area("e2e", (pytest("tests/e2e"),))
 SOAK = Area("soak", (pytest("-m", "soak", "tests", "native"),))
 
-# Areas that run at the same time: integration mostly waits for hosts to boot, and no test of either asks
-# a stopwatch. What measures time by the simulated card's ledger has the machine for itself.
+# The areas of a group run at the same time: integration mostly waits for hosts to boot. What
+# measures time, if only by the simulated card's ledger, has the machine for itself.
 Group = tuple[Area, ...]
 AREAS: dict[str, tuple[Group, ...]] = {
     "all": ((PREPARE,), (SANITY,), (UNIT, INTEGRATION), (NATIVE,), (SYSHAX,), (E2E,)),
@@ -97,7 +97,7 @@ def run_group(
     quietly: Callable[[tuple[str, ...]], int],
     clock: Callable[[], float],
 ) -> list[Result]:
-    """Run the areas of a group at the same time; of several each speaks when a command has ended."""
+    """Run areas at the same time; of several each speaks when one of its commands has ended."""
     execute = aloud if len(group) == 1 else quietly
     with ThreadPoolExecutor(len(group)) as pool:
         return list(pool.map(lambda area: run_area(area, execute, clock), group))
