@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -298,16 +300,20 @@ def test_an_unknown_host_is_named_with_the_known_ones(first: Testbed) -> None:
 
 
 def test_without_root_the_first_sentence_says_so() -> None:
-    # No root but for reading: the checkout may lie in root's own directory.
+    """No root but for reading: the checkout may lie in root's own directory."""
     argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     argv += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    done = subprocess.run(
-        [*argv, *command("up", ONE_HOST)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as name:
+        # Whether a file is readable is asked for the user alone.
+        Path(name).chmod(0o755)
+        topology = shutil.copy(ONE_HOST, name)
+        done = subprocess.run(
+            [*argv, *command("up", topology)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     assert done.returncode == 1
     assert done.stderr.startswith("error: the testbed needs root")
 
