@@ -13,6 +13,8 @@ from . import system
 from .toolchain import ToolchainError, run
 
 PURPOSE = "a build watched by sanitizers"
+# Without the symbolizer a sanitizer knows no function's name, so suppressions by name don't hold.
+TOOLS = {"clang++": "clang", "llvm-symbolizer": "llvm"}
 _RUNTIMES = ("asan", "tsan", "fuzzer")
 
 
@@ -29,8 +31,8 @@ def _runtime(name: str) -> Path:
 @cache
 def clangxx() -> str:
     """``clang++`` with its runtimes, installed first where we are root and apt is there."""
-    if not system.have("clang++"):
-        system.require({"clang++": "clang"}, PURPOSE)
+    if not all(map(system.have, TOOLS)):
+        system.require(TOOLS, PURPOSE)
     if all(_runtime(name).is_absolute() for name in _RUNTIMES):
         return "clang++"
     found = re.search(r"version (\d+)", run(["clang++", "--version"]))
