@@ -181,6 +181,18 @@ nvmlReturn_t process_samples(int card, Nanos since, unsigned* count, Sample* sam
     return give_samples(usage, count, samples, fill_sample);
 }
 
+// The slice's memory in place of the card's, in either of NVML's forms; false where there is no quota.
+template <typename Memory>
+bool show_slice(nvmlDevice_t device, Memory& memory) noexcept {
+    const int card = view.card_of(device);
+    std::uint64_t quota = 0, used = 0;
+    if (card == kNoCard || !view.memory(card, quota, used)) return false;
+    memory.total = std::min<std::uint64_t>(memory.total, quota);
+    memory.used = std::min<std::uint64_t>(used, memory.total);
+    memory.free = memory.total - memory.used;
+    return true;
+}
+
 } // namespace
 } // namespace xpu::nvml
 
@@ -236,24 +248,14 @@ nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned int* index) {
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t* memory) {
     const nvmlReturn_t result = call(real().nvmlDeviceGetMemoryInfo, device, memory);
-    const int card = result == NVML_SUCCESS ? view.card_of(device) : kNoCard;
-    std::uint64_t quota = 0, used = 0;
-    if (card == kNoCard || !view.memory(card, quota, used)) return result;
-    memory->total = std::min<std::uint64_t>(memory->total, quota);
-    memory->used = std::min<std::uint64_t>(used, memory->total);
-    memory->free = memory->total - memory->used;
+    if (result == NVML_SUCCESS) show_slice(device, *memory);
     return result;
 }
 
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t* memory) {
     const nvmlReturn_t result = call(real().nvmlDeviceGetMemoryInfo_v2, device, memory);
-    const int card = result == NVML_SUCCESS ? view.card_of(device) : kNoCard;
-    std::uint64_t quota = 0, used = 0;
-    if (card == kNoCard || !view.memory(card, quota, used)) return result;
-    memory->total = std::min<std::uint64_t>(memory->total, quota);
-    memory->reserved = 0; // what the driver keeps for itself is not taken out of a slice
-    memory->used = std::min<std::uint64_t>(used, memory->total);
-    memory->free = memory->total - memory->used;
+    // What the driver keeps for itself is not taken out of a slice.
+    if (result == NVML_SUCCESS && show_slice(device, *memory)) memory->reserved = 0;
     return result;
 }
 
