@@ -44,6 +44,22 @@ def networks() -> list[dict[str, Any]]:
     return _json("network", "inspect", *names) if names else []
 
 
+def start(container: str) -> None:
+    """Start a container, also one whose start was broken off.
+
+    A podman that is killed after its runtime has started a container, before noting it, leaves one
+    that it takes for initialised ever after and can't start; looking again (``ps --sync``) doesn't
+    help, putting it back to "created" does. Only the start itself can tell: until it has podman's
+    lock of the container, a former podman may still be about to die.
+    """
+    argv = ["podman", "--runtime", "runc", "start", container]
+    if machine.run(argv, check=False).returncode == 0:
+        return
+    if podman("inspect", "--format", "{{.State.Status}}", container).strip() == "initialized":
+        podman("container", "cleanup", container)
+    podman("start", container)
+
+
 def image_exists(reference: str) -> bool:
     return machine.run(["podman", "image", "exists", reference], check=False).returncode == 0
 

@@ -27,6 +27,7 @@ from .podman import (
     import_image,
     networks,
     podman,
+    start,
 )
 from .recipes import hosts as images
 from .topology import Topology
@@ -272,7 +273,7 @@ def _ensure_host(
     fresh = not found or found["State"] in ("created", "configured")
     if fresh:
         _lay_first_files(testbed, host)
-    podman("start", host.container)
+    start(host.container)
     wait_until_booted(host, time.monotonic() + BOOT_SECONDS)
     if fresh:
         _check_units(host)

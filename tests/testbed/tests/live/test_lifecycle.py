@@ -255,6 +255,16 @@ def test_a_stopped_host_is_started_again(first: Testbed) -> None:
     assert states() == ["running"]
 
 
+def test_a_host_whose_start_was_broken_off_is_started(first: Testbed) -> None:
+    container = first.hosts[0].container
+    podman("stop", "--time=5", container)
+    podman("init", container)
+    # What a podman does that is killed before it notes that the container runs.
+    machine.run(["runc", "start", podman("inspect", "--format", "{{.Id}}", container).strip()])
+    ok("up", ONE_HOST, "--name", FIRST)
+    assert system_state(load(FIRST).hosts[0]) == "running"
+
+
 def test_a_taken_subnet_is_refused_and_nothing_is_made(first: Testbed) -> None:
     text = refused("up", ONE_HOST, "--name", SECOND, "--subnet", first.subnet)
     assert f"subnet {first.subnet} is already taken by podman network {FIRST}" in text
