@@ -4,6 +4,7 @@ go 1.25.0
 
 require (
 	github.com/NVIDIA/go-nvml v0.12.4-1
+	golang.org/x/sync v0.12.0
 	golang.org/x/sys v0.31.0
 	google.golang.org/grpc v1.68.1
 	gopkg.in/evanphx/json-patch.v4 v4.12.0
