@@ -85,6 +85,7 @@ RESOURCES = ("huawei.com/vgpu-number", "huawei.com/vgpu-cores", "huawei.com/vgpu
 HANDLERS = {"flexai-xpu": "nvidia-cdi", "nvidia": "nvidia"}
 READY_LABEL = ("gpupool.com/gpu-ready", "true")
 REGISTER = "huawei.com/node-vgpu-register"
+WEBHOOK = {"app.kubernetes.io/part-of": "gpupool", "app.kubernetes.io/component": "webhook"}
 SCHEDULER_CONFIGURATION = "volcano-scheduler.conf"
 
 Items = t.Sequence[Object]
@@ -165,7 +166,11 @@ def _lacks_resources(node: Object) -> bool:
 
 
 def judge_gpupool(
-    daemon_sets: Items, nodes: Items, wanted_nodes: t.Sequence[str], inside: t.Sequence[str] | None
+    daemon_sets: Items,
+    nodes: Items,
+    wanted_nodes: t.Sequence[str],
+    inside: t.Sequence[str] | None,
+    webhooks: Items = (),
 ) -> Component:
     name, wanted = "gpupool", f"{len(wanted_nodes)} nodes with slices"
     plugins = [d for d in daemon_sets if "gpu-device-plugin" in _name(d)]
@@ -173,7 +178,8 @@ def judge_gpupool(
         return Component(name, wanted, "", "absent", "no DaemonSet gpu-device-plugin")
     there = {_name(node): node for node in nodes}
     lacking = [n for n in wanted_nodes if n not in there or _lacks_resources(there[n])]
-    faults = [fault for fault in (_shortage(plugins[0]),) if fault]
+    # A chart without a webhook is the site's choice.
+    faults = [fault for part in (plugins[0], *webhooks) if (fault := _shortage(part))]
     if lacking:
         faults.append(f"no allocatable slices on {', '.join(sorted(lacking))}")
     faults += inside or []
@@ -196,7 +202,12 @@ def judge(cluster: Cluster, params: t.Mapping[str, t.Any]) -> Node:
         found.append(judge_volcano(deployments, cluster.list("/api/v1/configmaps")))
     if "gpupool" in asked:
         daemon_sets = cluster.list("/apis/apps/v1/daemonsets")
-        found.append(judge_gpupool(daemon_sets, nodes, wanted_nodes, params["inside"]))
+        webhooks = [
+            deployment
+            for deployment in cluster.list("/apis/apps/v1/deployments")
+            if WEBHOOK.items() <= (deployment["metadata"].get("labels") or {}).items()
+        ]
+        found.append(judge_gpupool(daemon_sets, nodes, wanted_nodes, params["inside"], webhooks))
     return build("cluster", [_marked(part, params["changed_components"]) for part in found])
 
 

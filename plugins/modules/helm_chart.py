@@ -46,6 +46,13 @@ options:
     type: list
     elements: str
     default: []
+  remove_first:
+    description:
+      - Objects of the release, as C(kind/name), that are deleted before Helm uninstalls the others,
+        as webhook configurations whose server goes with the release. For O(state=absent).
+    type: list
+    elements: str
+    default: []
   timeout_s:
     description: How long Helm waits until the objects are ready.
     type: int
@@ -283,6 +290,9 @@ class Cluster:
         return done.out.strip() or "Every pod runs."
 
     def uninstall(self) -> None:
+        for thing in self._params["remove_first"]:
+            done = self._kubectl("delete", thing, "--ignore-not-found")
+            self._must(f"kubectl delete {thing}", done, "have kubectl on the control-plane host.")
         # In the foreground a workload is gone only after its pods, whose images go next.
         limit_s = self._params["timeout_s"]
         options = ["--wait", "--cascade", "foreground", "--timeout", f"{limit_s}s"]
@@ -375,6 +385,7 @@ def main() -> None:
             "values": {"type": "dict", "default": {}},
             "kubeconfig": {"type": "str", "required": True, "no_log": True},
             "exclusive": {"type": "list", "elements": "str", "default": []},
+            "remove_first": {"type": "list", "elements": "str", "default": []},
             "timeout_s": {"type": "int", "default": 300},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

@@ -231,6 +231,21 @@ def test_gpupool_is_judged_by_what_nodes_offer(
     assert (part.state, part.reason) == (state, reason)
 
 
+@pytest.mark.parametrize(
+    ("available", "state", "reason"),
+    [(2, "ok", ""), (1, "failed", "xpu-webhook has 1 of 2 pods ready")],
+)
+def test_gpupool_is_ready_when_its_webhook_is(available: int, state: str, reason: str) -> None:
+    webhook = {
+        "metadata": {"name": "xpu-webhook", "generation": 1},
+        "spec": {"replicas": 2},
+        "status": {"availableReplicas": available, "observedGeneration": 1},
+    }
+    nodes = [gpu_node("a"), gpu_node("b")]
+    part = cluster_verdict.judge_gpupool([daemon_set()], nodes, ["a", "b"], None, [webhook])
+    assert (part.state, part.reason) == (state, reason)
+
+
 def deployment(role: str, available: int = 1) -> Object:
     return {
         "metadata": {"name": role, "namespace": "v", "labels": {"app": role}, "generation": 1},

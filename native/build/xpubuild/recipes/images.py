@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import debian, oci
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
-from . import cluster, volcano
+from . import cluster, volcano, webhook
 
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
@@ -48,6 +48,16 @@ def device_plugin(programs: Path) -> Image:
         "gpu-device-plugin",
         {"/usr/bin/gpu-device-plugin": programs / "gpu-device-plugin"},
         oci.Config(entrypoint=["/usr/bin/gpu-device-plugin"]),
+    )
+
+
+def admission_webhook(program: Path) -> Image:
+    """Static and alone. The number, not a name: Kubernetes checks by it that nobody is root."""
+    return Image(
+        "xpu-webhook",
+        {"/xpu-webhook": program / "xpu-webhook"},
+        oci.Config(entrypoint=["/xpu-webhook"], user="65532:65532"),
+        on_debian=False,
     )
 
 
@@ -138,6 +148,7 @@ def build(cache: Cache) -> Path:
     programs, scheduling = cluster.build(cache), volcano.build(cache)
     images = [
         device_plugin(programs),
+        admission_webhook(webhook.build(cache)),
         scheduler(scheduling),
         controller_manager(scheduling),
         workload(sorted(WORKLOAD.glob("*.py"))),
