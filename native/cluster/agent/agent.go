@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,6 +54,8 @@ type Pods interface {
 // Store is the node's disk; see package store.
 type Store interface {
 	Load() (xpu.Ledger, error)
+	// Transact runs change on the ledger as it stands, while nobody else on the node may change it.
+	Transact(change func(xpu.Ledger) error) error
 	Save(xpu.Ledger) error
 	WriteSlice(xpu.Slice) error
 	RemoveSlice(xpu.Slice) error
@@ -80,24 +83,32 @@ type Agent struct {
 
 // New loads the ledger and removes what a killed predecessor left half done.
 func New(deps Deps) (*Agent, error) {
-	ledger, err := deps.Store.Load()
+	a := &Agent{Deps: deps}
+	err := deps.Store.Transact(func(ledger xpu.Ledger) error {
+		a.ledger = ledger
+		if err := deps.Store.Sweep(ledger); err != nil {
+			return fmt.Errorf("remove leftovers: %w", err)
+		}
+		return deps.Store.WriteCDI(ledger, deps.Cards)
+	})
 	if err != nil {
-		return nil, fmt.Errorf("node ledger: %w", err)
-	}
-	if err := deps.Store.Sweep(ledger); err != nil {
-		return nil, fmt.Errorf("remove leftovers: %w", err)
-	}
-	if err := deps.Store.WriteCDI(ledger, deps.Cards); err != nil {
 		return nil, err
 	}
-	return &Agent{Deps: deps, ledger: ledger}, nil
+	return a, nil
 }
 
-// Ledger is the node ledger as it stands.
+// Ledger is the node ledger as it stands on disk, where the host registers slices of its own. While it
+// can't be read, it is what was read last.
 func (a *Agent) Ledger() xpu.Ledger {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
-	return a.ledger
+	fresh, err := a.Store.Load()
+	if err != nil {
+		a.Log.Warn("node ledger not read; going by what is known of it", "error", err)
+		return a.ledger
+	}
+	a.ledger = fresh
+	return fresh
 }
 
 // Prepare settles the slice of the container that holds these ids and writes its files. It runs
@@ -266,6 +277,13 @@ func (a *Agent) choose(holders []checkpoint.Container, place location) (checkpoi
 func (a *Agent) commit(claim xpu.Claim) error {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
+	return a.Store.Transact(func(fresh xpu.Ledger) error {
+		a.ledger = fresh
+		return a.settle(claim)
+	})
+}
+
+func (a *Agent) settle(claim xpu.Claim) error {
 	next, slice, ended, err := a.ledger.Reserve(a.Cards, claim)
 	if err != nil {
 		return err
@@ -325,15 +343,16 @@ func (a *Agent) Reap(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// ReapOnce is one look; an owner missed by two looks in a row loses its slice.
+// ReapOnce is one look; an owner missed by two looks in a row loses its slice. Slices of the host end by
+// its own command only.
 func (a *Agent) ReapOnce(ctx context.Context) error {
-	slices := a.Ledger().Slices()
-	alive, err := a.alive(ctx, slices)
+	held := slices.DeleteFunc(a.Ledger().Slices(), func(s xpu.Slice) bool { return s.Owner.OfHost() })
+	alive, err := a.alive(ctx, held)
 	if err != nil {
 		return err
 	}
-	owners := make([]xpu.Owner, 0, len(slices))
-	for _, slice := range slices {
+	owners := make([]xpu.Owner, 0, len(held))
+	for _, slice := range held {
 		owners = append(owners, slice.Owner)
 	}
 	for _, owner := range a.absence.Look(owners, func(o xpu.Owner) bool { return alive[o] }) {
@@ -387,6 +406,13 @@ func (a *Agent) finished(ctx context.Context, slice xpu.Slice) bool {
 func (a *Agent) release(owner xpu.Owner) error {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
+	return a.Store.Transact(func(fresh xpu.Ledger) error {
+		a.ledger = fresh
+		return a.end(owner)
+	})
+}
+
+func (a *Agent) end(owner xpu.Owner) error {
 	slice, held := a.ledger.Of(owner)
 	if !held {
 		return nil

@@ -67,6 +67,12 @@ func (w *world) step() error {
 	return nil
 }
 func (w *world) Load() (xpu.Ledger, error) { return w.saved, nil }
+func (w *world) Transact(change func(xpu.Ledger) error) error {
+	if err := w.step(); err != nil { // as by somebody who keeps the lock
+		return err
+	}
+	return change(w.saved)
+}
 func (w *world) Save(l xpu.Ledger) error {
 	if err := w.step(); err != nil {
 		return err
@@ -390,5 +396,34 @@ func TestKilledAtEveryStep(t *testing.T) {
 			t.Fatalf("killed after %d writes, left: ledger %v, disk %v, files %v, pages %v, cdi %v",
 				steps, a.Ledger().Slices(), w.saved.Slices(), w.files, w.pages, w.cdi)
 		}
+	}
+}
+
+// The host's own command writes the same ledger while the agent runs.
+func TestSlicesOfTheHostAreNeitherGivenAgainNorReaped(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a"}, 60, 30)
+	a := w.start(t)
+	for i, card := range a.Cards { // 50 % of each card
+		next, _, err := w.saved.PutHost(a.Cards, fmt.Sprintf("h%d", i), card.UUID, xpu.Grant{CoresPercent: 50, MemoryMiB: 1024})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.saved = next
+	}
+	hosts := len(a.Cards)
+	wantError(t, a.Prepare(context.Background(), []string{"a"}), "no room", "50 % cores")
+	for range 3 {
+		if err := a.ReapOnce(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := len(a.Ledger().Slices()); got != hosts {
+		t.Fatalf("%d slices of the host are left of %d", got, hosts)
+	}
+	w.saved = w.saved.Release(xpu.HostOwner("h0"))
+	prepare(t, a, "a")
+	if len(w.cdi) != hosts {
+		t.Errorf("CDI entries %v, want those of the host and the pod", w.cdi)
 	}
 }

@@ -104,6 +104,16 @@ func Compose(base *specs.Spec, runtime Runtime, slices []Slice) (*specs.Spec, er
 	return spec, nil
 }
 
+// Without is the text of a spec of ours less one slice.
+func Without(text []byte, key string) ([]byte, error) {
+	var spec specs.Spec
+	if err := yaml.UnmarshalStrict(text, &spec); err != nil || spec.Kind != Kind {
+		return nil, fmt.Errorf("no CDI spec of kind %s (kind %q): %v", Kind, spec.Kind, err)
+	}
+	spec.Devices = slices.DeleteFunc(spec.Devices, func(device specs.Device) bool { return device.Name == key })
+	return Marshal(&spec)
+}
+
 func commonEdits(base specs.ContainerEdits, runtime Runtime) (specs.ContainerEdits, error) {
 	edits := base
 	edits.Hooks = withoutCompat(base.Hooks)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"flexai.io/xpu/cluster/cdi"
 	"flexai.io/xpu/cluster/pages"
@@ -49,16 +50,20 @@ func ParseOnError(text string) (OnError, error) {
 	return "", fmt.Errorf("%q is neither %s nor %s", text, Allow, DenyNewMemory)
 }
 
-// Store is the disk of one node. One process at a time uses it.
+// Store is the disk of one node. Who changes something does so within Transact.
 type Store struct {
 	paths Paths
+	wait  time.Duration // for the ledger's lock
 	// OnError of slices written from now on; Allow from Open.
 	OnError OnError
 }
 
+// At is a store for someone who only reads; it makes nothing.
+func At(paths Paths) *Store { return &Store{paths: paths, wait: ledgerWait, OnError: Allow} }
+
 // Open makes the directories.
 func Open(paths Paths) (*Store, error) {
-	s := &Store{paths: paths, OnError: Allow}
+	s := At(paths)
 	if err := os.MkdirAll(paths.Etc, 0o755); err != nil {
 		return nil, err
 	}
@@ -86,7 +91,7 @@ func (s *Store) directory(owner xpu.Owner) string {
 }
 
 // Read loads the ledger of paths for someone who writes nothing.
-func Read(paths Paths) (xpu.Ledger, error) { return (&Store{paths: paths}).Load() }
+func Read(paths Paths) (xpu.Ledger, error) { return At(paths).Load() }
 
 // Pages are the two page files of a slice.
 func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
@@ -154,39 +159,48 @@ func (s *Store) WriteSlice(slice xpu.Slice) error {
 	if err := checkNames(slice); err != nil {
 		return err
 	}
-	config, err := configPage(slice.Shares)
+	files, err := s.files(slice)
 	if err != nil {
 		return err
+	}
+	return writeAll(files)
+}
+
+// files are a slice's, as they are when its container starts.
+func (s *Store) files(slice xpu.Slice) ([]content, error) {
+	config, err := configPage(slice.Shares)
+	if err != nil {
+		return nil, err
 	}
 	record, err := json.Marshal(slice)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	directory, pageDirectory := s.directory(slice.Owner), s.pageDirectory(slice.Key)
-	for _, path := range []string{directory, pageDirectory} {
-		if err := os.MkdirAll(path, 0o755); err != nil {
-			return err
-		}
-	}
-	return writeAll([]content{
-		{filepath.Join(directory, "vgpu.config"), limits(slice.Shares), 0o444},
-		{filepath.Join(directory, "vgpu-ids.config"), identities(slice.Shares), 0o444},
-		{filepath.Join(directory, "pids.config"), nil, 0o444},
-		{filepath.Join(directory, "on_error"), []byte(s.OnError + "\n"), 0o444},
-		{filepath.Join(directory, "config.page"), config, 0o444},
-		{filepath.Join(pageDirectory, "ledger.page"), pages.NewLedger(), 0o666},
-		{filepath.Join(pageDirectory, "slice.json"), record, 0o600},
-	})
+	return []content{
+		{filepath.Join(directory, "vgpu.config"), limits(slice.Shares), 0o444, same},
+		{filepath.Join(directory, "vgpu-ids.config"), identities(slice.Shares), 0o444, same},
+		{filepath.Join(directory, "pids.config"), nil, 0o444, there},
+		{filepath.Join(directory, "on_error"), []byte(s.OnError + "\n"), 0o444, there},
+		{filepath.Join(directory, "config.page"), config, 0o444, isConfig},
+		{filepath.Join(pageDirectory, "ledger.page"), pages.NewLedger(), 0o666, isLedger},
+		{filepath.Join(pageDirectory, "slice.json"), record, 0o600, same},
+	}, nil
 }
 
 type content struct {
 	path  string
 	bytes []byte
 	mode  os.FileMode
+	// stands says whether what is found in its place does; see Lacking.
+	stands func(found, wanted []byte) bool
 }
 
 func writeAll(files []content) error {
 	for _, file := range files {
+		if err := os.MkdirAll(filepath.Dir(file.path), 0o755); err != nil {
+			return err
+		}
 		if err := writeWhole(file.path, file.bytes, file.mode); err != nil {
 			return err
 		}
@@ -223,7 +237,7 @@ func configPage(shares []xpu.Share) ([]byte, error) {
 	}
 	var config pages.Config
 	for _, share := range shares {
-		config.Cards = append(config.Cards, configEntry(share))
+		config.Cards = append(config.Cards, Entry(share))
 	}
 	return config.Encode()
 }
@@ -232,7 +246,8 @@ func configPage(shares []xpu.Share) ([]byte, error) {
 var modes = map[xpu.Mode]pages.Mode{"": pages.ModeHard, xpu.ModeHard: pages.ModeHard, xpu.ModeElastic: pages.ModeElastic,
 	xpu.ModeFixedShare: pages.ModeFixedShare, xpu.ModePriority: pages.ModePriority}
 
-func configEntry(share xpu.Share) pages.Card {
+// Entry is what a config page says of a share when its container starts.
+func Entry(share xpu.Share) pages.Card {
 	entry := pages.Card{UUID: share.UUID, MemoryBytes: share.MemoryMiB * mib, TauNs: burstNs,
 		CoresPercent: uint32(share.CoresPercent), Mode: modes[share.Mode], Weight: uint32(share.Weight),
 		TrimQ16: pages.TrimOne, VID: uint32(share.VID)}
@@ -246,6 +261,29 @@ func configEntry(share xpu.Share) pages.Card {
 		entry.Mode = pages.ModeNone
 	}
 	return entry
+}
+
+// Grants says whether a page's entry grants a share. Of the entry's other fields the node agent decides.
+func Grants(entry pages.Card, share xpu.Share) bool {
+	regranted := entry
+	return entry.UUID == share.UUID && entry.VID == uint32(share.VID) && !Regrant(&regranted, share)
+}
+
+// Regrant makes a running slice's entry grant a share, and says whether that was a change. What the node
+// agent had granted on top begins anew with it.
+func Regrant(entry *pages.Card, share xpu.Share) bool {
+	wanted := Entry(share)
+	if entry.UUID != wanted.UUID || entry.VID != wanted.VID {
+		return false // not this share's entry
+	}
+	before := *entry
+	entry.MemoryBytes, entry.CoresPercent, entry.Mode, entry.Weight = wanted.MemoryBytes, wanted.CoresPercent, wanted.Mode, wanted.Weight
+	if *entry == before {
+		return false
+	}
+	entry.EffectiveQ16, entry.FrameUs, entry.WindowStartUs, entry.WindowUs = wanted.EffectiveQ16, 0, 0, 0
+	entry.Flags &^= pages.FlagPaused
+	return true
 }
 
 // RemoveSlice removes a slice's files. What other containers of the pod have stays.
@@ -268,27 +306,31 @@ func (s *Store) RemoveSlice(slice xpu.Slice) error {
 
 // WriteCDI writes the entries of all slices on these cards.
 func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
-	text, err := os.ReadFile(s.paths.BaseCDI)
-	if err != nil {
-		return fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
-	}
-	base, err := cdi.ParseBase(text)
-	if err != nil {
-		return fmt.Errorf("%s: %w", s.paths.BaseCDI, err)
-	}
-	runtime, err := s.runtime()
-	if err != nil {
-		return err
-	}
-	spec, err := cdi.Compose(base, runtime, s.entries(ledger, cards))
-	if err != nil {
-		return err
-	}
-	text, err = cdi.Marshal(spec)
+	text, err := s.composeCDI(ledger, cards)
 	if err != nil {
 		return err
 	}
 	return writeWhole(s.paths.CDI, text, 0o644)
+}
+
+func (s *Store) composeCDI(ledger xpu.Ledger, cards []xpu.Card) ([]byte, error) {
+	text, err := os.ReadFile(s.paths.BaseCDI)
+	if err != nil {
+		return nil, fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
+	}
+	base, err := cdi.ParseBase(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.paths.BaseCDI, err)
+	}
+	runtime, err := s.runtime()
+	if err != nil {
+		return nil, err
+	}
+	spec, err := cdi.Compose(base, runtime, s.entries(ledger, cards))
+	if err != nil {
+		return nil, err
+	}
+	return cdi.Marshal(spec)
 }
 
 // runtime finds the libraries behind /opt/xpu/lib, with every link resolved: an upgrade that switches

@@ -121,7 +121,7 @@ func TestARestartedContainerGetsAFreshLedgerPage(t *testing.T) {
 
 func TestLimitModes(t *testing.T) {
 	for cores, want := range map[int]pages.Mode{0: pages.ModeNone, 1: pages.ModeHard, 99: pages.ModeHard, 100: pages.ModeNone} {
-		if got := configEntry(xpu.Share{CoresPercent: cores}).Mode; got != want {
+		if got := Entry(xpu.Share{CoresPercent: cores}).Mode; got != want {
 			t.Errorf("%d %% is mode %d, want %d", cores, got, want)
 		}
 	}
@@ -130,13 +130,13 @@ func TestLimitModes(t *testing.T) {
 func TestModesOfTheLedgerStandInThePage(t *testing.T) {
 	for mode, want := range map[xpu.Mode]pages.Mode{"": pages.ModeHard, xpu.ModeHard: pages.ModeHard,
 		xpu.ModeElastic: pages.ModeElastic, xpu.ModeFixedShare: pages.ModeFixedShare, xpu.ModePriority: pages.ModePriority} {
-		got := configEntry(xpu.Share{CoresPercent: 20, Mode: mode, Weight: 3})
+		got := Entry(xpu.Share{CoresPercent: 20, Mode: mode, Weight: 3})
 		if got.Mode != want || got.Weight != 3 {
 			t.Errorf("mode %q is %d with weight %d, want %d and 3", mode, got.Mode, got.Weight, want)
 		}
 	}
 	// Without a share of its own a slice of mode priority must not start as one without a limit.
-	if got := configEntry(xpu.Share{Mode: xpu.ModePriority}); got.Mode != pages.ModePriority || got.EffectiveQ16 != pages.TrimOne {
+	if got := Entry(xpu.Share{Mode: xpu.ModePriority}); got.Mode != pages.ModePriority || got.EffectiveQ16 != pages.TrimOne {
 		t.Errorf("%+v", got)
 	}
 }
@@ -146,7 +146,7 @@ func TestALedgerOfBeforeTheModesIsRead(t *testing.T) {
 	write(t, paths.State+"/ledger.json", `{"version": 1, "slices": [{"key": "k", "owner": {"pod_uid": "u", "container": "c"},
 		"shares": [{"uuid": "GPU-0", "vid": 0, "cores_percent": 20, "memory_mib": 1024}]}]}`)
 	read, err := Read(paths)
-	if err != nil || len(read.Slices()) != 1 || configEntry(read.Slices()[0].Shares[0]).Mode != pages.ModeHard {
+	if err != nil || len(read.Slices()) != 1 || Entry(read.Slices()[0].Shares[0]).Mode != pages.ModeHard {
 		t.Fatalf("%+v, %v", read.Slices(), err)
 	}
 	if err := s.Save(read); err != nil {

@@ -130,6 +130,7 @@ func (k *keeper) find() {
 		there[slice.Key] = true
 		known := k.slices[slice.Key]
 		if known != nil && known.slice.Owner == slice.Owner && !known.pages.Replaced() {
+			known.slice = slice // resized, perhaps
 			continue
 		}
 		k.forget(slice.Key)
@@ -284,7 +285,9 @@ func (k *keeper) publish(one *tended, grants map[*part]modes.Grant, trims map[*p
 	edit := func(cards []pages.Card) {
 		for i := range min(len(cards), len(one.parts)) {
 			p := one.parts[i]
-			apply(&cards[i], grants[p])
+			if !k.resize(&cards[i], one.slice.Shares) {
+				apply(&cards[i], grants[p])
+			}
 			if value, new := trims[p]; new {
 				cards[i].TrimQ16 = value
 			}
@@ -307,6 +310,16 @@ func (k *keeper) publish(one *tended, grants map[*part]modes.Grant, trims map[*p
 	default:
 		one.oddSince = 0
 	}
+}
+
+// resize writes what the ledger promises now, and says whether that was new. Grants are of before then;
+// the next tick decides anew.
+func (k *keeper) resize(entry *pages.Card, shares []xpu.Share) bool {
+	changed := false
+	for _, share := range shares {
+		changed = k.Regrant(entry, share) || changed
+	}
+	return changed
 }
 
 func apply(entry *pages.Card, grant modes.Grant) {

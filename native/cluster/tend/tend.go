@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"flexai.io/xpu/cluster/nvmlwatch"
+	"flexai.io/xpu/cluster/pages"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -94,7 +95,9 @@ type Deps struct {
 	// Slices are those the node's ledger holds now.
 	Slices func() ([]xpu.Slice, error)
 	// Pages are the files of a slice.
-	Pages   func(xpu.Slice) (config, ledger string)
+	Pages func(xpu.Slice) (config, ledger string)
+	// Regrant makes the entry of a share's card grant that share, and says whether that was a change.
+	Regrant func(entry *pages.Card, share xpu.Share) bool
 	NVML    NVML
 	Host    Host
 	Policy  Policy

@@ -18,6 +18,7 @@ import (
 	"flexai.io/xpu/cluster/live/livetest"
 	"flexai.io/xpu/cluster/nvmlwatch"
 	"flexai.io/xpu/cluster/pages"
+	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/trim"
 	"flexai.io/xpu/cluster/xpu"
 )
@@ -64,7 +65,7 @@ func newBench(t *testing.T) *bench {
 			directory := filepath.Join(b.root, slice.Key)
 			return directory + "/config.page", directory + "/ledger.page"
 		},
-		Host: b.host, Policy: Report, Now: func() Instant { return Instant{MonoNs: b.now} },
+		Regrant: store.Regrant, Host: b.host, Policy: Report, Now: func() Instant { return Instant{MonoNs: b.now} },
 		Log: slog.New(slog.NewTextHandler(&b.log, nil)),
 	})
 	t.Cleanup(b.close)
@@ -655,5 +656,28 @@ func TestKillChecksTheCgroupAgain(t *testing.T) {
 	}
 	if err := proc.Kill(1<<22+1, cgroup); err == nil {
 		t.Error("a pid nobody has was killed")
+	}
+}
+
+// A resize writes the ledger; who looks after the slice brings its page to it, and nothing else of it.
+func TestTheLedgersTermsReachARunningSlice(t *testing.T) {
+	b := newBench(t)
+	pair := b.slice("s1", pages.Card{MemoryBytes: 3 << 30, CoresPercent: 20, Mode: pages.ModeHard, TrimQ16: 5})
+	b.held[0].Shares = []xpu.Share{{UUID: gpu, CoresPercent: 20, MemoryMiB: 3072}}
+	b.pass(1e9)
+	epoch := pair.Read(t).Epoch
+	b.held[0].Shares = []xpu.Share{{UUID: gpu, CoresPercent: 40, MemoryMiB: 4096, Mode: xpu.ModeElastic, Weight: 2}}
+	b.pass(1e9)
+	got := pair.Read(t).Cards[0]
+	if got.CoresPercent != 40 || got.MemoryBytes != 4<<30 || got.Mode != pages.ModeElastic || got.Weight != 2 || got.TrimQ16 != 5 {
+		t.Errorf("%+v", got)
+	}
+	settled := pair.Read(t).Epoch
+	if b.pass(1e9); settled == epoch || pair.Read(t).Epoch != settled {
+		t.Errorf("written at %d and %d, then again", epoch, settled)
+	}
+	b.held[0].Shares = []xpu.Share{{UUID: "GPU-other", CoresPercent: 90}}
+	if b.pass(1e9); pair.Read(t).Cards[0].CoresPercent != 40 {
+		t.Error("another card's terms were written")
 	}
 }

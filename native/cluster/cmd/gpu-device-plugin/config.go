@@ -40,13 +40,25 @@ type tendConfig struct {
 	proc   string
 }
 
-// tendFlags are those that the device plugin and the agent share.
-func (c *config) tendFlags(flags *flag.FlagSet, env func(string) string) (policy, level *string) {
+// hostFlags are those of every command: where this machine has what.
+func (c *config) hostFlags(flags *flag.FlagSet, env func(string) string) {
 	flags.StringVar(&c.nvml, "nvml-library", envOr(env, "NVML_LIBRARY", "libnvidia-ml.so.1"),
 		"the driver's NVML library (environment NVML_LIBRARY)")
 	flags.StringVar(&c.paths.Etc, "slice-dir", "/etc/xpu", "directory of the slices' configuration")
 	flags.StringVar(&c.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the slices' ledger pages")
 	flags.StringVar(&c.tend.proc, "proc-dir", "/proc", "procfs of the host's pid namespace")
+}
+
+// entryFlags say what the slices' CDI entries are made of.
+func (c *config) entryFlags(flags *flag.FlagSet) {
+	flags.StringVar(&c.paths.Runtime, "runtime-dir", "/opt/xpu", "directory of our library and tools")
+	flags.StringVar(&c.paths.BaseCDI, "cdi-base", "/etc/cdi/nvidia.yaml", "vendor's CDI spec")
+	flags.StringVar(&c.paths.CDI, "cdi-file", "/etc/cdi/huawei.com-vgpu.yaml", "CDI spec of the slices")
+}
+
+// tendFlags are those that the device plugin and the agent share.
+func (c *config) tendFlags(flags *flag.FlagSet, env func(string) string) (policy, level *string) {
+	c.hostFlags(flags, env)
 	return flags.String("on-misuse", string(tend.Report), "what happens to a tenant who uses a card past the library: report or kill"),
 		flags.String("log-level", "info", "debug, info, warning or error")
 }
@@ -67,6 +79,7 @@ func parseAgent(args []string, env func(string) string) (config, error) {
 	var cfg config
 	flags := flag.NewFlagSet("gpu-device-plugin agent", flag.ContinueOnError)
 	policy, level := cfg.tendFlags(flags, env)
+	cfg.entryFlags(flags)
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
 	}
@@ -91,9 +104,7 @@ func parse(args []string, env func(string) string) (config, error) {
 	flags.StringVar(&cfg.kubeconfig, "kubeconfig", "", "API server to use outside a pod")
 	flags.StringVar(&cfg.devicePlugins, "device-plugin-dir", "/var/lib/kubelet/device-plugins", "kubelet's device-plugin directory")
 	flags.StringVar(&cfg.podResources, "pod-resources-socket", "/var/lib/kubelet/pod-resources/kubelet.sock", "kubelet's PodResources socket")
-	flags.StringVar(&cfg.paths.Runtime, "runtime-dir", "/opt/xpu", "directory of our library and tools")
-	flags.StringVar(&cfg.paths.BaseCDI, "cdi-base", "/etc/cdi/nvidia.yaml", "vendor's CDI spec")
-	flags.StringVar(&cfg.paths.CDI, "cdi-file", "/etc/cdi/huawei.com-vgpu.yaml", "CDI spec of the slices")
+	cfg.entryFlags(flags)
 	flags.StringVar(&onError, "on-error", string(store.Allow),
 		"what becomes of a process whose slice's pages are unusable: allow (it runs, without limits or within its own) or deny-new-memory (it gets no device memory)")
 	if err := flags.Parse(args); err != nil {

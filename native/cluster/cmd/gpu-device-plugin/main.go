@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // gpu-device-plugin gives out slices of this node's cards to containers and looks after them while they
-// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes.
+// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes, and
+// `gpu-device-plugin slice` registers slices of the host itself.
 package main
 
 import (
@@ -21,16 +22,17 @@ import (
 	"flexai.io/xpu/cluster/cards"
 	"flexai.io/xpu/cluster/kube"
 	"flexai.io/xpu/cluster/nvmlwatch"
-	"flexai.io/xpu/cluster/store"
-	"flexai.io/xpu/cluster/tend"
 	"flexai.io/xpu/cluster/xpu"
 )
 
 func main() {
 	command, read := start, parse
 	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "slice" {
+		os.Exit(sliceCommand(args[1:], os.Getenv, os.Stdout, os.Stderr))
+	}
 	if len(args) > 0 && args[0] == "agent" {
-		command, read, args = runAgent, parseAgent, args[1:]
+		command, read, args = startAgent, parseAgent, args[1:]
 	}
 	cfg, err := read(args, os.Getenv)
 	if errors.Is(err, flag.ErrHelp) {
@@ -63,16 +65,6 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 		kubelet:  kubelet, pods: api, report: api.Report, now: time.Now, log: log,
 		nvml: nvmlwatch.New(cfg.nvml),
 	})
-}
-
-// runAgent looks after the slices of a host without Kubernetes: those that its node ledger names.
-func runAgent(ctx context.Context, cfg config, log *slog.Logger) error {
-	log.Info("looking after slices", "ledger", cfg.paths.State, "policy", string(cfg.tend.policy))
-	tend.Run(ctx, cfg.tendDeps(nvmlwatch.New(cfg.nvml), log, func() ([]xpu.Slice, error) {
-		ledger, err := store.Read(cfg.paths)
-		return ledger.Slices(), err
-	}))
-	return nil
 }
 
 func connect(kubeconfig string) (*kube.API, error) {

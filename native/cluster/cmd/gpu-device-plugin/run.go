@@ -35,9 +35,15 @@ type deps struct {
 }
 
 // tendDeps is the world of package tend.
-func (c config) tendDeps(nvml tend.NVML, log *slog.Logger, slices func() ([]xpu.Slice, error)) tend.Deps {
-	return tend.Deps{Slices: slices, Pages: c.paths.Pages, NVML: nvml, Host: tend.Proc(c.tend.proc),
+func (c config) tendDeps(nvml tend.NVML, log *slog.Logger) tend.Deps {
+	return tend.Deps{Slices: c.held, Pages: c.paths.Pages, Regrant: store.Regrant, NVML: nvml, Host: tend.Proc(c.tend.proc),
 		Policy: c.tend.policy, Now: tend.Now, Log: log}
+}
+
+// held are the slices of the node ledger, the host's own among them.
+func (c config) held() ([]xpu.Slice, error) {
+	ledger, err := store.Read(c.paths)
+	return ledger.Slices(), err
 }
 
 // run serves until ctx ends.
@@ -64,7 +70,7 @@ func run(ctx context.Context, cfg config, d deps) error {
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
 	group.Go(func() { reportLoop(ctx, cfg.node, cards, d) })
 	group.Go(func() {
-		tend.Run(ctx, cfg.tendDeps(d.nvml, d.log, func() ([]xpu.Slice, error) { return binder.Ledger().Slices(), nil }))
+		tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log))
 	})
 	err = plugin.Serve(ctx, cfg.devicePlugins, resources(cfg, cards, binder), kubeletPoll, d.log)
 	group.Wait()
