@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from e2e.platform import ROOT, Platform, must
 
 
 @contextmanager
-def standing(name: str, topology: Path) -> Iterator[Platform]:
+def standing(
+    name: str, topology: Path, variables: Mapping[str, object] | None = None
+) -> Iterator[Platform]:
     """Bring up testbed *name*, run ``site.yml`` on it. One that was up before stays up."""
     platform = Platform(name)
     was_up = platform.state_file.exists()
@@ -23,7 +26,7 @@ def standing(name: str, topology: Path) -> Iterator[Platform]:
     platform.install_collection()
     try:
         must([sys.executable, "-m", "testbed", "up", str(topology), "--name", name])
-        platform.playbook("site")
+        platform.playbook("site", "--extra-vars", json.dumps(dict(variables or {})))
         yield platform
     finally:
         if not was_up:
