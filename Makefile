@@ -79,6 +79,10 @@ bench-testbed: venv ## seconds until three nodes with Kubernetes are up, everyth
 bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
 	@$(PY) -m bench.site
 
+.PHONY: bench-allocate
+bench-allocate: venv collection ## what the kubelet waits for when 100 mixed pods ask at once [root; 12 min; PODS=100 ROUNDS=1 FLOOR=50]
+	@$(PY) -m bench.allocate
+
 .PHONY: bench-conductor bench-failover bench-cpu-plan
 bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]
 	@$(PY) -m bench.conductor

@@ -169,7 +169,7 @@ func TestAKubeletGetsIdsAnswersAndErrors(t *testing.T) {
 		t.Errorf("the reason is lost: %v", err)
 	}
 	if empty, err := dial(t, directory, "c.sock").Allocate(ctx, &pluginapi.AllocateRequest{
-		ContainerRequests: []*pluginapi.ContainerAllocateRequest{{DevicesIDs: []string{"x"}}}}); err != nil ||
+		ContainerRequests: []*pluginapi.ContainerAllocateRequest{{DevicesIDs: []string{"GPU-0-c0"}}}}); err != nil ||
 		len(empty.ContainerResponses[0].Mounts)+len(empty.ContainerResponses[0].CDIDevices) != 0 {
 		t.Errorf("a resource that only counts answered %v, %v", empty, err)
 	}

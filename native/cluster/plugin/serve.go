@@ -58,7 +58,7 @@ func serveOnce(ctx context.Context, directory string, resources []Resource, poll
 		return fmt.Errorf("kubelet's registration socket: %w", err)
 	}
 	for _, resource := range resources {
-		stop, err := offer(ctx, directory, resource)
+		stop, err := offer(ctx, directory, resource, log)
 		if err != nil {
 			return fmt.Errorf("%s: %w", resource.Name, err)
 		}
@@ -100,7 +100,7 @@ func standing(directory string, kubelet identity, resources []Resource) bool {
 }
 
 // offer listens for one resource and registers it.
-func offer(ctx context.Context, directory string, resource Resource) (stop func(), err error) {
+func offer(ctx context.Context, directory string, resource Resource, log *slog.Logger) (stop func(), err error) {
 	path := filepath.Join(directory, resource.Socket)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -113,7 +113,7 @@ func offer(ctx context.Context, directory string, resource Resource) (stop func(
 		listener.Close()
 		return nil, err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(guarded(resource, log)...)
 	own := &service{resource: resource, done: ctx.Done()}
 	pluginapi.RegisterDevicePluginServer(server, own)
 	go server.Serve(listener) //nolint:errcheck // ends with Stop; a broken socket shows in standing()

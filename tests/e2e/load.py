@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Submits a crowd of pods to a testbed's cluster and brings back what became of each.
+
+Acts as the owner of the pods would: a pod that the kubelet turned away at its door (the device
+plugin was down just then) is made again. Calls wait for an API server that is away.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client, config
+
+from e2e.mixed import Fate, Pod
+from e2e.platform import STATE, Platform, PlatformError
+from e2e.referee import Card, Ledger, Owner, Seen, read_ledger
+
+Answer = TypeVar("Answer")
+Document = dict[str, Any]
+POLL_S = 1.0
+AWAY_S = 180
+PATIENCE_S = 900
+PASSING_TROUBLE = (0, 429, 500, 502, 503, 504)
+CONFLICT, NOT_FOUND = 409, 404
+AT_ONCE = 8
+
+
+class StuckError(AssertionError):
+    """Pods that reached no end; the message holds their events."""
+
+
+def persistently(call: Callable[[], Answer], limit_s: float = AWAY_S) -> Answer:
+    """The answer of *call*, however often the API server has to be asked."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return call()
+        except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+            passing = getattr(error, "status", None) or 0
+            if passing not in PASSING_TROUBLE or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+@dataclass
+class Outcome:
+    """What became of a crowd."""
+
+    seen: list[Seen] = field(default_factory=list)
+    # Pod name → the event that says why it was refused.
+    refused: dict[str, str] = field(default_factory=dict)
+    # Pods that the kubelet turned away and that were made again → why.
+    turned_away: dict[str, str] = field(default_factory=dict)
+
+
+def _seconds(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else math.inf
+
+
+def statuses(pod: Mapping[str, Any]) -> dict[str, Document]:
+    """Container → its status, of those that run at the same time."""
+    found = pod.get("status", {}).get("containerStatuses") or ()
+    return {status["name"]: status for status in found}
+
+
+def _until(status: Mapping[str, Any]) -> float:
+    """When a container ended; the kubelet tells whole seconds, rounded down."""
+    ended = status.get("state", {}).get("terminated") or {}
+    return _seconds(ended.get("finishedAt"))
+
+
+class Crowd:
+    """Pods of one namespace on one testbed."""
+
+    def __init__(self, platform: Platform, namespace: str) -> None:
+        self.platform, self.namespace = platform, namespace
+        # Untyped: what is asked for comes back as plain JSON, which costs a tenth of its classes.
+        self.api: Any = client.CoreV1Api(config.new_client_from_config(str(platform.kubeconfig)))
+        self.pods: dict[str, Pod] = {}
+        self.outcome = Outcome()
+        self._reports: dict[Owner, Document] = {}
+
+    def open(self) -> None:
+        """Make the namespace, and wait until pods can be made in it."""
+        body = {"metadata": {"name": self.namespace}}
+        self._unless(CONFLICT, lambda: self.api.create_namespace(body))
+        deadline = time.monotonic() + AWAY_S
+        while not persistently(lambda: self._list("service_account")):
+            if time.monotonic() > deadline:
+                raise PlatformError(f"namespace {self.namespace} got no service account")
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Remove the namespace and wait until nothing of it is left, slices included."""
+        self._unless(NOT_FOUND, lambda: self.api.delete_namespace(self.namespace))
+        self._until_true(lambda: not self._list("pod"), "pods of the namespace are gone")
+
+    def submit(self, pods: Sequence[Pod]) -> None:
+        """Make pods, several at a time."""
+        self.pods.update({pod.name: pod for pod in pods})
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(self._create, pods))
+
+    def node_ends(self, node: str) -> None:
+        """To be called before a node goes down: nothing runs there any more from now on."""
+        now = time.time()
+        self._end(lambda one: one.node == node, now)
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete pods; those gone already are fine."""
+        for name in names:
+            self._delete(name)
+
+    def _delete(self, name: str) -> None:
+        del self.pods[name]
+        self._end(lambda one: one.pod == name, time.time())
+        self._unless(NOT_FOUND, lambda: self.api.delete_namespaced_pod(name, self.namespace))
+
+    def settle(self, patience_s: float = PATIENCE_S) -> Outcome:
+        """Wait until every pod has met its fate; StuckError names those that did not."""
+        deadline = time.monotonic() + patience_s
+        while open_pods := self._look():
+            if time.monotonic() > deadline:
+                raise StuckError(self._describe(open_pods))
+            time.sleep(POLL_S)
+        return self.outcome
+
+    def running(self) -> dict[Owner, tuple[str, str]]:
+        """Running containers of pods that stay → (container id, start), which must not change."""
+        found = {}
+        for pod in self._list("pod"):
+            mine = self.pods.get(pod["metadata"]["name"])
+            if mine is None or mine.shape.fate is not Fate.STAYS:
+                continue
+            for name, status in statuses(pod).items():
+                if running := status["state"].get("running"):
+                    owner = (pod["metadata"]["uid"], name)
+                    found[owner] = (status["containerID"], running["startedAt"])
+        return found
+
+    def alive(self) -> set[Owner]:
+        """Containers, init ones too, of pods that have not ended: who may hold a slice."""
+        return {
+            (pod["metadata"]["uid"], container["name"])
+            for pod in self.every_pod()
+            if pod.get("status", {}).get("phase") in ("Pending", "Running")
+            for part in ("initContainers", "containers")
+            for container in pod["spec"].get(part) or ()
+        }
+
+    def every_pod(self) -> list[Document]:
+        """All pods of the cluster: others hold slices, too."""
+        answer = persistently(lambda: self.api.list_pod_for_all_namespaces(_preload_content=False))
+        items: list[Document] = json.loads(answer.data)["items"]
+        return items
+
+    def look_again(self, names: Iterable[str]) -> list[Seen]:
+        """What running pods see now, asked from inside them."""
+        found = []
+        for pod in self._list("pod"):
+            name = pod["metadata"]["name"]
+            if name not in names:
+                continue
+            for container in statuses(pod):
+                said = self.platform.kubectl(
+                    "-n", self.namespace, "exec", name, "-c", container, "--",
+                    "python3", "/workload/witness.py", "look",
+                )  # fmt: skip
+                found.append(self._seen(pod, container, json.loads(said.output)))
+        return found
+
+    def events(self) -> dict[str, list[str]]:
+        """Pod UID → what its events say."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for event in self._list("event"):
+            text = f"{event.get('reason')}: {event.get('message')}"
+            found[event["involvedObject"].get("uid", "")].append(text)
+        return found
+
+    def _list(self, kind: str) -> list[Document]:
+        call = getattr(self.api, f"list_namespaced_{kind}")
+        answer = persistently(lambda: call(self.namespace, _preload_content=False))
+        items: list[Document] = json.loads(answer.data)["items"]
+        return items
+
+    def _unless(self, status: int, call: Callable[[], Any]) -> None:
+        """Call; *status* says that it was done before, by a call that got no answer."""
+        try:
+            persistently(call)
+        except client.ApiException as error:
+            if error.status != status:
+                raise
+
+    def _until_true(self, true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not true():
+            if time.monotonic() > deadline:
+                raise PlatformError(f"after {PATIENCE_S} s it isn't so that {what}")
+            time.sleep(POLL_S)
+
+    def _create(self, pod: Pod) -> None:
+        body = pod.manifest()
+        self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
+
+    def _look(self) -> list[Document]:
+        """Take in what is new; the pods that have not met their fate yet."""
+        listed = {pod["metadata"]["name"]: pod for pod in self._list("pod")}
+        events: dict[str, list[str]] = {}
+        if any(
+            pod.shape.fate is Fate.REFUSED and pod.name not in self.outcome.refused
+            for pod in self.pods.values()
+        ):
+            events = self.events()
+        return [
+            listed.get(pod.name, {"metadata": {"name": pod.name}})
+            for pod in list(self.pods.values())
+            if not self._met(pod, listed.get(pod.name), events)
+        ]
+
+    def _met(self, pod: Pod, found: Document | None, events: Mapping[str, list[str]]) -> bool:
+        if pod.name in self.outcome.refused:
+            return True
+        if found is None:
+            return False
+        if pod.shape.fate is Fate.REFUSED:
+            return self._was_refused(pod, found, events)
+        if found["status"].get("phase") == "Failed":
+            self._make_again(pod, found)
+            return False
+        wanted = "Running" if pod.shape.fate is Fate.STAYS else "Succeeded"
+        return found["status"].get("phase") == wanted and self._has_reported(pod, found)
+
+    def _was_refused(self, pod: Pod, found: Document, events: Mapping[str, list[str]]) -> bool:
+        started = [name for name, status in statuses(found).items() if status.get("containerID")]
+        if started:
+            raise StuckError(f"{pod.name} had to be refused; {started} started")
+        said = [
+            text
+            for text in events.get(found["metadata"]["uid"], ())
+            if re.search(pod.shape.reason, text)
+        ]
+        if said:
+            self.outcome.refused[pod.name] = said[-1]
+        return bool(said)
+
+    def _make_again(self, pod: Pod, found: Document) -> None:
+        status = found["status"]
+        self.outcome.turned_away[pod.name] = f"{status.get('reason')}: {status.get('message')}"
+        self.delete([pod.name])
+        stem, _, tries = pod.name.partition("-again")
+        self.submit([replace(pod, name=f"{stem}-again{int(tries or 0) + 1}")])
+
+    def _has_reported(self, pod: Pod, found: Document) -> bool:
+        known = statuses(found)
+        if set(known) != set(pod.asks):
+            return False
+        return all(self._report(found, known[name]) for name in pod.asks)
+
+    def _report(self, found: Document, status: Document) -> bool:
+        """Keep what the container printed; again when it was started anew since."""
+        owner = (found["metadata"]["uid"], status["name"])
+        known = self._reports.get(owner)
+        if known and known["id"] == status["containerID"]:
+            self._end(lambda one: (one.uid, one.container) == owner, _until(status))
+            return True
+        try:
+            answer = persistently(
+                lambda: self.api.read_namespaced_pod_log(
+                    found["metadata"]["name"],
+                    self.namespace,
+                    container=status["name"],
+                    _preload_content=False,
+                )
+            )
+        except client.ApiException:  # created, not started; or its kubelet is away
+            return False
+        text = answer.data.decode(errors="replace")
+        if not text.endswith("}\n"):
+            return False
+        self._end(lambda one: (one.uid, one.container) == owner, time.time())
+        self._reports[owner] = {"id": status["containerID"]}
+        document = json.loads(text.splitlines()[-1])
+        one = self._seen(found, status["name"], document)
+        self.outcome.seen.append(replace(one, until=_until(status)))
+        return True
+
+    def _end(self, whose: Callable[[Seen], bool], until: float) -> None:
+        """What they saw ended at *until* at the latest."""
+        self.outcome.seen = [
+            replace(one, until=min(one.until, until)) if whose(one) else one
+            for one in self.outcome.seen
+        ]
+
+    def _seen(self, found: Document, container: str, document: Document) -> Seen:
+        name = found["metadata"]["name"]
+        return Seen(
+            node=found["spec"]["nodeName"],
+            pod=name,
+            uid=found["metadata"]["uid"],
+            container=container,
+            ask=self.pods[name].asks[container],
+            document=document,
+        )
+
+    def _describe(self, pods: Sequence[Document]) -> str:
+        events = self.events()
+        lines = []
+        for pod in pods:
+            said = events.get(pod["metadata"].get("uid", ""), [])[-3:]
+            phase = pod.get("status", {}).get("phase", "not listed")
+            lines.append(f"{pod['metadata']['name']} ({phase}): {' | '.join(said) or 'no event'}")
+        return f"{len(pods)} pods are stuck:\n" + "\n".join(lines)
+
+
+def hosts_with_cards(platform: Platform) -> list[str]:
+    """Names of the nodes with cards; the testbed names nodes as hosts."""
+    state = json.loads(platform.state_file.read_text(encoding="utf-8"))
+    return [host["name"] for host in state["hosts"] if host["cards"] and "worker" in host["roles"]]
+
+
+def cards_of(platform: Platform, hosts: Iterable[str]) -> dict[str, Card]:
+    """UUID → card, in the driver's own words on the host."""
+    found = {}
+    for host in hosts:
+        told = platform.on_host(host, "sh", "-c", "cat /proc/driver/nvidia/gpus/*/information")
+        uuids = re.findall(r"GPU UUID:\s*(\S+)", told.output)
+        minors = re.findall(r"Device Minor:\s*(\d+)", told.output)
+        query = ("--query-gpu=uuid,memory.total", "--format=csv,noheader,nounits")
+        listed = platform.on_host(host, "nvidia-smi", *query).output.strip().splitlines()
+        memory = dict(line.split(", ") for line in listed)
+        for uuid, minor in zip(uuids, minors, strict=True):
+            found[uuid] = Card(uuid, host, int(minor), int(memory[uuid]))
+    return found
+
+
+def ledgers(platform: Platform, hosts: Iterable[str]) -> Ledger:
+    """The node ledgers of all hosts, read as the hosts' disks hold them."""
+    found = {}
+    for host in hosts:
+        path = STATE / platform.name / "hosts" / host / "var-lib" / "xpu" / "ledger.json"
+        if path.exists():
+            found.update(read_ledger(json.loads(path.read_text(encoding="utf-8"))))
+    return found
