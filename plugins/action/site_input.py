@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 from ..module_utils._artefacts import Artefact, require
 from ..module_utils._errors import XpuError
-from ..module_utils._plan import ARTEFACT_OF
+from ..module_utils._plan import ARTEFACT_OF, COMPONENTS
 from ..module_utils._site import (
     SITE_PREFIX,
     SITE_VARIABLES,
@@ -53,7 +53,9 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         hosts = list(variables["ansible_play_hosts_all"])
         nodes = list(variables["groups"].get(CLUSTER_GROUP, ()))
-        check = _SiteCheck(variables["hostvars"], self._template, node_defaults(self._loader))
+        components = self._task.args.get("components") or COMPONENTS
+        defaults = node_defaults(self._loader)
+        check = _SiteCheck(variables["hostvars"], self._template, defaults, components)
         try:
             problems = check.problems(hosts, nodes)
             if not problems:
@@ -73,8 +75,15 @@ class ActionModule(ActionBase):
 
 
 class _SiteCheck:
-    def __init__(self, hostvars: t.Any, template: t.Any, defaults: dict[str, t.Any]) -> None:
+    def __init__(
+        self,
+        hostvars: t.Any,
+        template: t.Any,
+        defaults: dict[str, t.Any],
+        components: t.Collection[str],
+    ) -> None:
         self._hostvars, self._template, self._defaults = hostvars, template, defaults
+        self._components = components
         self._specs = {**SITE_VARIABLES, **role_specs()}
         self._prefixes = (SITE_PREFIX, *(f"{role}_" for role in role_names()))
         self._seen: set[str] = set()
@@ -159,11 +168,14 @@ class _SiteCheck:
             values[name] = template(variables.get(name, default))
         manifest, source, lock = (str(values[name]) for name in ORIGIN)
         origin = (manifest, source, lock)
-        with_cluster = self._with_cluster.get(origin, False) or bool(values["flexai_kubeconfig"])
-        self._with_cluster[origin] = with_cluster
+        # A run that is about some components of the nodes leaves the cluster alone.
+        whole = set(self._components) == set(COMPONENTS)
+        with_cluster = whole and bool(values["flexai_kubeconfig"])
+        self._with_cluster[origin] = self._with_cluster.get(origin, False) or with_cluster
         needs = self._needs.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
-            needs.add((artefact, str(values[f"{component}_version"] or "")))
+            if component in self._components:
+                needs.add((artefact, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])
         self.warnings += [line for line in dangers(values) if line not in self.warnings]
         return [f"{host}: {line}" for line in contradictions(values)]
@@ -176,7 +188,8 @@ class _SiteCheck:
             needed: list[Artefact] = [
                 entry
                 for entry in entries
-                if entry.kind == "image" or (with_cluster and entry.kind in CLUSTER_KINDS)
+                if (entry.kind == "image" and "images" in self._components)
+                or (with_cluster and entry.kind in CLUSTER_KINDS)
             ]
             for name, version in sorted(self._needs[origin]):
                 needed += require(entries, name, version, origin[0])

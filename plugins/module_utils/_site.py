@@ -19,6 +19,7 @@ SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
     "flexai_kubeconfig": {"type": "path", "default": ""},
     "flexai_root": {"type": "path", "default": "/"},
     "flexai_verdict_file": {"type": "path", "default": ""},
+    "flexai_report": {"type": "path", "default": "flexai-report"},
     "flexai_profile": {
         "type": "str",
         "default": "supported",

@@ -145,7 +145,7 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "missing artefact": (
         lambda site: artefact_file(site).unlink(),
-        "driver.run does not exist.",
+        "driver.run does not exist; wanted is SHA-256 ",
     ),
     "wrong digest": (
         lambda site: artefact_file(site).write_text("altered"),
