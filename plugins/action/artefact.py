@@ -7,10 +7,11 @@ import typing as t
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._artefacts import Artefact, check_digest, require
+from ..module_utils._artefacts import Artefact, require
 from ..module_utils._errors import XpuError
-from ..module_utils._host import Host
-from ..plugin_utils._controller import load_manifest, source_path
+from ..plugin_utils import _fetch as fetch
+from ..plugin_utils import _lock as locks
+from ..plugin_utils._controller import checked_source, load_artefacts, lock_path, source_path
 
 
 class ActionModule(ActionBase):
@@ -21,10 +22,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         try:
-            directory, entries = self._entries()
-            answer = self._ask(entries, task_vars)
-            if self._must_send(answer):
-                answer = self._send(directory, entries, answer, task_vars)
+            answer = self._bring(task_vars or {})
         except XpuError as error:
             raise AnsibleActionFail(str(error)) from error
         finally:
@@ -32,14 +30,27 @@ class ActionModule(ActionBase):
         result.update(answer)
         return result
 
-    def _entries(self) -> tuple[str, list[Artefact]]:
-        arguments = self._task.args
-        manifest = arguments.get("manifest") or ""
-        directory, artefacts = load_manifest(manifest)
-        version = str(arguments.get("version") or "")
-        return directory, require(artefacts, arguments.get("name"), version, manifest)
+    def _bring(self, variables: dict[str, t.Any]) -> dict[str, t.Any]:
+        manifest = self._task.args.get("manifest") or ""
+        source = self._setting("source", "flexai_source", variables) or "manifest"
+        lock = self._setting("lock", "flexai_lock", variables)
+        directory, artefacts = load_artefacts(manifest, source, lock)
+        version = str(self._task.args.get("version") or "")
+        entries = require(artefacts, self._task.args.get("name"), version, manifest)
+        answer = self._ask(entries, variables)
+        if self._must_act(answer) and not answer["path"]:
+            entries = [_pinned(directory, answer, lock_path(manifest, lock))]
+            answer = self._ask(entries, variables)
+        if self._must_act(answer):
+            answer = self._send(directory, entries, answer, variables)
+        return answer
 
-    def _must_send(self, answer: dict[str, t.Any]) -> bool:
+    def _setting(self, option: str, variable: str, variables: dict[str, t.Any]) -> str:
+        """The task's own word, else the site's."""
+        said = self._task.args.get(option) or self._templar.template(variables.get(variable, ""))
+        return str(said)
+
+    def _must_act(self, answer: dict[str, t.Any]) -> bool:
         failed = answer.get("failed") or answer.get("unreachable")
         return not failed and not answer["present"] and not self._task.check_mode
 
@@ -58,10 +69,15 @@ class ActionModule(ActionBase):
         self, directory: str, entries: list[Artefact], answer: dict[str, t.Any], task_vars: t.Any
     ) -> dict[str, t.Any]:
         chosen = Artefact(**answer["artefact"])
-        local = source_path(directory, chosen)
-        check_digest(local, Host().digest(local), chosen.sha256)
+        local = checked_source(directory, chosen)
         if not self._connection._shell.tmpdir:
             self._make_tmp_path()
         staged = self._connection._shell.join_path(self._connection._shell.tmpdir, chosen.file)
         self._transfer_file(local, staged)
         return self._ask(entries, task_vars, staged=staged)
+
+
+def _pinned(directory: str, answer: dict[str, t.Any], lock: str) -> Artefact:
+    """The entry that the host chose, with a digest from now on."""
+    chosen = Artefact(**answer["artefact"])
+    return locks.pinned(chosen, lock, lambda: fetch.digest(source_path(directory, chosen)))

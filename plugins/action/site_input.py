@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
-import os
 import typing as t
 
 from ansible.errors import AnsibleActionFail
@@ -10,10 +9,9 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._artefacts import Artefact, check_digest, require
+from ..module_utils._artefacts import Artefact, require
 from ..module_utils._errors import XpuError
-from ..module_utils._host import Host
-from ..module_utils._plan import ARTEFACT_OF
+from ..module_utils._plan import ARTEFACT_OF, COMPONENTS
 from ..module_utils._site import (
     SITE_PREFIX,
     SITE_VARIABLES,
@@ -23,20 +21,25 @@ from ..module_utils._site import (
     unknown_variables,
 )
 from ..plugin_utils._controller import (
-    load_manifest,
+    checked_source,
+    load_artefacts,
     node_defaults,
     node_values,
     role_names,
     role_specs,
-    source_path,
 )
 
 # Of a role's option, what the validator of module arguments knows too.
 SPEC_KEYS = ("type", "elements", "choices", "options", "required")
 CLUSTER_KINDS = ("chart", "binary")
 ENVVAR = "container_toolkit_accept_envvar_unprivileged"
+# What says where artefacts come from, in the order in which load_artefacts() takes it.
+ORIGIN = ("flexai_manifest", "flexai_source", "flexai_lock")
 # Its hosts are the cluster's nodes; role node_labels labels them all, whatever --limit says.
 CLUSTER_GROUP = "flexai_kubernetes"
+
+
+Origin = tuple[str, str, str]
 
 
 class ActionModule(ActionBase):
@@ -50,7 +53,9 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         hosts = list(variables["ansible_play_hosts_all"])
         nodes = list(variables["groups"].get(CLUSTER_GROUP, ()))
-        check = _SiteCheck(variables["hostvars"], self._template, node_defaults(self._loader))
+        components = self._task.args.get("components") or COMPONENTS
+        defaults = node_defaults(self._loader)
+        check = _SiteCheck(variables["hostvars"], self._template, defaults, components)
         try:
             problems = check.problems(hosts, nodes)
             if not problems:
@@ -70,13 +75,22 @@ class ActionModule(ActionBase):
 
 
 class _SiteCheck:
-    def __init__(self, hostvars: t.Any, template: t.Any, defaults: dict[str, t.Any]) -> None:
+    def __init__(
+        self,
+        hostvars: t.Any,
+        template: t.Any,
+        defaults: dict[str, t.Any],
+        components: t.Collection[str],
+    ) -> None:
         self._hostvars, self._template, self._defaults = hostvars, template, defaults
+        self._components = components
         self._specs = {**SITE_VARIABLES, **role_specs()}
         self._prefixes = (SITE_PREFIX, *(f"{role}_" for role in role_names()))
         self._seen: set[str] = set()
-        self._needs: dict[tuple[str, str], str] = {}
-        self._manifests: dict[str, bool] = {}
+        # By where artefacts come from: whether the cluster's are needed, and (name, version) of the
+        # nodes'.
+        self._with_cluster: dict[Origin, bool] = {}
+        self._needs: dict[Origin, set[tuple[str, str]]] = {}
         self.warnings: list[str] = []
 
     def problems(self, hosts: t.Iterable[str], nodes: t.Iterable[str]) -> list[str]:
@@ -149,16 +163,19 @@ class _SiteCheck:
     def _odd(self, host: str, variables: t.Mapping[str, t.Any]) -> list[str]:
         values = node_values(self._defaults, variables, self._template)
         template = self._template(variables)
-        for name in ("flexai_profile", "flexai_manifest", "flexai_kubeconfig"):
+        for name in ("flexai_profile", "flexai_kubeconfig", *ORIGIN):
             default = SITE_VARIABLES[name].get("default", "")
             values[name] = template(variables.get(name, default))
-        manifest = str(values["flexai_manifest"])
-        self._manifests[manifest] = self._manifests.get(manifest, False) or bool(
-            values["flexai_kubeconfig"]
-        )
+        manifest, source, lock = (str(values[name]) for name in ORIGIN)
+        origin = (manifest, source, lock)
+        # A run that is about some components of the nodes leaves the cluster alone.
+        whole = set(self._components) == set(COMPONENTS)
+        with_cluster = whole and bool(values["flexai_kubeconfig"])
+        self._with_cluster[origin] = self._with_cluster.get(origin, False) or with_cluster
+        needs = self._needs.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
-            version = str(values[f"{component}_version"] or "")
-            self._needs[(artefact, version)] = manifest
+            if component in self._components:
+                needs.add((artefact, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])
         self.warnings += [line for line in dangers(values) if line not in self.warnings]
         return [f"{host}: {line}" for line in contradictions(values)]
@@ -166,22 +183,19 @@ class _SiteCheck:
     def artefacts(self) -> int:
         """Check every artefact that this run can need against its digest; how many there were."""
         checked = 0
-        for manifest, with_cluster in self._manifests.items():
-            directory, entries = load_manifest(manifest)
+        for origin, with_cluster in self._with_cluster.items():
+            directory, entries = load_artefacts(*origin)
             needed: list[Artefact] = [
                 entry
                 for entry in entries
-                if entry.kind == "image" or (with_cluster and entry.kind in CLUSTER_KINDS)
+                if (entry.kind == "image" and "images" in self._components)
+                or (with_cluster and entry.kind in CLUSTER_KINDS)
             ]
-            for (name, version), where in self._needs.items():
-                if where == manifest:
-                    needed += require(entries, name, version, manifest)
+            for name, version in sorted(self._needs[origin]):
+                needed += require(entries, name, version, origin[0])
             for entry in needed:
-                self._check_source(directory, entry)
+                # What a URL gives is checked by the host that fetches it.
+                if entry.is_pinned and not entry.is_remote:
+                    checked_source(directory, entry)
                 checked += 1
         return checked
-
-    def _check_source(self, directory: str, entry: Artefact) -> None:
-        if not entry.is_remote:
-            local = os.path.normpath(source_path(directory, entry))
-            check_digest(f"Artefact {entry.name}: {local}", Host().digest(local), entry.sha256)

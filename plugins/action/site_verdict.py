@@ -12,36 +12,11 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
-from ..module_utils._verdict import Component, build, merge, table
+from ..module_utils._verdict import merge, table
 from ..plugin_utils._controller import plain
+from ..plugin_utils._verdicts import cluster_entries, node_entry, registered
 
 display = Display()
-
-
-def registered(scope: t.Mapping[str, t.Any], names: t.Sequence[str]) -> t.Mapping[str, t.Any]:
-    """The first of these results that holds a verdict; else the first that says anything."""
-    results = [scope[name] for name in names if scope.get(name)]
-    judged = [result for result in results if "verdict" in result]
-    return next(iter(judged or results), {})
-
-
-def node_entry(host: str, result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """The host's own verdict, or why there is none."""
-    if "verdict" in result:
-        return dict(result["verdict"])
-    if result.get("unreachable"):
-        reason = f"unreachable: {result.get('msg', '')}"
-    else:
-        reason = str(result.get("msg") or "the run ended before the host was judged")
-    return build(host, [Component("host", "a verdict", "", "failed", reason)])
-
-
-def cluster_entries(cluster: t.Mapping[str, t.Any] | None, failure: str) -> list[dict[str, t.Any]]:
-    """The cluster's entry; what broke off there is one of its components."""
-    judged = [Component(**part) for part in cluster["components"]] if cluster else []
-    if failure:
-        judged.append(Component("cluster", "changed to the end", "", "failed", failure))
-    return [build("cluster", judged)] if cluster or failure else []
 
 
 def write(path: str, verdict: t.Mapping[str, t.Any]) -> None:

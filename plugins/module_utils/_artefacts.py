@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import typing as t
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ._errors import XpuError
 
@@ -15,7 +15,13 @@ CACHE = "/var/cache/flexai-xpu"
 KINDS = ("run", "tarball", "image", "chart", "binary")
 ARCHITECTURES = ("x86_64", "aarch64", "noarch")
 REQUIRED = ("name", "version", "arch", "kind", "file", "source", "sha256")
-OPTIONAL = ("licence", "image", "image_digest")
+OPTIONAL = ("licence", "image", "image_digest", "origin")
+# In place of a digest that can't be known in advance: the site's lock file records it when the file
+# is used for the first time. Only for vendors' files; ours and images are known by their digests.
+FIRST_USE = "first-use"
+FIRST_USE_KINDS = ("run", "tarball")
+OURS = ("xpu-runtime",)
+MANIFEST = "the manifest"
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -31,6 +37,15 @@ class Artefact:
     licence: str = ""
     image: str = ""
     image_digest: str = ""
+    # In a bundle: the source of the manifest that it was made from.
+    origin: str = ""
+    # Who says what the digest is; a lock file of the site where the manifest doesn't.
+    pinned_by: str = MANIFEST
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether its digest is known."""
+        return self.sha256 != FIRST_USE
 
     @property
     def host_path(self) -> str:
@@ -40,6 +55,11 @@ class Artefact:
     @property
     def is_remote(self) -> bool:
         return self.source.startswith(("http://", "https://"))
+
+    @property
+    def bundle_path(self) -> str:
+        """Where it lies in a bundle: as on a host, below the directory of the manifest."""
+        return f"{self.sha256}/{self.file}"
 
     def as_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -56,13 +76,24 @@ def _fault(entry: t.Mapping[str, t.Any]) -> str:
         return f"has kind {entry['kind']!r}, not one of {', '.join(KINDS)}"
     if entry["arch"] not in ARCHITECTURES:
         return f"has arch {entry['arch']!r}, not one of {', '.join(ARCHITECTURES)}"
-    if not _SHA256.match(str(entry["sha256"])):
-        return f"has sha256 {entry['sha256']!r}, not 64 lower-case hex digits"
     if "/" in str(entry["file"]) or str(entry["file"]) in (".", ".."):
         return f"has file {entry['file']!r}, not a plain file name"
+    if entry["sha256"] == FIRST_USE:
+        return _first_use_fault(entry)
+    if not _SHA256.match(str(entry["sha256"])):
+        return f"has sha256 {entry['sha256']!r}, not 64 lower-case hex digits"
     if entry["kind"] == "image" and not (entry.get("image") and entry.get("image_digest")):
         return "is an image without image and image_digest"
     return ""
+
+
+def _first_use_fault(entry: t.Mapping[str, t.Any]) -> str:
+    if entry["kind"] in FIRST_USE_KINDS and entry["name"] not in OURS:
+        return ""
+    return (
+        f"has sha256 {FIRST_USE}, which is for vendors' files of kind "
+        f"{' or '.join(FIRST_USE_KINDS)}; write its digest"
+    )
 
 
 def parse(data: t.Any, where: str) -> list[Artefact]:
@@ -123,14 +154,26 @@ def for_architecture(found: t.Sequence[Artefact], arch: str) -> Artefact:
     )
 
 
-def check_digest(what: str, found: str, wanted: str) -> None:
-    """Refuse a file that isn't the one the manifest names."""
+def from_bundle(artefact: Artefact, where: str) -> Artefact:
+    """The entry as a bundle has it, wherever its manifest says that it came from."""
+    if not artefact.is_pinned:
+        raise XpuError(
+            f"{where}: artefact {artefact.name} {artefact.version} has no digest, so no bundle "
+            "holds it.",
+            "write the bundle with flexai.xpu.bundle, and name its manifest in flexai_manifest.",
+        )
+    return replace(artefact, source=artefact.bundle_path)
+
+
+def check_digest(what: str, found: str, wanted: str, pinned_by: str = MANIFEST) -> None:
+    """Refuse a file that isn't the one that manifest or lock file name."""
     if not found:
         raise XpuError(
-            f"{what} does not exist.", "put the file there, or correct source in the manifest."
+            f"{what} does not exist; wanted is SHA-256 {wanted}.",
+            "put the file there, or correct source in the manifest.",
         )
     if found != wanted:
         raise XpuError(
-            f"{what} has SHA-256 {found}, the manifest says {wanted}.",
-            "fetch it from its vendor again; correct the manifest only if you trust the file.",
+            f"{what} has SHA-256 {found}, {pinned_by} says {wanted}.",
+            f"fetch it from its vendor again; correct {pinned_by} only if you trust the file.",
         )

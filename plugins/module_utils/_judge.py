@@ -291,11 +291,13 @@ def judge(
     wanted: Wanted,
     planned: t.Mapping[str, str],
     components: t.Iterable[str] = tuple(JUDGES),
+    transaction: bool = False,
 ) -> dict[str, t.Any]:
-    """The verdict of one host. ``planned`` maps a component to the action of this run."""
-    asked = list(components)
-    judged = [JUDGES[component](host, wanted) for component in asked]
-    if set(asked) == set(JUDGES):
+    """The verdict of one host. ``planned`` maps a component to the action of this run; an open
+    ``transaction`` is part of it unless the one that is under way asks for itself.
+    """
+    judged = [JUDGES[component](host, wanted) for component in components]
+    if transaction:
         judged += judge_transaction(host)
     after = [_after_change(component, planned.get(component.name, "")) for component in judged]
     return build(name, after)

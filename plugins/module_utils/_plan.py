@@ -115,6 +115,12 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
 # -- what is wanted of this host ---------------------------------------------------------------
 
 
+def components_of(desired: t.Mapping[str, t.Any]) -> list[str]:
+    """The components that a run is about, in order of installation; all unless it names some."""
+    named = desired.get("components") or COMPONENTS
+    return [component for component in COMPONENTS if component in named]
+
+
 def wanted_release(desired: t.Mapping[str, t.Any], architecture: str) -> str:
     """Directory name of the wanted xpu runtime; empty where the manifest has none for this host."""
     releases: t.Mapping[str, str] = desired["xpu_runtime"]["releases"]
@@ -190,9 +196,17 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
         xpu.plan(facts.xpu, wanted_release(desired, arch)),
         images.plan(facts.images, wanted_images(desired, facts.host.engine)),
     ]
-    decisions = [_without_artefact(decision, arch, desired) for decision in decisions]
+    asked = components_of(desired)
+    decisions = [
+        _without_artefact(decision, arch, desired)
+        for decision in decisions
+        if decision.component in asked
+    ]
     decisions += owners.plan_ports(facts.owners)
-    driving = decisions[0].action in (INSTALL, CHANGE)
+    driving = any(
+        decision.component == driver.COMPONENT and decision.action in (INSTALL, CHANGE)
+        for decision in decisions
+    )
     why = transaction.why_quiet(facts.driver, driver_wanted) if driving else ""
     decisions = transaction.plan(facts.transaction, why) + decisions
     changing = any(decision.action != OK for decision in decisions)

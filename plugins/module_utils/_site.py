@@ -13,9 +13,13 @@ from ._decision import version_key
 SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
     "flexai_site": {"type": "str", "default": "default"},
     "flexai_manifest": {"type": "path", "required": True},
+    "flexai_source": {"type": "str", "default": "manifest", "choices": ["manifest", "bundle"]},
+    "flexai_lock": {"type": "path", "default": ""},
+    "flexai_bundle": {"type": "path", "default": ""},
     "flexai_kubeconfig": {"type": "path", "default": ""},
     "flexai_root": {"type": "path", "default": "/"},
     "flexai_verdict_file": {"type": "path", "default": ""},
+    "flexai_report": {"type": "path", "default": "flexai-report"},
     "flexai_profile": {
         "type": "str",
         "default": "supported",

@@ -12,6 +12,8 @@ description:
     unless it lies there already.
   - A file source is sent by the controller, a URL is fetched by the host itself.
   - The SHA-256 is checked on the host, each time, before the path is returned.
+  - Where the manifest says V(first-use) in place of a digest, the controller finds it out once and
+    records it in the site's lock file; ever after it is checked like any other.
 options:
   name:
     description: Name of the artefact, for example V(nvidia-driver).
@@ -25,6 +27,18 @@ options:
     description: The manifest, on the controller.
     type: path
     required: true
+  source:
+    description:
+      - Where the file comes from. V(manifest) means from where its entry says, V(bundle) from the
+        manifest's own directory and from nowhere else, as M(flexai.xpu.bundle) has written it.
+      - Without it, C(flexai_source) of the host, or V(manifest).
+    type: str
+    choices: [manifest, bundle]
+  lock:
+    description:
+      - The site's lock file, on the controller; without it C(flexai_lock) of the host, or
+        C(lock.yml) beside the manifest.
+    type: path
   candidates:
     description: Entries of the manifest, one per architecture. Filled in by the action plugin.
     type: list
@@ -54,7 +68,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 path:
-  description: Where the artefact lies on the host.
+  description:
+    - Where the artefact lies on the host. Empty in check mode where its digest is not known yet.
   returned: success
   type: str
 artefact:
@@ -90,7 +105,10 @@ def place(host: Host, artefact: Artefact, stream: t.BinaryIO) -> None:
             out.flush()
             os.fsync(out.fileno())
         check_digest(
-            f"{artefact.file} (from {artefact.source})", host.digest(partial), artefact.sha256
+            f"{artefact.file} (from {artefact.source})",
+            host.digest(partial),
+            artefact.sha256,
+            artefact.pinned_by,
         )
         os.rename(host.path(partial), real)
     except BaseException:
@@ -151,6 +169,14 @@ def bring(module: t.Any) -> dict[str, t.Any]:
     host = Host(module.params["root"])
     entries = [Artefact(**entry) for entry in module.params["candidates"]]
     artefact = for_architecture(entries, os.uname().machine)
+    if not artefact.is_pinned:
+        # The controller finds its digest out and calls again.
+        return {
+            "path": "",
+            "artefact": artefact.as_dict(),
+            "changed": module.check_mode,
+            "present": False,
+        }
     result = {"path": artefact.host_path, "artefact": artefact.as_dict()}
     found = host.digest(artefact.host_path)
     if found == artefact.sha256:
@@ -175,6 +201,8 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "version": {"type": "str", "default": ""},
             "manifest": {"type": "path", "required": True},
+            "source": {"type": "str", "choices": ["manifest", "bundle"]},
+            "lock": {"type": "path"},
             "candidates": {"type": "list", "elements": "dict"},
             "staged": {"type": "path"},
         },

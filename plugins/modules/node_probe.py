@@ -22,6 +22,11 @@ options:
       - The artefact manifest, on the controller; C(flexai_manifest) when not given.
       - Empty for none, where only the facts are asked for.
     type: path
+  components:
+    description: The components that the plan is about; all when not given.
+    type: list
+    elements: str
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.
     type: dict
@@ -58,6 +63,11 @@ verdict:
   description: The host's verdict, as M(flexai.xpu.node_verdict) returns it.
   returned: when every action of the plan is V(ok)
   type: dict
+components:
+  description: The components that plan and verdict are about.
+  returned: success
+  type: list
+  elements: str
 wanted:
   description: What M(flexai.xpu.node_verdict) shall ask for on this host.
   returned: success
@@ -72,7 +82,15 @@ from ..module_utils._decision import OK, Decision
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
 from ..module_utils._judge import judge
-from ..module_utils._plan import not_root, observe, observe_host, plan, wanted
+from ..module_utils._plan import (
+    COMPONENTS,
+    components_of,
+    not_root,
+    observe,
+    observe_host,
+    plan,
+    wanted,
+)
 
 # The texts of whole files are needed for the plan only.
 NOT_RETURNED = ("drop_in", "cdi", "config")
@@ -92,24 +110,29 @@ def probe(host: Host, name: str, desired: dict[str, t.Any]) -> dict[str, t.Any]:
     seen = observe_host(host, desired)
     asked = wanted(seen, desired)
     refusal = not_root(seen)
+    components = components_of(desired)
     if refusal:
-        return _result({"host": seen._asdict()}, refusal, asked)
+        return _result({"host": seen._asdict()}, refusal, asked, components)
     facts = observe(host, desired)
     decisions = plan(facts, desired)
-    result = _result(_facts(facts), decisions, asked)
+    result = _result(_facts(facts), decisions, asked, components)
     if all(decision.action == OK for decision in decisions):
-        result["verdict"] = judge(host, name, asked, {})
+        result["verdict"] = judge(host, name, asked, {}, components, transaction=True)
     return result
 
 
 def _result(
-    facts: dict[str, t.Any], decisions: t.Iterable[Decision], asked: dict[str, t.Any]
+    facts: dict[str, t.Any],
+    decisions: t.Iterable[Decision],
+    asked: dict[str, t.Any],
+    components: list[str],
 ) -> dict[str, t.Any]:
     return {
         "changed": False,
         "facts": facts,
         "plan": [decision.as_dict() for decision in decisions],
         "wanted": asked,
+        "components": components,
     }
 
 
@@ -119,13 +142,18 @@ def main() -> None:
             "root": {"type": "path", "default": "/"},
             "name": {"type": "str"},
             "manifest": {"type": "path"},
+            "components": {"type": "list", "elements": "str", "choices": list(COMPONENTS)},
             "desired": {"type": "dict"},
         },
         supports_check_mode=True,
     )
     run_module(
         module,
-        lambda m: probe(Host(m.params["root"]), m.params["name"] or "", m.params["desired"]),
+        lambda m: probe(
+            Host(m.params["root"]),
+            m.params["name"] or "",
+            {**m.params["desired"], "components": m.params["components"]},
+        ),
     )
 
 

@@ -30,6 +30,10 @@ options:
     elements: str
     choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
     default: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+  transaction:
+    description: Whether a change of the node that has not come to its end is part of the verdict.
+    type: bool
+    default: false
   strict:
     description: Whether a verdict that is not ready is an error.
     type: bool
@@ -76,7 +80,14 @@ from ..module_utils._verdict import READY_STATES
 
 
 def verdict(host: Host, params: dict[str, t.Any]) -> dict[str, t.Any]:
-    judged = judge(host, params["name"], params["wanted"], params["planned"], params["components"])
+    judged = judge(
+        host,
+        params["name"],
+        params["wanted"],
+        params["planned"],
+        params["components"],
+        params["transaction"],
+    )
     if params["strict"] and not judged["ready"]:
         raise XpuError(
             f"{judged['name']} is not ready: {'; '.join(_complaints(judged))}.",
@@ -107,6 +118,7 @@ def main() -> None:
                 "choices": list(JUDGES),
                 "default": list(JUDGES),
             },
+            "transaction": {"type": "bool", "default": False},
             "strict": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

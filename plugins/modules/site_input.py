@@ -12,6 +12,12 @@ description:
     wrong digests.
   - Versions with known dangers that the site's profile takes are warned of.
   - It is an action plugin; no module is executed and nothing is changed.
+options:
+  components:
+    description: The components of a node that the run is about; all when not given.
+    type: list
+    elements: str
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
 author:

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 import yaml
 from ansible.module_utils.parsing.convert_bool import boolean
 
-from ..module_utils._artefacts import Artefact, candidates, parse
+from ..module_utils._artefacts import Artefact, candidates, check_digest, from_bundle, parse
 from ..module_utils._errors import XpuError
+from ..module_utils._host import Host
 from ..module_utils._plan import ARTEFACT_OF
 from ..module_utils._xpu_runtime import release_name
+from . import _lock as locks
 
 ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "roles"))
 # The roles whose variables say what a node shall be.
@@ -27,6 +29,11 @@ Variables = t.Mapping[str, t.Any]
 Templates = t.Callable[[Variables], t.Callable[[t.Any], t.Any]]
 
 
+def absolute(path: str) -> str:
+    """A path of the controller, as a site writes it."""
+    return os.path.abspath(os.path.expanduser(str(path)))
+
+
 def load_manifest(path: str) -> tuple[str, list[Artefact]]:
     """(directory of the manifest, its entries)"""
     if not path:
@@ -34,7 +41,7 @@ def load_manifest(path: str) -> tuple[str, list[Artefact]]:
             "flexai_manifest, the artefact manifest on the controller, is not set.",
             "set it in the inventory; `make artefacts` writes one.",
         )
-    where = os.path.abspath(os.path.expanduser(str(path)))
+    where = absolute(path)
     try:
         with open(where, encoding="utf-8") as stream:
             data = yaml.load(stream, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
@@ -53,9 +60,42 @@ def load_manifest(path: str) -> tuple[str, list[Artefact]]:
     return os.path.dirname(where), parse(data, where)
 
 
+def lock_path(manifest: str, lock: str) -> str:
+    """The site's lock file; without a name of its own it lies beside the manifest."""
+    return absolute(lock) if lock else os.path.join(os.path.dirname(absolute(manifest)), "lock.yml")
+
+
+def load_artefacts(
+    manifest: str, source: str = "manifest", lock: str = ""
+) -> tuple[str, list[Artefact]]:
+    """(directory of the manifest, its entries, those that the lock file knows with its digests)"""
+    directory, entries = load_manifest(manifest)
+    if source == "bundle":
+        return directory, [from_bundle(entry, manifest) for entry in entries]
+    where = lock_path(manifest, lock)
+    return directory, locks.applied(entries, locks.read(where), where)
+
+
 def source_path(directory: str, artefact: Artefact) -> str:
-    """Where the controller has an artefact whose source is a file."""
-    return os.path.join(directory, os.path.expanduser(artefact.source))
+    """Where the controller finds it: a URL, or a file beside the manifest."""
+    if artefact.is_remote:
+        return artefact.source
+    return os.path.normpath(os.path.join(directory, os.path.expanduser(artefact.source)))
+
+
+def checked_source(directory: str, artefact: Artefact) -> str:
+    """Likewise, and the file is the one that the manifest names."""
+    path = source_path(directory, artefact)
+    found = Host().digest(path)
+    if not found and artefact.source == artefact.bundle_path:
+        raise XpuError(
+            f"Artefact {artefact.name}: {path} is missing from the bundle; wanted is SHA-256 "
+            f"{artefact.sha256}.",
+            "write the bundle again with flexai.xpu.bundle, and bring it here whole.",
+        )
+    what = f"Artefact {artefact.name}: {path}"
+    check_digest(what, found, artefact.sha256, artefact.pinned_by)
+    return path
 
 
 def role_specs(roles: str = ROLES) -> dict[str, dict[str, t.Any]]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.flexai.xpu.plugins.action import site_verdict
 from ansible_collections.flexai.xpu.plugins.module_utils._artefacts import Artefact
 from ansible_collections.flexai.xpu.plugins.module_utils._cluster import HANDLERS
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
@@ -17,6 +16,7 @@ from ansible_collections.flexai.xpu.plugins.modules import (
     node_labels,
     slice_check,
 )
+from ansible_collections.flexai.xpu.plugins.plugin_utils import _verdicts
 
 Object = dict[str, Any]
 
@@ -338,14 +338,14 @@ def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
 
 
 def test_a_host_without_a_verdict_is_not_left_out() -> None:
-    lost = site_verdict.node_entry("a", {"unreachable": True, "msg": "no route"})
+    lost = _verdicts.node_entry("a", {"unreachable": True, "msg": "no route"})
     assert not lost["ready"]
     assert lost["components"][0]["reason"] == "unreachable: no route"
 
 
 def test_a_broken_off_change_keeps_the_cluster_from_being_ready() -> None:
     fine = {"name": "volcano", "wanted": "", "found": "", "state": "ok", "reason": ""}
-    (entry,) = site_verdict.cluster_entries({"components": [fine]}, "helm: rc 1")
+    (entry,) = _verdicts.cluster_entries({"components": [fine]}, "helm: rc 1")
     assert not entry["ready"]
-    assert site_verdict.cluster_entries({"components": [fine]}, "")[0]["ready"]
-    assert site_verdict.cluster_entries(None, "") == []
+    assert _verdicts.cluster_entries({"components": [fine]}, "")[0]["ready"]
+    assert _verdicts.cluster_entries(None, "") == []

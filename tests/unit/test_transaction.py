@@ -324,7 +324,7 @@ def test_a_transaction_that_was_broken_off_is_in_the_plan_and_in_the_verdict(
     assert result["plan"][0]["reason"] == (
         "a change of this node was broken off at step reboot and is taken up: gpu1 must be rebooted"
     )
-    verdict = judge(host, "h", result["wanted"], {})
+    verdict = judge(host, "h", result["wanted"], {}, transaction=True)
     assert not verdict["ready"]
     assert verdict["components"][-1] == {
         "name": "node_transaction",

@@ -53,6 +53,7 @@ def strict(host: Host, desired: Desired, *components: str) -> dict[str, Any]:
         "planned": {},
         "components": list(components),
         "strict": True,
+        "transaction": False,
     }
     return node_verdict.verdict(host, params)
 
