@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import debian, oci
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
-from . import cluster, volcano
+from . import client_update, cluster, runtime, volcano
 
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
@@ -48,6 +48,19 @@ def device_plugin(programs: Path) -> Image:
         "gpu-device-plugin",
         {"/usr/bin/gpu-device-plugin": programs / "gpu-device-plugin"},
         oci.Config(entrypoint=["/usr/bin/gpu-device-plugin"]),
+    )
+
+
+def cuda_client_update(program: Path, release: Path) -> Image:
+    """The program and what it installs, the same tarball that role xpu_runtime does."""
+    return Image(
+        "cuda-client-update",
+        {
+            "/cuda-client-update": program / "cuda-client-update",
+            "/release/xpu-runtime.tar.gz": release,
+        },
+        oci.Config(entrypoint=["/cuda-client-update"]),
+        on_debian=False,
     )
 
 
@@ -138,6 +151,7 @@ def build(cache: Cache) -> Path:
     programs, scheduling = cluster.build(cache), volcano.build(cache)
     images = [
         device_plugin(programs),
+        cuda_client_update(client_update.build(cache), runtime.build(cache)),
         scheduler(scheduling),
         controller_manager(scheduling),
         workload(sorted(WORKLOAD.glob("*.py"))),

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // gpu-device-plugin gives out slices of this node's cards to containers and looks after them while they
-// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes.
+// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes; `gpu-device-plugin
+// check` is the probe of the plugin's pod.
 package main
 
 import (
@@ -29,6 +30,13 @@ import (
 func main() {
 	command, read := start, parse
 	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "check" {
+		if err := check(context.Background(), args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "gpu-device-plugin:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(args) > 0 && args[0] == "agent" {
 		command, read, args = runAgent, parseAgent, args[1:]
 	}
