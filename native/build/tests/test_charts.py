@@ -32,16 +32,19 @@ def program() -> Path:
     return helm.build(Cache()) / "helm"
 
 
-def render(program: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def render(
+    program: Path, *settings: str, api_versions: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     words = [word for setting in settings for word in ("--set", setting)]
+    words += [word for version in api_versions for word in ("--api-versions", version)]
     return subprocess.run(
         [program, "template", "gpupool", CHART, *words], text=True, capture_output=True, check=False
     )
 
 
-def objects(program: Path, *settings: str) -> dict[str, Any]:
+def objects(program: Path, *settings: str, api_versions: tuple[str, ...] = ()) -> dict[str, Any]:
     """What the chart makes, by ``kind/name``."""
-    done = render(program, *settings)
+    done = render(program, *settings, api_versions=api_versions)
     assert done.returncode == 0, done.stderr
     return {
         f"{document['kind']}/{document['metadata']['name']}": document
@@ -130,7 +133,7 @@ def test_rights_are_those_that_are_used(program: Path) -> None:
 def test_client_update_has_no_rights_but_to_write_its_directory(program: Path) -> None:
     spec = client(objects(program))
     assert spec["automountServiceAccountToken"] is False
-    assert {"hostPID", "hostNetwork", "serviceAccountName"}.isdisjoint(spec)
+    assert {"hostPID", "hostNetwork"}.isdisjoint(spec)
     assert [v["hostPath"]["path"] for v in spec["volumes"]] == ["/opt/xpu"]
     context = spec["containers"][0]["securityContext"]
     assert "privileged" not in context
@@ -149,6 +152,13 @@ def test_client_update_can_write_where_selinux_is_enforced(program: Path) -> Non
 
 def test_client_update_can_be_left_out(program: Path) -> None:
     assert "DaemonSet/client-update" not in objects(program, "gpuClientUpdate.enabled=false")
+
+
+def test_the_namespace_is_made_for_what_stands_in_it(program: Path) -> None:
+    made = objects(program)["Namespace/xpu"]["metadata"]["labels"]
+    assert made["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert "Namespace/xpu" not in objects(program, "basic.createNamespace=false")
+    assert "Namespace/default" not in objects(program, "basic.namespace=default")
 
 
 def test_every_daemon_says_whether_it_is_ready(program: Path) -> None:
@@ -183,6 +193,31 @@ def test_pids_are_the_hosts(program: Path) -> None:
     assert "--on-misuse=report" in spec["containers"][0]["args"]
     killing = plugin(objects(program, "onMisuse=kill"))
     assert "--on-misuse=kill" in killing["containers"][0]["args"]
+
+
+SECURITY = ("security.openshift.io/v1",)
+
+
+def test_openshift_is_known_by_its_api_and_gets_constraints(program: Path) -> None:
+    assert not [name for name in objects(program) if name.startswith("SecurityContext")]
+    rendered = objects(program, api_versions=SECURITY)
+    constraints = {
+        document["users"][0].rpartition(":")[2]: document
+        for name, document in rendered.items()
+        if name.startswith("SecurityContextConstraints/")
+    }
+    assert sorted(constraints) == ["client-update", "gpu-device-plugin"]
+    for name, document in constraints.items():
+        spec = pod(rendered, name)
+        assert spec["serviceAccountName"] == name
+        assert document["allowHostPID"] is spec.get("hostPID", False)
+        context = spec["containers"][0]["securityContext"]
+        assert document["allowPrivilegedContainer"] is context.get("privileged", False)
+        assert document["readOnlyRootFilesystem"] is context["readOnlyRootFilesystem"]
+        used = {"hostPath" for volume in spec["volumes"] if "hostPath" in volume}
+        token = set() if spec.get("automountServiceAccountToken") is False else {"projected"}
+        assert set(document["volumes"]) == used | token
+        assert document["allowHostNetwork"] is document["allowHostIPC"] is False
 
 
 @pytest.mark.parametrize(
