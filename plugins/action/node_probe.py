@@ -44,4 +44,7 @@ class ActionModule(ActionBase):
 
     def _desired(self, variables: dict[str, t.Any], artefacts: list[Artefact]) -> dict[str, t.Any]:
         values = node_values(node_defaults(self._loader), variables, self._template)
+        if self._template(variables)(variables.get("images_registry") or ""):
+            # The kubelet pulls them from there.
+            artefacts = [artefact for artefact in artefacts if artefact.kind != "image"]
         return desired_state(values, artefacts)

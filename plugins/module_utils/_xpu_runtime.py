@@ -17,6 +17,10 @@ CURRENT = f"{HOME}/current"
 # The paths of document 000; they follow `current`.
 LINKS = {f"{HOME}/lib": "current/lib", f"{HOME}/bin": "current/bin"}
 RECORD = "SHA256SUMS"
+# Who looks after HOME: this role, or the chart's client-update on nodes that no role looks after.
+# It never takes a node back that we took (native/cluster/release).
+OWNER = f"{HOME}/owner"
+CLIENT = "client-update"
 
 
 def release_name(version: str, sha256: str) -> str:
@@ -30,6 +34,7 @@ class Facts(t.NamedTuple):
     obstacles: tuple[str, ...]
     altered: tuple[str, ...]
     recorded: bool
+    owner: str
 
 
 def parse_record(text: str) -> dict[str, str]:
@@ -57,6 +62,7 @@ def observe(host: Host, wanted: str) -> Facts:
         ),
         altered=tuple(altered_files(host, directory, parse_record(record or ""))),
         recorded=record is not None,
+        owner=(host.read(OWNER) or "").strip(),
     )
 
 
@@ -80,6 +86,8 @@ def plan(facts: Facts, wanted: str) -> Decision:
         for path, target in LINKS.items()
         if facts.links[path] != target
     ]
+    if facts.owner != COMPONENT:
+        differences.append(f"{OWNER}: {facts.owner or 'absent'} → {COMPONENT}")
     if not differences:
         return Decision(COMPONENT, OK, wanted, facts.current)
     action = CHANGE if facts.current else INSTALL

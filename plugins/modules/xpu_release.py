@@ -10,6 +10,8 @@ description:
   - Unpacks a tarball of C(lib), C(bin) and C(VERSION) into a directory of its own under
     C(/opt/xpu/versions) and makes C(/opt/xpu/current) lead to it by one rename.
   - Former versions stay, since running containers have their files mounted.
+  - Takes the directory over from the chart's DaemonSet client-update, where that has been there
+    before, by the record C(/opt/xpu/owner).
 options:
   version:
     description: Version of the runtime.
@@ -47,6 +49,8 @@ directory:
   type: str
 """
 
+import contextlib
+import fcntl
 import os
 import shutil
 import tarfile
@@ -142,11 +146,30 @@ def switch(host: Host, release: str) -> None:
             host.point(path, target)
 
 
+def own(host: Host) -> None:
+    """From here on client-update keeps its hands off."""
+    if (host.read(xpu.OWNER) or "").strip() != xpu.COMPONENT:
+        host.write(xpu.OWNER, f"{xpu.COMPONENT}\n")
+
+
+@contextlib.contextmanager
+def locked(host: Host) -> t.Iterator[None]:
+    """Nobody else changes the directory meanwhile: client-update holds the same lock."""
+    os.makedirs(host.path(xpu.HOME), mode=0o755, exist_ok=True)
+    handle = os.open(host.path(xpu.HOME), os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def uninstall(host: Host) -> None:
     for path in (*xpu.LINKS, xpu.CURRENT):
         if host.link(path):
             host.remove(path)
     shutil.rmtree(host.path(xpu.VERSIONS), ignore_errors=True)
+    host.remove(xpu.OWNER)
     try:
         os.rmdir(host.path(xpu.HOME))
     except OSError:
@@ -156,14 +179,16 @@ def uninstall(host: Host) -> None:
 def _describe(facts: xpu.Facts) -> str:
     altered = "".join(f"altered {name}\n" for name in facts.altered)
     links = "".join(f"{path} → {target or 'absent'}\n" for path, target in facts.links.items())
-    return f"current → {facts.current or 'absent'}\n{links}{altered}"
+    owner = f"owner {facts.owner or 'absent'}\n"
+    return f"current → {facts.current or 'absent'}\n{links}{owner}{altered}"
 
 
 def _predict(release: str) -> str:
     links = "".join(
         f"{path} → {target if release else 'absent'}\n" for path, target in xpu.LINKS.items()
     )
-    return f"current → {release or 'absent'}\n{links}"
+    owner = f"owner {xpu.COMPONENT if release else 'absent'}\n"
+    return f"current → {release or 'absent'}\n{links}{owner}"
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
@@ -176,14 +201,18 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
             raise XpuError(f"The xpu runtime can't be installed: {decision.reason}.", "see above.")
         changed = decision.action != OK
     else:
-        changed = host.exists(xpu.VERSIONS) or bool(facts.current)
+        changed = host.exists(xpu.VERSIONS) or bool(facts.current or facts.owner)
     if changed and not check:
-        if not present:
-            uninstall(host)
-        else:
-            if facts.altered or not facts.recorded:
-                install(host, release, params["tarball"] or "")
-            switch(host, release)
+        with locked(host):
+            if not present:
+                uninstall(host)
+            else:
+                # Asked again: client-update may have had the lock before us.
+                facts = xpu.observe(host, release)
+                if facts.altered or not facts.recorded:
+                    install(host, release, params["tarball"] or "")
+                own(host)
+                switch(host, release)
     after = _predict(release if present else "") if changed else _describe(facts)
     return {
         "changed": changed,

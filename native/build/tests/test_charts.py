@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 from xpubuild.cache import Cache
@@ -29,23 +32,38 @@ def program() -> Path:
     return helm.build(Cache()) / "helm"
 
 
-def render(program: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def render(
+    program: Path, *settings: str, api_versions: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
     words = [word for setting in settings for word in ("--set", setting)]
+    words += [word for version in api_versions for word in ("--api-versions", version)]
     return subprocess.run(
         [program, "template", "gpupool", CHART, *words], text=True, capture_output=True, check=False
     )
 
 
-def objects(program: Path, *settings: str) -> dict[str, Any]:
-    # The webhook's objects are judged by test_chart_webhook.py.
-    done = render(program, "webhook.enabled=false", *settings)
+def objects(program: Path, *settings: str, api_versions: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What the chart makes, by ``kind/name``; the webhook's is judged by test_chart_webhook.py."""
+    done = render(program, "webhook.enabled=false", *settings, api_versions=api_versions)
     assert done.returncode == 0, done.stderr
-    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+    return {
+        f"{document['kind']}/{document['metadata']['name']}": document
+        for document in yaml.safe_load_all(done.stdout)
+        if document
+    }
+
+
+def pod(rendered: dict[str, Any], name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = rendered[f"DaemonSet/{name}"]["spec"]["template"]["spec"]
+    return spec
 
 
 def plugin(rendered: dict[str, Any]) -> dict[str, Any]:
-    spec: dict[str, Any] = rendered["DaemonSet"]["spec"]["template"]["spec"]
-    return spec
+    return pod(rendered, "gpu-device-plugin")
+
+
+def client(rendered: dict[str, Any]) -> dict[str, Any]:
+    return pod(rendered, "client-update")
 
 
 def test_lint_is_strictly_clean(program: Path) -> None:
@@ -55,20 +73,107 @@ def test_lint_is_strictly_clean(program: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(("runtime", "system"), list(itertools.product(RUNTIMES, SYSTEMS)))
+COMBINATIONS = list(itertools.product(RUNTIMES, SYSTEMS))
+
+
+@pytest.mark.parametrize(("runtime", "system"), COMBINATIONS)
 def test_every_runtime_and_system_renders(program: Path, runtime: str, system: str) -> None:
     rendered = objects(program, f"runtimeType={runtime}", f"osType={system}")
-    assert sorted(rendered) == ["ClusterRole", "ClusterRoleBinding", "DaemonSet", "ServiceAccount"]
+    assert {"DaemonSet/gpu-device-plugin", "DaemonSet/client-update"} <= set(rendered)
     volumes = {volume["name"]: volume for volume in plugin(rendered)["volumes"]}
     assert volumes["driver"]["hostPath"]["path"] == SYSTEMS[system]
 
 
-def test_rights_are_the_two_that_are_used(program: Path) -> None:
-    rules = objects(program)["ClusterRole"]["rules"]
-    assert [(rule["resources"], rule["verbs"]) for rule in rules] == [
+def served_versions() -> list[str]:
+    """The Kubernetes that the chart admits, of those whose schemas we have."""
+    minimum = re.search(r">=1\.(\d+)\.", (CHART / "Chart.yaml").read_text())
+    assert minimum
+    known = {tuple(map(int, v.split(".")[:2])) for v in kubernetes_validate.utils.all_versions()}
+    return [f"{major}.{minor}" for major, minor in sorted(known) if minor >= int(minimum[1])]
+
+
+@pytest.mark.parametrize(("runtime", "system"), COMBINATIONS)
+def test_every_object_is_strictly_what_kubernetes_knows(
+    program: Path, runtime: str, system: str
+) -> None:
+    """Against the API's own schemas, oldest and newest; an unknown field is an error."""
+    versions = served_versions()
+    rendered = objects(program, f"runtimeType={runtime}", f"osType={system}")
+    for name, document in rendered.items():
+        for version in (versions[0], versions[-1]):
+            assert kubernetes_validate.validate(document, version, strict=True) == version, name
+
+
+def test_the_strict_schema_finds_a_misplaced_field(program: Path) -> None:
+    """Upstream's chart put environment entries among the containers."""
+    document = objects(program)["DaemonSet/gpu-device-plugin"]
+    document["spec"]["template"]["spec"]["containers"].append({"name": "NODE_NAME", "value": "x"})
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(document, served_versions()[-1], strict=True)
+
+
+def test_runtime_docker_has_no_field_strategy(program: Path) -> None:
+    """cri-dockerd passes no CDI names on, so slices would silently have no card."""
+    assert render(program, "cdiStrategy=field").returncode == 0
+    done = render(program, "runtimeType=docker", "cdiStrategy=field")
+    assert done.returncode != 0
+    assert "cdiStrategy" in done.stderr
+
+
+def test_rights_are_those_that_are_used(program: Path) -> None:
+    role = objects(program)["ClusterRole/gpupool-gpu-device-plugin"]
+    assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
         (["pods"], ["get"]),
         (["nodes"], ["patch"]),
     ]
+    everywhere = json.dumps(objects(program))
+    assert '"*"' not in everywhere.replace('"operator": "Exists"', "")
+
+
+def test_client_update_has_no_rights_but_to_write_its_directory(program: Path) -> None:
+    spec = client(objects(program))
+    assert spec["automountServiceAccountToken"] is False
+    assert {"hostPID", "hostNetwork"}.isdisjoint(spec)
+    assert [v["hostPath"]["path"] for v in spec["volumes"]] == ["/opt/xpu"]
+    context = spec["containers"][0]["securityContext"]
+    assert "privileged" not in context
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["readOnlyRootFilesystem"] is True
+    assert context["allowPrivilegeEscalation"] is False
+
+
+def test_client_update_can_write_where_selinux_is_enforced(program: Path) -> None:
+    def labelled(system: str) -> bool:
+        context = client(objects(program, f"osType={system}"))["containers"][0]["securityContext"]
+        return "seLinuxOptions" in context
+
+    assert {system for system in SYSTEMS if labelled(system)} == {"centos", "rhel", "openeuler"}
+
+
+def test_client_update_can_be_left_out(program: Path) -> None:
+    assert "DaemonSet/client-update" not in objects(program, "gpuClientUpdate.enabled=false")
+
+
+def test_the_namespace_is_made_for_what_stands_in_it(program: Path) -> None:
+    made = objects(program)["Namespace/xpu"]["metadata"]["labels"]
+    assert made["pod-security.kubernetes.io/enforce"] == "privileged"
+    assert "Namespace/xpu" not in objects(program, "basic.createNamespace=false")
+    assert "Namespace/default" not in objects(program, "basic.namespace=default")
+
+
+def test_every_daemon_says_whether_it_is_ready(program: Path) -> None:
+    daemons = [o for o in objects(program).values() if o["kind"] == "DaemonSet"]
+    for daemon in daemons:
+        for container in daemon["spec"]["template"]["spec"]["containers"]:
+            assert "readinessProbe" in container, daemon["metadata"]["name"]
+            assert container["resources"]["requests"], daemon["metadata"]["name"]
+            assert container["resources"]["limits"]["memory"], daemon["metadata"]["name"]
+
+
+def test_a_registry_that_asks_who_pulls_gets_its_secrets(program: Path) -> None:
+    rendered = objects(program, "imagePullSecrets[0].name=site-registry")
+    for spec in (plugin(rendered), client(rendered)):
+        assert spec["imagePullSecrets"] == [{"name": "site-registry"}]
 
 
 def test_host_paths_are_the_same_inside(program: Path) -> None:
@@ -90,20 +195,55 @@ def test_pids_are_the_hosts(program: Path) -> None:
     assert "--on-misuse=kill" in killing["containers"][0]["args"]
 
 
-def test_a_new_digest_under_the_same_tag_rolls_the_pods(program: Path) -> None:
-    def annotations(*settings: str) -> dict[str, str]:
-        template = objects(program, *settings)["DaemonSet"]["spec"]["template"]
-        return dict(template["metadata"]["annotations"])
+SECURITY = ("security.openshift.io/v1",)
 
+
+def test_openshift_is_known_by_its_api_and_gets_constraints(program: Path) -> None:
+    assert not [name for name in objects(program) if name.startswith("SecurityContext")]
+    rendered = objects(program, api_versions=SECURITY)
+    constraints = {
+        document["users"][0].rpartition(":")[2]: document
+        for name, document in rendered.items()
+        if name.startswith("SecurityContextConstraints/")
+    }
+    assert sorted(constraints) == ["client-update", "gpu-device-plugin"]
+    for name, document in constraints.items():
+        spec = pod(rendered, name)
+        assert spec["serviceAccountName"] == name
+        assert document["allowHostPID"] is spec.get("hostPID", False)
+        context = spec["containers"][0]["securityContext"]
+        assert document["allowPrivilegedContainer"] is context.get("privileged", False)
+        assert document["readOnlyRootFilesystem"] is context["readOnlyRootFilesystem"]
+        used = {"hostPath" for volume in spec["volumes"] if "hostPath" in volume}
+        token = set() if spec.get("automountServiceAccountToken") is False else {"projected"}
+        assert set(document["volumes"]) == used | token
+        assert document["allowHostNetwork"] is document["allowHostIPC"] is False
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("gpuDevicePlugin", "gpu-device-plugin"), ("gpuClientUpdate", "client-update")],
+)
+def test_a_new_digest_under_the_same_tag_rolls_its_own_pods_alone(
+    program: Path, value: str, name: str
+) -> None:
     digest = f"sha256:{'ab' * 32}"
-    assert "gpupool.com/image-digest" not in annotations()
-    rolled = annotations(f"gpuDevicePlugin.image.digest={digest}")
-    assert rolled["gpupool.com/image-digest"] == digest
+    before = objects(program)
+    after = objects(program, f"{value}.image.digest={digest}")
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed == {f"DaemonSet/{name}"}
+    template = after[f"DaemonSet/{name}"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["gpupool.com/image-digest"] == digest
 
 
-def test_the_image_is_a_full_reference(program: Path) -> None:
-    container = plugin(objects(program, "basic.swr_addr=registry.site:5000/xpu"))["containers"][0]
-    assert container["image"] == "registry.site:5000/xpu/gpu-device-plugin:v1.0"
+def test_images_are_full_references(program: Path) -> None:
+    rendered = objects(program, "basic.swr_addr=registry.site:5000/xpu")
+    assert plugin(rendered)["containers"][0]["image"] == (
+        "registry.site:5000/xpu/gpu-device-plugin:v1.0"
+    )
+    assert client(rendered)["containers"][0]["image"] == (
+        "registry.site:5000/xpu/cuda-client-update:v1.0"
+    )
 
 
 @pytest.mark.parametrize(
@@ -115,6 +255,9 @@ def test_the_image_is_a_full_reference(program: Path) -> None:
         ("deviceSplitCount=0", "deviceSplitCount"),
         ("onMisuse=evict", "onMisuse"),
         ("gpuDevicePlugin.image.tag=v1.0", "tag"),
+        ("gpuClientUpdate.image.tag=v1.0", "tag"),
+        ("gpuClientUpdate.intervalS=0", "intervalS"),
+        ("imagePullSecrets[0]=site-registry", "imagePullSecrets"),
         ("basic.namespace=Not_A_Name", "namespace"),
     ],
 )

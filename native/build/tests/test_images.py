@@ -18,6 +18,8 @@ def programs(tmp_path: Path) -> Path:
     for name in (
         "gpu-device-plugin",
         "xpu-webhook",
+        "cuda-client-update",
+        "xpu-runtime.tar.gz",
         "vc-scheduler",
         "vc-controller-manager",
         "load.py",
@@ -33,6 +35,7 @@ def every(programs: Path) -> list[images.Image]:
     return [
         images.device_plugin(programs),
         images.admission_webhook(programs),
+        images.cuda_client_update(programs, programs / "xpu-runtime.tar.gz"),
         images.scheduler(programs),
         images.controller_manager(programs),
         images.workload([programs / "load.py"]),
@@ -43,6 +46,7 @@ def test_names_are_those_of_the_interfaces(programs: Path) -> None:
     assert [image.reference for image in every(programs)] == [
         "docker.io/library/gpu-device-plugin:v1.0",
         "docker.io/library/xpu-webhook:v1.0",
+        "docker.io/library/cuda-client-update:v1.0",
         "docker.io/library/vc-scheduler:v1.0",
         "docker.io/library/vc-controller-manager:v1.0",
         "docker.io/library/xpu-workload:v1.0",

@@ -8,17 +8,14 @@ every digest again on the host that uses the file.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import yaml
 
-from .archive import write_tarball
-from .cache import Cache, Recipe, digest_file, digest_tree, place
-from .recipes import charts, cuda, helm, images, volcano
-from .toolchain import REPOSITORY
+from .cache import Cache, digest_file, place
+from .recipes import charts, helm, images, runtime, volcano
 
 # What runs inside a container comes for both; images and helm are x86_64's only.
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -50,35 +47,9 @@ class Artefact:
         }
 
 
-def collection_version() -> str:
-    """Version of the collection, which its own artefacts share."""
-    text = (REPOSITORY / "galaxy.yml").read_text(encoding="utf-8")
-    return str(yaml.safe_load(text)["version"])
-
-
 def _xpu_runtime(cache: Cache, arch: str) -> Artefact:
-    """Interception libraries and tools as one tarball: ``lib/``, ``bin/``, ``VERSION``."""
-    slice_parts = cuda.build(cache, arch)
-    version = collection_version()
-    name = f"xpu-runtime-{version}-{arch}.tar.gz"
-
-    def pack(out: Path) -> None:
-        stage = out / "stage"
-        stage.mkdir()
-        for part in ("lib", "bin"):
-            shutil.copytree(slice_parts / part, stage / part, symlinks=True)
-        (stage / "VERSION").write_text(version + "\n", encoding="utf-8")
-        members = [str(p.relative_to(stage)) for p in stage.rglob("*") if not p.is_dir()]
-        write_tarball(out / name, stage, members)
-
-    inputs = {
-        "parts": digest_tree([slice_parts], slice_parts),
-        "version": version,
-        "arch": arch,
-        "pack": "1",
-    }
-    path = cache.get(Recipe("xpu-runtime", inputs, pack)) / name
-    return Artefact("xpu-runtime", version, arch, "tarball", path, OWN_LICENCE)
+    path = runtime.build(cache, arch)
+    return Artefact("xpu-runtime", runtime.version(), arch, "tarball", path, OWN_LICENCE)
 
 
 def _charts(cache: Cache) -> list[Artefact]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``go vet`` and ``go test`` over the project's Go modules, one after another, watched for races."""
+"""``go vet`` and ``go test`` over the project's Go modules, watched for races."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import debian, oci
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
-from . import cluster, volcano, webhook
+from . import client_update, cluster, runtime, volcano, webhook
 
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
@@ -57,6 +57,19 @@ def admission_webhook(program: Path) -> Image:
         "xpu-webhook",
         {"/xpu-webhook": program / "xpu-webhook"},
         oci.Config(entrypoint=["/xpu-webhook"], user="65532:65532"),
+        on_debian=False,
+    )
+
+
+def cuda_client_update(program: Path, release: Path) -> Image:
+    """The program and what it installs, the same tarball that role xpu_runtime does."""
+    return Image(
+        "cuda-client-update",
+        {
+            "/cuda-client-update": program / "cuda-client-update",
+            "/release/xpu-runtime.tar.gz": release,
+        },
+        oci.Config(entrypoint=["/cuda-client-update"]),
         on_debian=False,
     )
 
@@ -149,6 +162,7 @@ def build(cache: Cache) -> Path:
     images = [
         device_plugin(programs),
         admission_webhook(webhook.build(cache)),
+        cuda_client_update(client_update.build(cache), runtime.build(cache)),
         scheduler(scheduling),
         controller_manager(scheduling),
         workload(sorted(WORKLOAD.glob("*.py"))),

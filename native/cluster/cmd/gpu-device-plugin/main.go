@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // gpu-device-plugin gives out slices of this node's cards to containers and looks after them while they
-// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes, and
-// `gpu-device-plugin slice` registers slices of the host itself.
+// run. `gpu-device-plugin agent` does the latter alone, on hosts without Kubernetes, `gpu-device-plugin
+// slice` registers slices of the host itself, and `gpu-device-plugin check` is the probe of the plugin's pod.
 package main
 
 import (
@@ -30,6 +30,13 @@ func main() {
 	args := os.Args[1:]
 	if len(args) > 0 && args[0] == "slice" {
 		os.Exit(sliceCommand(args[1:], os.Getenv, os.Stdout, os.Stderr))
+	}
+	if len(args) > 0 && args[0] == "check" {
+		if err := check(context.Background(), args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "gpu-device-plugin:", err)
+			os.Exit(1)
+		}
+		return
 	}
 	if len(args) > 0 && args[0] == "agent" {
 		command, read, args = startAgent, parseAgent, args[1:]

@@ -21,6 +21,8 @@ const (
 	reportRetry    = 5 * time.Second
 	reapInterval   = 5 * time.Second
 	kubeletPoll    = time.Second
+	// numberSocket is upstream's name; it stays with the resource it belonged to.
+	numberSocket = "xpu.sock"
 )
 
 // deps is the world as run sees it.
@@ -77,13 +79,12 @@ func run(ctx context.Context, cfg config, d deps) error {
 	return err
 }
 
-// resources: upstream's socket name stays with the resource it belonged to.
 func resources(cfg config, cards []xpu.Card, binder *agent.Agent) []plugin.Resource {
 	split := func(card xpu.Card) int { return card.Split }
 	cores := func(xpu.Card) int { return xpu.FullCores }
 	memory := func(card xpu.Card) int { return int(card.MemoryMiB / xpu.MiBPerGiB) }
 	return []plugin.Resource{
-		{Name: cfg.resources.Number, Socket: "xpu.sock", IDs: plugin.Tokens(cards, "", split),
+		{Name: cfg.resources.Number, Socket: numberSocket, IDs: plugin.Tokens(cards, "", split),
 			Allocate: plugin.Indirection(cfg.strategy), Prepare: binder.Prepare},
 		{Name: cfg.resources.Cores, Socket: "xpu-cores.sock", IDs: plugin.Tokens(cards, "c", cores),
 			Allocate: plugin.Empty},
