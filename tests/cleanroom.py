@@ -3,18 +3,22 @@
 
 A root directory of a supported system with only git, make and Python (debootstrap), a clone of the
 committed state in it, and a command run there as root, by default the README's own two. What it
-builds goes to a cache of the room's own (cold), or to this machine's (``--caches machine``).
+builds goes to a cache of the room's own (cold), or to this machine's (``--caches machine``). The room
+has a network of its own behind this machine's, so that testbeds inside and outside can't meet.
 
 Needs root on Debian or Ubuntu. Leaves the room's directory for a look, unless ``--remove``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -32,8 +36,12 @@ REGISTRIES = ("PIP_CERT", "PIP_INDEX_URL", "SSL_CERT_FILE", "GOPROXY", "GONOSUMD
     "https_proxy",
     "no_proxy",
 )
+NETNS = "flexai-cleanroom"
+# Link-local: whatever a testbed, the machine or its registries use, it isn't this.
+INNER, OUTER, LINK = "169.254.93.2", "169.254.93.1", "169.254.93.0/30"
 # Mount namespace of its own: what the room mounts ends with it. PID namespace: so do its processes.
 ENTER = (
+    f"ip netns exec {NETNS} "
     "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --propagation private"
 ).split()
 INSIDE = """\
@@ -102,6 +110,47 @@ def registries() -> str:
     return " ".join(f"{name}={value}" for name, value in told.items())
 
 
+NAT = ["POSTROUTING", "-s", LINK, "-j", "MASQUERADE"]
+
+
+@contextlib.contextmanager
+def network() -> Iterator[None]:
+    """The room's network namespace, joined to this machine by a pair of interfaces and NAT."""
+    remove_network()
+    forwarding = Path("/proc/sys/net/ipv4/ip_forward")
+    before = forwarding.read_text()
+    for line in (
+        f"ip netns add {NETNS}",
+        f"ip link add cleanroom0 type veth peer name eth0 netns {NETNS}",
+        f"ip address add {OUTER}/30 dev cleanroom0",
+        "ip link set cleanroom0 up",
+        f"ip -n {NETNS} address add {INNER}/30 dev eth0",
+        f"ip -n {NETNS} link set lo up",
+        f"ip -n {NETNS} link set eth0 mtu {_mtu()} up",
+        f"ip -n {NETNS} route add default via {OUTER}",
+    ):
+        run(line.split())
+    run(["iptables", "--wait", "-t", "nat", "-A", *NAT])
+    forwarding.write_text("1")
+    try:
+        yield
+    finally:
+        forwarding.write_text(before)
+        remove_network()
+
+
+def remove_network() -> None:
+    """Also what a killed run left. The interfaces go with the namespace."""
+    for argv in (["ip", "netns", "del", NETNS], ["iptables", "--wait", "-t", "nat", "-D", *NAT]):
+        subprocess.run(argv, stderr=subprocess.DEVNULL, check=False)
+
+
+def _mtu() -> int:
+    """That of the way out: a tunnel's is smaller than Ethernet's."""
+    route = json.loads(run(["ip", "-json", "route", "get", "192.0.2.255"]))[0]
+    return int(Path("/sys/class/net", route["dev"], "mtu").read_text())
+
+
 @click.command()
 @click.argument("command", default="make demo && make test && make demo-down")
 @click.option("--suite", default="bookworm", type=click.Choice(sorted(debian.SUITES)))
@@ -119,12 +168,13 @@ def main(command: str, suite: str, caches: str, remove: bool) -> None:
     head = run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY).strip()
     click.echo(f"clean room: {suite}, commit {head}, {', '.join(PACKAGES)}; caches: {caches}")
     started = time.monotonic()
-    done = subprocess.run(
-        [*ENTER, "sh", "-c", INSIDE, "room", str(room), CHECKOUT, command],
-        env={**os.environ, "CACHES": lent, "PASSED": registries()},
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
+    with network():
+        done = subprocess.run(
+            [*ENTER, "sh", "-c", INSIDE, "room", str(room), CHECKOUT, command],
+            env={**os.environ, "CACHES": lent, "PASSED": registries()},
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     minutes = (time.monotonic() - started) / 60
     click.echo(f"clean room: `{command}` exited {done.returncode} after {minutes:.1f} minutes")
     if remove:
