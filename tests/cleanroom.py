@@ -3,8 +3,8 @@
 
 A root directory of a supported system with only git, make and Python (debootstrap), a clone of the
 committed state in it, and a command run there as root, by default the README's own two. What it
-builds goes to a cache of the room's own (cold), or to this machine's (``--caches machine``). The room
-has a network of its own behind this machine's, so that testbeds inside and outside can't meet.
+builds goes to a cache of the room's own (cold), or to this machine's (``--caches machine``). The
+room has a network of its own behind this machine's, so that testbeds inside and outside can't meet.
 
 Needs root on Debian or Ubuntu. Leaves the room's directory for a look, unless ``--remove``.
 """
