@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The distribution's clang: it brings sanitizers and libFuzzer, which zig doesn't. For tests only."""
+"""The distribution's clang, for tests: it brings sanitizers and libFuzzer, which zig doesn't."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RUNTIMES = ("asan", "tsan", "fuzzer")
 
 
 def _runtime(name: str) -> Path:
-    """Where clang has a runtime; not absolute where it has none. Newer ones leave the machine out."""
+    """Where clang has a runtime, else a relative path. Newer ones leave the machine out."""
     suffix = "so" if name == "asan" else "a"
     for file in (f"{name}-{platform.machine()}.{suffix}", f"{name}.{suffix}"):
         found = Path(run(["clang++", f"-print-file-name=libclang_rt.{file}"]).strip())
