@@ -4,6 +4,7 @@ package xpu
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -13,9 +14,45 @@ func RegisterValue(cards []Card) string {
 	var text strings.Builder
 	for _, card := range cards {
 		fmt.Fprintf(&text, "%d,%s,%d,%d,GPU-%s,%t,%d:",
-			card.Index, card.UUID, card.Split, card.MemoryMiB, ShortModel(card.Model), card.Healthy, card.NUMA)
+			card.Index, card.UUID, card.Split, card.MemoryMiB, card.Short(), card.Healthy, card.NUMA)
 	}
 	return text.String()
+}
+
+// UsedValue is what is promised of each card: "index,UUID,slices,memMiB,cores:".
+func UsedValue(cards []Card, held []Slice) string {
+	used := use(held)
+	var text strings.Builder
+	for _, card := range cards {
+		u := used[card.UUID]
+		fmt.Fprintf(&text, "%d,%s,%d,%d,%d:", card.Index, card.UUID, u.shares(), u.memory, u.cores)
+	}
+	return text.String()
+}
+
+// SlicesValue is what is really bound, also on cards that are lost: "podUID,container,UUID,vid,cores,memMiB:".
+func SlicesValue(held []Slice) string {
+	var text strings.Builder
+	for _, slice := range held {
+		for _, share := range slice.Shares {
+			fmt.Fprintf(&text, "%s,%s,%s,%d,%d,%d:", slice.Owner.PodUID, slice.Owner.Container,
+				share.UUID, share.VID, share.CoresPercent, share.MemoryMiB)
+		}
+	}
+	return text.String()
+}
+
+// TopologyValue is the matrix of links between the cards, in their order; a card to itself is 0.
+func TopologyValue(cards []Card) string {
+	rows := make([]string, len(cards))
+	for i, card := range cards {
+		values := make([]string, len(cards))
+		for j, other := range cards {
+			values[j] = strconv.Itoa(card.Links[other.UUID])
+		}
+		rows[i] = strings.Join(values, ",")
+	}
+	return strings.Join(rows, ";")
 }
 
 // ShortModel is the part of a product name that tells models apart: its first word that begins with

@@ -51,8 +51,13 @@ func Place(cards []Card, held []Slice, ask Ask, preferred []string) ([]Share, er
 	}
 	rank := ranks(preferred)
 	sort.SliceStable(fitting, func(i, j int) bool { return better(fitting[i], fitting[j], used, rank) })
+	chosen := joined(fitting, ask.Cards, ask.Bandwidth)
+	if chosen == nil {
+		return nil, &NoFit{Ask: ask, Free: fmt.Sprintf("no %d of the cards with room are joined by %d or more; %s",
+			ask.Cards, ask.Bandwidth, describe(cards, used, ask))}
+	}
 	shares := make([]Share, 0, ask.Cards)
-	for _, card := range fitting[:ask.Cards] {
+	for _, card := range chosen {
 		shares = append(shares, share(card, used[card.UUID], ask))
 	}
 	return shares, nil
@@ -97,6 +102,8 @@ func refusal(card Card, u usage, ask Ask) string {
 	switch {
 	case !card.Healthy:
 		return "unhealthy"
+	case !card.isOf(ask.Models):
+		return "model " + card.Short()
 	case u.shares() >= card.Split:
 		return fmt.Sprintf("all %d slices taken", card.Split)
 	case ask.MemoryMiB == 0 && u.memory > 0:
@@ -124,7 +131,8 @@ func share(card Card, u usage, ask Ask) Share {
 	for u.vids[vid] {
 		vid++
 	}
-	return Share{UUID: card.UUID, VID: vid, CoresPercent: ask.CoresPercent, MemoryMiB: memoryOf(card, ask)}
+	return Share{UUID: card.UUID, VID: vid, CoresPercent: ask.CoresPercent, MemoryMiB: memoryOf(card, ask),
+		Mode: ask.Mode, Weight: ask.Weight}
 }
 
 func describe(cards []Card, used map[string]usage, ask Ask) string {

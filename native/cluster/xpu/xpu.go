@@ -30,6 +30,32 @@ type Card struct {
 	Healthy   bool   `json:"healthy"`
 	// Split is the most slices this card may hold at once.
 	Split int `json:"split"`
+	// ShortName stands for the model where the site's table names it; see Short.
+	ShortName string `json:"short_name,omitempty"`
+	// Links are the values of the topology matrix to the other cards, by UUID.
+	Links map[string]int `json:"links,omitempty"`
+}
+
+// Short is the model's short name, by which pods pin it.
+func (c Card) Short() string {
+	if c.ShortName != "" {
+		return c.ShortName
+	}
+	return ShortModel(c.Model)
+}
+
+// isOf says whether the card's model is one of models, joined by ","; none means any. Case doesn't
+// count: resource names, where pods write models, are often lower case.
+func (c Card) isOf(models string) bool {
+	if models == "" {
+		return true
+	}
+	for _, model := range strings.Split(models, ",") {
+		if strings.EqualFold(strings.TrimSpace(model), c.Short()) {
+			return true
+		}
+	}
+	return false
 }
 
 // Owner is the container a slice belongs to.

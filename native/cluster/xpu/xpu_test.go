@@ -27,33 +27,6 @@ func TestKeyDependsOnTheSetAlone(t *testing.T) {
 	}
 }
 
-func TestSettle(t *testing.T) {
-	for name, test := range map[string]struct {
-		counts    Counts
-		want      Ask
-		wantError string
-	}{
-		"the demo":              {Counts{1, 20, 3}, Ask{1, 20, 3072}, ""},
-		"whole cards by number": {Counts{4, 0, 0}, Ask{4, 100, 0}, ""},
-		"cores alone":           {Counts{1, 30, 0}, Ask{1, 30, 0}, ""},
-		"memory alone":          {Counts{1, 0, 8}, Ask{1, 0, 8192}, ""},
-		"nothing counted":       {Counts{0, 20, 3}, Ask{}, "without vgpu-number"},
-		"several slices":        {Counts{2, 40, 6}, Ask{}, "several slices"},
-		"over a card":           {Counts{1, 101, 0}, Ask{}, "the most is 100"},
-		"negative":              {Counts{1, -1, 0}, Ask{}, "negative"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			got, err := Settle(test.counts)
-			if test.wantError == "" && (err != nil || got != test.want) {
-				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
-			}
-			if test.wantError != "" && (err == nil || !strings.Contains(err.Error(), test.wantError)) {
-				t.Errorf("error %v, want %q", err, test.wantError)
-			}
-		})
-	}
-}
-
 func holding(shares ...Share) []Slice { return []Slice{{Owner: Owner{"u", "c"}, Shares: shares}} }
 
 func TestPlace(t *testing.T) {
@@ -70,25 +43,25 @@ func TestPlace(t *testing.T) {
 		want      []string
 		wantError string
 	}{
-		"the fuller card": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{1, 20, 1024}, nil, []string{"GPU-1/1"}, ""},
-		"the preferred one": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{1, 20, 1024}, []string{"GPU-0"},
+		"the fuller card": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, []string{"GPU-1/1"}, ""},
+		"the preferred one": {cards, holding(Share{"GPU-1", 0, 20, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, []string{"GPU-0"},
 			[]string{"GPU-0/0"}, ""},
-		"a full preference is passed over": {cards, holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{1, 20, 1024},
+		"a full preference is passed over": {cards, holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024},
 			[]string{"GPU-0"}, []string{"GPU-1/0"}, ""},
-		"an unknown preference":       {cards, nil, Ask{1, 20, 1024}, []string{"GPU-9"}, []string{"GPU-0/0"}, ""},
-		"preferences in their order":  {cards, nil, Ask{2, 100, 0}, []string{"GPU-1", "GPU-0"}, []string{"GPU-1/0", "GPU-0/0"}, ""},
-		"whole card on an empty card": {cards, holding(Share{"GPU-0", 0, 0, 1, "", 0}), Ask{1, 100, 0}, nil, []string{"GPU-1/0"}, ""},
-		"lowest free virtual number": {cards[:1], holding(Share{"GPU-0", 0, 1, 1, "", 0}, Share{"GPU-0", 2, 1, 1, "", 0}), Ask{1, 1, 1}, nil,
+		"an unknown preference":       {cards, nil, Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, []string{"GPU-9"}, []string{"GPU-0/0"}, ""},
+		"preferences in their order":  {cards, nil, Ask{Cards: 2, CoresPercent: 100, MemoryMiB: 0}, []string{"GPU-1", "GPU-0"}, []string{"GPU-1/0", "GPU-0/0"}, ""},
+		"whole card on an empty card": {cards, holding(Share{"GPU-0", 0, 0, 1, "", 0}), Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 0}, nil, []string{"GPU-1/0"}, ""},
+		"lowest free virtual number": {cards[:1], holding(Share{"GPU-0", 0, 1, 1, "", 0}, Share{"GPU-0", 2, 1, 1, "", 0}), Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil,
 			[]string{"GPU-0/1"}, ""},
-		"full compute beside none limited": {cards[:1], holding(Share{"GPU-0", 0, 0, 1024, "", 0}), Ask{1, 100, 1024}, nil, nil,
+		"full compute beside none limited": {cards[:1], holding(Share{"GPU-0", 0, 0, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 1024}, nil, nil,
 			"promised"},
-		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{1, 0, 1024}, nil, nil, "promised"},
-		"too much memory":              {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024, "", 0}), Ask{1, 20, 2048}, nil, nil, "1024 MiB free (too little memory)"},
-		"too many cores":               {cards[:1], holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{1, 20, 1024}, nil, nil, "10 % cores"},
-		"more cards than there are":    {cards, nil, Ask{3, 100, 0}, nil, nil, "3 card(s)"},
-		"a sick card":                  {[]Card{sick}, nil, Ask{1, 20, 1024}, nil, nil, "unhealthy"},
-		"every slice taken":            {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1, "", 0}), Ask{1, 1, 1}, nil, nil, "all 1 slices taken"},
-		"no card at all":               {nil, nil, Ask{1, 1, 1}, nil, nil, "no card"},
+		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 0, MemoryMiB: 1024}, nil, nil, "promised"},
+		"too much memory":              {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 2048}, nil, nil, "1024 MiB free (too little memory)"},
+		"too many cores":               {cards[:1], holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "10 % cores"},
+		"more cards than there are":    {cards, nil, Ask{Cards: 3, CoresPercent: 100, MemoryMiB: 0}, nil, nil, "3 card(s)"},
+		"a sick card":                  {[]Card{sick}, nil, Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "unhealthy"},
+		"every slice taken":            {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1, "", 0}), Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "all 1 slices taken"},
+		"no card at all":               {nil, nil, Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "no card"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			shares, err := Place(test.cards, test.held, test.ask, test.preferred)
@@ -109,14 +82,14 @@ func TestPlace(t *testing.T) {
 
 func TestReserveHandsTokensOn(t *testing.T) {
 	cards := []Card{card(0, 40)}
-	first := Claim{Owner: Owner{"u1", "init"}, Tokens: []string{"a"}, Ask: Ask{1, 100, 0}}
-	second := Claim{Owner: Owner{"u1", "app"}, Tokens: []string{"a", "b"}, Ask: Ask{1, 100, 0}}
+	first := Claim{Owner: Owner{"u1", "init"}, Tokens: []string{"a"}, Ask: Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 0}}
+	second := Claim{Owner: Owner{"u1", "app"}, Tokens: []string{"a", "b"}, Ask: Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 0}}
 	ledger, _ := NewLedger(nil)
 	ledger, _, _, err := ledger.Reserve(cards, first)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stranger := Claim{Owner: Owner{"u2", "app"}, Tokens: []string{"c"}, Ask: Ask{1, 100, 0}}
+	stranger := Claim{Owner: Owner{"u2", "app"}, Tokens: []string{"c"}, Ask: Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 0}}
 	if _, _, _, err := ledger.Reserve(cards, stranger); err == nil {
 		t.Error("a card was given twice")
 	}
