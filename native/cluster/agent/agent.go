@@ -35,12 +35,17 @@ type Kubelet interface {
 	Holdings(ctx context.Context) ([]Holding, error)
 }
 
-// Pod is what the API server says of one pod.
+// Pod is what the API server says of one pod; the fields after Containers are annotations as they stand.
 type Pod struct {
-	UID        string
-	Finished   bool
-	Preference string   // annotation huawei.com/vgpu-ids-new
-	Containers []string // init containers are not among them
+	UID             string
+	Namespace, Name string
+	Finished        bool
+	Containers      []string // init containers are not among them
+	Preference      string   // huawei.com/vgpu-ids-new
+	Shapes          string   // flexai.io/vgpu-shape
+	Class           string   // flexai.io/class
+	Models          string   // flexai.io/vgpu-type
+	Bandwidth       string   // flexai.io/intra-bandwidth
 }
 
 // ErrNoPod says that the API server has no such pod.
@@ -49,6 +54,8 @@ var ErrNoPod = errors.New("no such pod")
 // Pods reads one pod; it returns ErrNoPod when there is none.
 type Pods interface {
 	Pod(ctx context.Context, namespace, name string) (Pod, error)
+	// PodOf is the pod of this node with this UID, whose name nobody told: an init container's.
+	PodOf(ctx context.Context, uid string) (Pod, error)
 }
 
 // Store is the node's disk; see package store.
@@ -67,9 +74,11 @@ type Store interface {
 type Deps struct {
 	Resources Resources
 	Cards     []xpu.Card
+	Class     xpu.Class // of pods that name none
 	Kubelet   Kubelet
 	Pods      Pods
 	Store     Store
+	Now       func() time.Time
 	Log       *slog.Logger
 }
 
@@ -79,6 +88,7 @@ type Agent struct {
 	mutex   sync.Mutex
 	ledger  xpu.Ledger
 	absence xpu.Absence
+	waiting xpu.Waiting
 }
 
 // New loads the ledger and removes what a killed predecessor left half done.
@@ -124,7 +134,9 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 			return err
 		}
 	}
-	return a.commit(claim)
+	err = a.commit(claim)
+	a.note(claim, err)
+	return err
 }
 
 func (a *Agent) holders(tokens []string) ([]checkpoint.Container, error) {
@@ -160,28 +172,6 @@ func (a *Agent) restarted(holders []checkpoint.Container, tokens []string) (xpu.
 	return xpu.Claim{Owner: owner, Namespace: held.Namespace, Pod: held.Pod, Tokens: tokens}, true
 }
 
-func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, tokens []string) (xpu.Claim, error) {
-	place, err := a.locate(ctx, tokens)
-	if err != nil {
-		return xpu.Claim{}, err
-	}
-	uid := holders[0].PodUID
-	if place.pod != nil && place.pod.UID != uid {
-		return xpu.Claim{}, fmt.Errorf("ids %v: kubelet's checkpoint says pod %s, its PodResources %s/%s (%s); "+
-			"the kubelet tries again", tokens, uid, place.namespace, place.name, place.pod.UID)
-	}
-	holder, err := a.choose(holders, place)
-	if err != nil {
-		return xpu.Claim{}, err
-	}
-	ask, err := xpu.Settle(a.counts(holder))
-	if err != nil {
-		return xpu.Claim{}, fmt.Errorf("container %s: %w", holder.Name, err)
-	}
-	return xpu.Claim{Owner: xpu.Owner{PodUID: uid, Container: holder.Name}, Namespace: place.namespace,
-		Pod: place.name, Tokens: tokens, Ask: ask, Preferred: place.preferred(holder.Name)}, nil
-}
-
 func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
 	return xpu.Counts{
 		Number:    len(holder.IDs[a.Resources.Number]),
@@ -190,82 +180,17 @@ func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
 	}
 }
 
-// location is where PodResources sees the ids. All of it may be unknown: ids of an init container
-// are not shown, and the API server may be away. Then there is no preference, and nothing else lost.
-type location struct {
-	namespace, name, container string
-	pod                        *Pod
-}
-
-func (l location) preferred(container string) []string {
-	if l.pod == nil {
-		return nil
-	}
-	for i, name := range l.pod.Containers {
-		if name == container {
-			return xpu.Preferred(l.pod.Preference, i)
-		}
-	}
-	return nil
-}
-
-func (a *Agent) locate(ctx context.Context, tokens []string) (location, error) {
-	holdings, err := a.Kubelet.Holdings(ctx)
-	if err != nil {
-		a.Log.Warn("PodResources did not answer; binding by the kubelet's checkpoint alone", "error", err)
-		return location{}, nil
-	}
-	holding, found := holderOf(holdings, tokens)
-	if !found {
-		return location{}, nil
-	}
-	where := location{namespace: holding.Namespace, name: holding.Pod, container: holding.Container}
-	pod, err := a.Pods.Pod(ctx, where.namespace, where.name)
-	switch {
-	case errors.Is(err, ErrNoPod):
-		return location{}, fmt.Errorf("pod %s/%s was deleted while its container started", where.namespace, where.name)
-	case err != nil:
-		a.Log.Warn("API server did not answer; binding without the scheduler's preference", "error", err)
-	default:
-		where.pod = &pod
-	}
-	return where, nil
-}
-
-// holderOf prefers the container that holds exactly the ids over one that was handed them with more.
-func holderOf(holdings []Holding, tokens []string) (Holding, bool) {
-	key, wanted := xpu.Key(tokens), map[string]bool{}
-	for _, token := range tokens {
-		wanted[token] = true
-	}
-	var partial *Holding
-	for i, holding := range holdings {
-		if xpu.Key(holding.IDs) == key {
-			return holding, true
-		}
-		for _, id := range holding.IDs {
-			if wanted[id] {
-				partial = &holdings[i]
-			}
-		}
-	}
-	if partial == nil {
-		return Holding{}, false
-	}
-	return *partial, true
-}
-
 // choose picks among containers of one pod that hold the same ids: an init container and the one
 // that got its ids afterwards. They run one after the other, so one slice serves both, if they ask
 // for the same.
-func (a *Agent) choose(holders []checkpoint.Container, place location) (checkpoint.Container, error) {
+func (a *Agent) choose(holders []checkpoint.Container, running string) (checkpoint.Container, error) {
 	chosen := holders[0]
 	for _, holder := range holders {
 		if a.counts(holder) != a.counts(chosen) {
 			return chosen, fmt.Errorf("containers %s and %s of one pod were given the same ids but ask for different "+
 				"slices; give the init container the same requests", chosen.Name, holder.Name)
 		}
-		if holder.Name == place.container {
+		if holder.Name == running {
 			chosen = holder
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"flexai.io/xpu/cluster/checkpoint"
 	"flexai.io/xpu/cluster/xpu"
@@ -30,6 +31,7 @@ type world struct {
 	files     map[string]xpu.Slice // by owner, as directories are
 	pages     map[string]bool      // by key
 	cdi       []string
+	now       time.Time
 	failAfter int // writes until the disk fails; negative: never
 }
 
@@ -55,6 +57,19 @@ func (w *world) Pod(_ context.Context, namespace, name string) (Pod, error) {
 		return Pod{}, ErrNoPod
 	}
 	return pod, nil
+}
+
+func (w *world) PodOf(_ context.Context, uid string) (Pod, error) {
+	w.asked++
+	if w.noAPI {
+		return Pod{}, errors.New("connection refused")
+	}
+	for _, pod := range w.pods {
+		if pod.UID == uid {
+			return pod, nil
+		}
+	}
+	return Pod{}, ErrNoPod
 }
 
 var errKilled = errors.New("killed")
@@ -129,7 +144,7 @@ func (w *world) admit(uid, pod, container string, tokens []string, cores, memory
 	w.assign(uid, container, tokens, cores, memory)
 	w.holdings = append(w.holdings, Holding{"n", pod, container, tokens})
 	known := w.pods["n/"+pod]
-	known.UID, known.Containers = uid, append(known.Containers, container)
+	known.UID, known.Namespace, known.Name, known.Containers = uid, "n", pod, append(known.Containers, container)
 	w.pods["n/"+pod] = known
 }
 
@@ -166,7 +181,7 @@ func (w *world) start(t *testing.T) *Agent {
 	for i := range 2 {
 		cards = append(cards, xpu.Card{UUID: fmt.Sprint("GPU-", i), Index: i, Minor: i, MemoryMiB: 40960, Split: 20, Healthy: true})
 	}
-	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Store: w,
+	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Store: w, Now: func() time.Time { return w.now },
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -258,7 +273,7 @@ func TestRefusals(t *testing.T) {
 	delete(w.pods, "n/p7")
 	a := w.start(t)
 	for tokens, parts := range map[string][]string{
-		"a b": {"container several", "several slices"},
+		"a b": {"container several", "several slices", "webhook"},
 		"c":   {"no room", "GPU-0: 100 % cores and 40960 MiB free"},
 		"d":   {"u3", "u4"},
 		"e":   {"u5", "u6", "n/p5"},

@@ -6,12 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -26,14 +29,15 @@ import (
 )
 
 const podText = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"n","uid":"u1",
- "annotations":{"huawei.com/vgpu-ids-new":"0,GPU-0,GPU,1,1,0:"}},
+ "annotations":{"huawei.com/vgpu-ids-new":"0,GPU-0,GPU,1,1,0:","flexai.io/vgpu-shape":"{\"a\":{\"number\":1}}",
+ "flexai.io/class":"elastic","flexai.io/vgpu-type":"A100,T4","flexai.io/intra-bandwidth":"50"}},
  "spec":{"initContainers":[{"name":"init"}],"containers":[{"name":"a"},{"name":"b"}]},"status":{"phase":"Failed"}}`
 
 func api(t *testing.T, handler http.HandlerFunc) *API {
 	t.Helper()
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	client, err := NewAPI(&rest.Config{Host: server.URL})
+	client, err := NewAPI(&rest.Config{Host: server.URL}, "node-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +73,25 @@ func TestPodIsReadOnce(t *testing.T) {
 	}
 }
 
-func TestReportPatchesTwoAnnotations(t *testing.T) {
+func TestAnInitContainersPodIsFoundByItsUID(t *testing.T) {
+	client := api(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/pods" || r.URL.Query().Get("fieldSelector") != "spec.nodeName=node-1" {
+			t.Errorf("%s %s", r.Method, r.URL)
+		}
+		reply(w, 200, `{"apiVersion":"v1","kind":"PodList","items":[{"metadata":{"name":"other","uid":"u0"}},`+podText+`]}`)
+	})
+	pod, err := client.PodOf(context.Background(), "u1")
+	want := agent.Pod{UID: "u1", Namespace: "n", Name: "p", Finished: true, Containers: []string{"a", "b"},
+		Preference: "0,GPU-0,GPU,1,1,0:", Shapes: `{"a":{"number":1}}`, Class: "elastic", Models: "A100,T4", Bandwidth: "50"}
+	if err != nil || !reflect.DeepEqual(pod, want) {
+		t.Errorf("%+v, %v; want %+v", pod, err, want)
+	}
+	if _, err := client.PodOf(context.Background(), "u9"); !errors.Is(err, agent.ErrNoPod) {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestTheNodesAnnotationsAreOnePatch(t *testing.T) {
 	var patch struct {
 		Metadata struct{ Annotations map[string]string }
 	}
@@ -83,18 +105,43 @@ func TestReportPatchesTwoAnnotations(t *testing.T) {
 		reply(w, 200, `{"apiVersion":"v1","kind":"Node"}`)
 	})
 	cards := []xpu.Card{{UUID: "GPU-0", MemoryMiB: 40960, Model: "A100", Split: 20, Healthy: true}}
-	berlin := time.FixedZone("CET", 3600)
-	if err := client.Report(context.Background(), "node-1", cards, time.Date(2026, 1, 2, 4, 4, 5, 0, berlin)); err != nil {
+	held := []xpu.Slice{{Owner: xpu.Owner{PodUID: "host", Container: "box"}, Shares: []xpu.Share{{UUID: "GPU-0", VID: 1, CoresPercent: 20, MemoryMiB: 512}}}}
+	at := time.Date(2026, 1, 2, 4, 4, 5, 0, time.FixedZone("CET", 3600))
+	if err := client.Annotate(context.Background(), NodeAnnotations(cards, held, at)); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{registerAnnotation: "0,GPU-0,20,40960,GPU-A100,true,0:", handshakeAnnotation: "Reported_2026.01.02 03:04:05"}
-	for key, value := range want {
-		if patch.Metadata.Annotations[key] != value {
-			t.Errorf("%s is %q, want %q", key, patch.Metadata.Annotations[key], value)
+	want := map[string]string{
+		"huawei.com/node-vgpu-register":  "0,GPU-0,20,40960,GPU-A100,true,0:",
+		"huawei.com/node-vgpu-handshake": "Reported_2026.01.02 03:04:05",
+		"huawei.com/node-gpu-topology":   "0",
+		"huawei.com/node-vgpu-used":      "0,GPU-0,1,512,20:",
+		"flexai.io/node-vgpu-slices":     "host,box,GPU-0,1,20,512:",
+	}
+	if !reflect.DeepEqual(patch.Metadata.Annotations, want) {
+		t.Errorf("%v, want %v", patch.Metadata.Annotations, want)
+	}
+}
+
+// An object's annotations are refused as a whole above 256 KiB; then the node would look dead.
+func TestAnnotationsOfTheFullestNodeStayAccepted(t *testing.T) {
+	var cards []xpu.Card
+	var held []xpu.Slice
+	for i := range 16 {
+		cards = append(cards, xpu.Card{UUID: fmt.Sprintf("GPU-%08d-1111-2222-3333-0123456789ab", i), MemoryMiB: 1 << 20, Split: 256})
+		for j := range 256 {
+			held = append(held, xpu.Slice{Owner: xpu.Owner{PodUID: strings.Repeat("u", 36), Container: strings.Repeat("c", 63)},
+				Shares: []xpu.Share{{UUID: cards[i].UUID, VID: j, MemoryMiB: 4096}}})
 		}
 	}
-	if len(patch.Metadata.Annotations) != len(want) {
-		t.Errorf("also patched: %v", patch.Metadata.Annotations)
+	for count, whole := range map[int]bool{700: true, len(held): false} {
+		size := 0
+		annotations := NodeAnnotations(cards, held[:count], time.Now())
+		for key, value := range annotations {
+			size += len(key) + len(value)
+		}
+		if size > 200<<10 || whole != (annotations[slicesAnnotation] != "") {
+			t.Errorf("%d slices: %d bytes, the list has %d", count, size, len(annotations[slicesAnnotation]))
+		}
 	}
 }
 

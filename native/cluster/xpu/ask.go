@@ -128,11 +128,11 @@ func Settle(c Counts, shape *Shape) (Ask, error) {
 		return Ask{}, fmt.Errorf("several slices in one container (%s) that the webhook has not seen: whether these are "+
 			"totals is not known; create the pod anew when the webhook runs, or ask for one slice or whole cards", c)
 	}
-	return slices(c)
+	return divided(c)
 }
 
-// slices divides totals that are known to be some.
-func slices(c Counts) (Ask, error) {
+// divided are totals that are known to be some.
+func divided(c Counts) (Ask, error) {
 	ask := Ask{Cards: c.Number, CoresPercent: c.Cores / c.Number, MemoryMiB: uint64(c.MemoryGiB/c.Number) * MiBPerGiB}
 	if ask.CoresPercent > FullCores {
 		return Ask{}, fmt.Errorf("vgpu-cores %d on one card; the most is %d", ask.CoresPercent, FullCores)

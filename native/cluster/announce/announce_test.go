@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package announce
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// server counts writes and may be away. Its time is the test's, which no busy machine delays.
+type server struct {
+	away   bool
+	writes []time.Time
+	last   map[string]string
+}
+
+func (s *server) write(_ context.Context, values map[string]string) error {
+	s.writes = append(s.writes, time.Now())
+	if s.away {
+		return errors.New("connection refused")
+	}
+	s.last = values
+	return nil
+}
+
+// during runs an Announcer beside test, in time that passes when nobody has anything to do.
+func during(t *testing.T, log io.Writer, test func(s *server, a *Announcer, value *string)) {
+	synctest.Test(t, func(t *testing.T) {
+		s, value := &server{}, "first"
+		a := New(Deps{Values: func() map[string]string { return map[string]string{"key": value} }, Write: s.write,
+			Log: slog.New(slog.NewTextHandler(log, nil))})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); a.Run(ctx) }()
+		synctest.Wait()
+		test(s, a, &value)
+		cancel()
+		<-done
+	})
+}
+
+func TestAChangeIsWrittenWithinASecondAndManyAsOne(t *testing.T) {
+	during(t, io.Discard, func(s *server, a *Announcer, value *string) {
+		for range 100 {
+			*value += "."
+			a.Changed()
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(s.writes) > 3 || s.last["key"] != *value {
+			t.Errorf("%d writes for a second of changes, the last says %d of %d", len(s.writes), len(s.last["key"]), len(*value))
+		}
+	})
+}
+
+func TestWithoutAChangeItIsSaidEvery30Seconds(t *testing.T) {
+	during(t, io.Discard, func(s *server, _ *Announcer, _ *string) {
+		time.Sleep(10 * time.Minute)
+		for i, at := range s.writes[1:] {
+			if gap := at.Sub(s.writes[i]); gap < 27*time.Second || gap > 30*time.Second {
+				t.Errorf("%s between two writes", gap)
+			}
+		}
+		if len(s.writes) < 20 {
+			t.Errorf("%d writes in ten minutes", len(s.writes))
+		}
+	})
+}
+
+func TestAnAPIServerThatIsAwayIsNotStormed(t *testing.T) {
+	var log strings.Builder
+	during(t, &log, func(s *server, a *Announcer, value *string) {
+		s.away = true
+		*value = "second"
+		before := len(s.writes)
+		for range 600 {
+			a.Changed()
+			time.Sleep(time.Second)
+		}
+		if tried := len(s.writes) - before; tried < 20 || tried > 50 {
+			t.Errorf("%d calls in ten minutes of changes each second", tried)
+		}
+		s.away = false
+		time.Sleep(longest)
+		synctest.Wait()
+		if s.last["key"] != "second" {
+			t.Errorf("when it is back it hears %q", s.last["key"])
+		}
+	})
+	if text := log.String(); strings.Count(text, "not written") != 1 || strings.Count(text, "written again") != 1 {
+		t.Errorf("the log says it not once:\n%s", text)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: longest, 10_000: longest} {
+		if most, least := backoff(failures, 0), backoff(failures, 1); most != want || least != want/2 {
+			t.Errorf("%d failures: %s to %s, want %s and half of it", failures, least, most, want)
+		}
+	}
+}
