@@ -49,6 +49,24 @@ type Resource struct {
 	Allocate func(ids []string) *pluginapi.ContainerAllocateResponse
 	// Prepare runs before each start of a container; nil when the resource needs none.
 	Prepare func(ctx context.Context, ids []string) error
+	// Withdrawn are ids that are not to be given out now; nil when there never are any.
+	Withdrawn *Withdrawn
+	// Prefer chooses size of the available ids; nil leaves it to the kubelet.
+	Prefer func(available, must []string, size int) []string
+}
+
+// devices are the ids as the kubelet wants to hear of them. They name no NUMA node: which card they stand
+// for is settled later.
+func (r Resource) devices(withdrawn map[string]bool) []*pluginapi.Device {
+	devices := make([]*pluginapi.Device, 0, len(r.IDs))
+	for _, id := range r.IDs {
+		health := pluginapi.Healthy
+		if withdrawn[id] {
+			health = pluginapi.Unhealthy
+		}
+		devices = append(devices, &pluginapi.Device{ID: id, Health: health})
+	}
+	return devices
 }
 
 // Tokens are a resource's ids: count for each card. They carry the card's UUID only because ids
@@ -95,22 +113,38 @@ func (s *service) GetDevicePluginOptions(context.Context, *pluginapi.Empty) (*pl
 }
 
 func (s *service) options() *pluginapi.DevicePluginOptions {
-	return &pluginapi.DevicePluginOptions{PreStartRequired: s.resource.Prepare != nil}
+	return &pluginapi.DevicePluginOptions{PreStartRequired: s.resource.Prepare != nil,
+		GetPreferredAllocationAvailable: s.resource.Prefer != nil}
 }
 
+// ListAndWatch tells the ids, and again whenever other ones are withdrawn.
 func (s *service) ListAndWatch(_ *pluginapi.Empty, stream pluginapi.DevicePlugin_ListAndWatchServer) error {
-	devices := make([]*pluginapi.Device, 0, len(s.resource.IDs))
-	for _, id := range s.resource.IDs {
-		devices = append(devices, &pluginapi.Device{ID: id, Health: pluginapi.Healthy})
+	for {
+		withdrawn, changed := s.resource.Withdrawn.now()
+		if err := stream.Send(&pluginapi.ListAndWatchResponse{Devices: s.resource.devices(withdrawn)}); err != nil {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return nil
+		case <-s.done:
+			return nil
+		case <-changed:
+		}
 	}
-	if err := stream.Send(&pluginapi.ListAndWatchResponse{Devices: devices}); err != nil {
-		return err
+}
+
+func (s *service) GetPreferredAllocation(_ context.Context, request *pluginapi.PreferredAllocationRequest) (*pluginapi.PreferredAllocationResponse, error) {
+	if s.resource.Prefer == nil {
+		return nil, status.Error(codes.Unimplemented, s.resource.Name+" prefers no ids")
 	}
-	select {
-	case <-stream.Context().Done():
-	case <-s.done:
+	response := &pluginapi.PreferredAllocationResponse{}
+	for _, container := range request.ContainerRequests {
+		ids := s.resource.Prefer(container.AvailableDeviceIDs, container.MustIncludeDeviceIDs, int(container.AllocationSize))
+		response.ContainerResponses = append(response.ContainerResponses,
+			&pluginapi.ContainerPreferredAllocationResponse{DeviceIDs: ids})
 	}
-	return nil
+	return response, nil
 }
 
 func (s *service) Allocate(_ context.Context, request *pluginapi.AllocateRequest) (*pluginapi.AllocateResponse, error) {
