@@ -2,10 +2,10 @@
 
 //go:build cgo
 
-// Package cards finds the cards of this machine through the driver's own library.
 package cards
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -18,29 +18,50 @@ import (
 
 const mib = 1 << 20
 
-// Discover lists the cards that the NVML library at path shows, each to be split into at most split
-// slices.
-func Discover(path string, split int) ([]xpu.Card, error) {
-	library := nvml.New(nvml.WithLibraryPath(path))
+// Find asks NVML.
+func (f Finder) Find() ([]xpu.Card, error) {
+	library := nvml.New(nvml.WithLibraryPath(f.Path))
 	if ret := library.Init(); ret != nvml.SUCCESS {
 		return nil, fmt.Errorf("NVML library %s: %s; is the driver installed and its library directory mounted?",
-			path, describe(library, ret))
+			f.Path, describe(library, ret))
 	}
 	defer library.Shutdown()
+	return f.list(library)
+}
+
+func (f Finder) list(library nvml.Interface) ([]xpu.Card, error) {
 	count, ret := library.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		return nil, fmt.Errorf("NVML: count of cards: %s", library.ErrorString(ret))
 	}
-	found := make([]xpu.Card, 0, count)
+	var devices []nvml.Device
+	var found []xpu.Card
 	for index := range count {
-		card, err := read(library, index)
-		if err != nil {
+		device, card, err := read(library, index)
+		switch {
+		case errors.Is(err, errLost):
+			f.Log.Warn("card is lost; going on without it", "index", index)
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("NVML: card %d: %w", index, err)
+		case inMIG(device):
+			// Its instances are other devices with nodes of their own, which no CDI entry of ours names yet.
+			f.Log.Warn("card is in MIG mode and is left out; take it out of MIG mode to have it sliced",
+				"card", card.UUID, "index", index)
+			continue
 		}
-		card.Split = split
-		found = append(found, card)
+		card.Split, card.ShortName = f.Split, f.ShortNames[card.Model]
+		devices, found = append(devices, device), append(found, card)
 	}
+	join(devices, found)
 	return found, nil
+}
+
+var errLost = errors.New("card is lost")
+
+func inMIG(device nvml.Device) bool {
+	current, _, ret := device.GetMigMode()
+	return ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE
 }
 
 // describe does without the library where it could not be loaded: then ErrorString can't be called.
@@ -51,10 +72,10 @@ func describe(library nvml.Interface, ret nvml.Return) string {
 	return library.ErrorString(ret)
 }
 
-func read(library nvml.Interface, index int) (xpu.Card, error) {
+func read(library nvml.Interface, index int) (nvml.Device, xpu.Card, error) {
 	device, ret := library.DeviceGetHandleByIndex(index)
 	if ret != nvml.SUCCESS {
-		return xpu.Card{}, fmt.Errorf("%s", library.ErrorString(ret))
+		return nil, xpu.Card{}, failure(library, "handle", ret)
 	}
 	card := xpu.Card{Index: index, NUMA: -1, Healthy: true}
 	var memory nvml.Memory
@@ -68,14 +89,21 @@ func read(library nvml.Interface, index int) (xpu.Card, error) {
 		{"memory", func() (r nvml.Return) { memory, r = device.GetMemoryInfo(); return }},
 	} {
 		if ret := question.ask(); ret != nvml.SUCCESS {
-			return card, fmt.Errorf("%s: %s", question.name, library.ErrorString(ret))
+			return nil, card, failure(library, question.name, ret)
 		}
 	}
 	card.MemoryMiB = memory.Total / mib
 	if pci, ret := device.GetPciInfo(); ret == nvml.SUCCESS {
 		card.NUMA = numaNode(fmt.Sprintf("%04x:%02x:%02x.0", pci.Domain, pci.Bus, pci.Device))
 	}
-	return card, nil
+	return device, card, nil
+}
+
+func failure(library nvml.Interface, what string, ret nvml.Return) error {
+	if ret == nvml.ERROR_GPU_IS_LOST {
+		return errLost
+	}
+	return fmt.Errorf("%s: %s", what, library.ErrorString(ret))
 }
 
 // numaNode is -1 where the machine doesn't say, as in the kernel's own file.
