@@ -80,6 +80,8 @@ type Deps struct {
 	Store     Store
 	Now       func() time.Time
 	Log       *slog.Logger
+	// Changed hears that the ledger or who waits for room may be others; it must not wait.
+	Changed func()
 }
 
 // Agent owns the node's ledger.
@@ -136,6 +138,9 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 	}
 	err = a.commit(claim)
 	a.note(claim, err)
+	if !known {
+		a.Changed()
+	}
 	return err
 }
 

@@ -181,7 +181,7 @@ func (w *world) start(t *testing.T) *Agent {
 	for i := range 2 {
 		cards = append(cards, xpu.Card{UUID: fmt.Sprint("GPU-", i), Index: i, Minor: i, MemoryMiB: 40960, Split: 20, Healthy: true})
 	}
-	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Store: w, Now: func() time.Time { return w.now },
+	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Store: w, Now: func() time.Time { return w.now }, Changed: func() {},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)

@@ -19,11 +19,7 @@ func (a *Agent) Excess(offered map[string][]string) (map[string]map[string]bool,
 	if err != nil {
 		return nil, err
 	}
-	slices := a.Ledger().Slices()
-	a.mutex.Lock()
-	cards := a.Cards
-	a.mutex.Unlock()
-	return excess(a.Resources, entries, slices, cards, offered), nil
+	return excess(a.Resources, entries, a.Ledger().Slices(), a.KnownCards(), offered), nil
 }
 
 func excess(names Resources, entries []checkpoint.Entry, slices []xpu.Slice, cards []xpu.Card,
@@ -86,6 +82,13 @@ func (a *Agent) SetCards(cards []xpu.Card) {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
 	a.Cards = cards
+}
+
+// KnownCards are the node's cards with their health.
+func (a *Agent) KnownCards() []xpu.Card {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	return a.Cards
 }
 
 // Holds says whether some slice holds an id.

@@ -118,7 +118,7 @@ func during(t *testing.T, test func(t *testing.T, w *world)) {
 		w := &world{driver: &driver{answers: map[string]error{"a": nil, "b": nil}, events: make(chan Event)}, done: make(chan error, 1)}
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
-			w.done <- Watch(ctx, Deps{Driver: w.driver, Judge: NewJudge([]string{"a", "b"}, quiet), InUse: func() bool { return w.busy },
+			w.done <- Watch(ctx, Deps{Driver: w.driver, Judge: NewJudge([]string{"a", "b"}, quiet), Pace: Regular, InUse: func() bool { return w.busy },
 				Changed: func(sick map[string]string) { w.sick, w.told = sick, w.told+1 },
 				Log:     slog.New(slog.NewTextHandler(&w.log, nil))})
 		}()
@@ -144,10 +144,10 @@ func TestALostCardIsToldAndItsReturn(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
 		w.after(t, time.Minute, nil)
 		w.driver.answers = map[string]error{"a": errLost, "b": nil}
-		w.after(t, 2*lookIdle+2*waitFor, map[string]string{"a": "GPU is lost"})
+		w.after(t, 2*Regular.Idle+2*Regular.Wait, map[string]string{"a": "GPU is lost"})
 		w.after(t, time.Hour, map[string]string{"a": "GPU is lost"})
 		w.driver.answers = map[string]error{"a": nil, "b": nil}
-		w.after(t, lookIdle+2*waitFor, nil)
+		w.after(t, Regular.Idle+2*Regular.Wait, nil)
 		if w.told != 2 {
 			t.Errorf("told %d times, want once that it is lost and once that it is back", w.told)
 		}
@@ -161,8 +161,8 @@ func TestACriticalXIDIsToldAtOnceAndForgottenAfterQuiet(t *testing.T) {
 		w.driver.events <- Event{UUID: "b", XID: 31}
 		w.driver.events <- Event{UUID: "a", XID: 79}
 		w.after(t, 0, map[string]string{"a": "critical XID 79"})
-		w.after(t, quiet-2*waitFor, map[string]string{"a": "critical XID 79"})
-		w.after(t, 3*waitFor, nil)
+		w.after(t, quiet-2*Regular.Wait, map[string]string{"a": "critical XID 79"})
+		w.after(t, 3*Regular.Wait, nil)
 	})
 }
 

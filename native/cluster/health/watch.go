@@ -10,14 +10,15 @@ import (
 	"time"
 )
 
-const (
-	// waitFor is how long one wait for events lasts.
-	waitFor = time.Second
-	// While slices have processes, NVML is open anyway. Otherwise each look opens it for a moment only: who
-	// holds it open keeps the driver from being exchanged.
-	lookInUse = 5 * time.Second
-	lookIdle  = 30 * time.Second
-)
+// Pace is how often what is asked.
+type Pace struct {
+	Wait  time.Duration // one wait for events
+	InUse time.Duration // between two looks while slices have processes: then NVML is open anyway
+	Idle  time.Duration // otherwise: each look opens it for a moment, and who holds it keeps the driver from being exchanged
+}
+
+// Regular is the pace of a node.
+var Regular = Pace{Wait: time.Second, InUse: 5 * time.Second, Idle: 30 * time.Second}
 
 // Event is a critical error that a card reported.
 type Event struct {
@@ -42,6 +43,7 @@ var ErrNewCard = errors.New("a card has come to the node")
 type Deps struct {
 	Driver Driver
 	Judge  *Judge
+	Pace   Pace
 	// InUse says whether slices have processes now.
 	InUse func() bool
 	// Changed hears which cards are sick, and why, whenever these are others.
@@ -69,14 +71,14 @@ func Watch(ctx context.Context, deps Deps) error {
 			if err := w.look(); err != nil {
 				return err
 			}
-			w.nextLook = now.Add(map[bool]time.Duration{true: lookInUse, false: lookIdle}[busy])
+			w.nextLook = now.Add(map[bool]time.Duration{true: w.Pace.InUse, false: w.Pace.Idle}[busy])
 		}
 		if busy {
 			w.listen(ctx)
-			w.nextLook = earlier(w.nextLook, now.Add(lookInUse))
+			w.nextLook = earlier(w.nextLook, now.Add(w.Pace.InUse))
 		} else {
 			w.Driver.Close()
-			sleep(ctx, waitFor)
+			sleep(ctx, w.Pace.Wait)
 		}
 		w.tell(time.Now())
 	}
@@ -118,7 +120,7 @@ func (w *watch) look() error {
 
 // listen waits for one event.
 func (w *watch) listen(ctx context.Context) {
-	event, err := w.Driver.Wait(ctx, waitFor)
+	event, err := w.Driver.Wait(ctx, w.Pace.Wait)
 	switch {
 	case err != nil:
 		if !w.mute {
@@ -126,7 +128,7 @@ func (w *watch) listen(ctx context.Context) {
 		}
 		w.mute = true
 		w.Driver.Close() // a driver that was exchanged is opened anew
-		sleep(ctx, waitFor)
+		sleep(ctx, w.Pace.Wait)
 	case w.mute:
 		w.mute = false
 		w.Log.Info("NVML gives events again")

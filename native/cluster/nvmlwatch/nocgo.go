@@ -17,6 +17,9 @@ func New(string) *Reader { return &Reader{} }
 // Close does nothing.
 func (*Reader) Close() {}
 
+// IsOpen is never so.
+func (*Reader) IsOpen() bool { return false }
+
 // Samples can't be had without cgo.
 func (*Reader) Samples(string, uint64) ([]Sample, error) { return nil, errNoCgo }
 

@@ -37,6 +37,13 @@ func (r *Reader) Close() {
 	}
 }
 
+// IsOpen says whether somebody asks these days.
+func (r *Reader) IsOpen() bool {
+	r.mutex.RLock()
+	defer r.mutex.RUnlock()
+	return r.open
+}
+
 func (r *Reader) ensureOpen() error {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()

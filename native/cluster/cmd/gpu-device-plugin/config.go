@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"flexai.io/xpu/cluster/agent"
+	"flexai.io/xpu/cluster/cards"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/tend"
+	"flexai.io/xpu/cluster/xpu"
 )
 
 // maxSplit keeps a full node's list of ids far below the kubelet's limit for one message.
@@ -31,7 +34,11 @@ type config struct {
 	paths         store.Paths
 	onError       store.OnError
 	tend          tendConfig
-	logLevel      slog.Level
+	log           logConfig
+	class         xpu.Class         // of pods that name none
+	evictAfter    time.Duration     // of a pod that finds no room; 0: never
+	xidQuiet      time.Duration     // after which a card with a critical XID is well again
+	shortNames    map[string]string // of models
 }
 
 // tendConfig is what looking after running slices needs; see package tend.
@@ -59,19 +66,16 @@ func (c *config) entryFlags(flags *flag.FlagSet) {
 // tendFlags are those that the device plugin and the agent share.
 func (c *config) tendFlags(flags *flag.FlagSet, env func(string) string) (policy, level *string) {
 	c.hostFlags(flags, env)
-	return flags.String("on-misuse", string(tend.Report), "what happens to a tenant who uses a card past the library: report or kill"),
-		flags.String("log-level", "info", "debug, info, warning or error")
+	return flags.String("on-misuse", string(tend.Report),
+			"what happens to a tenant who uses a card past the library: report, kill, or (with Kubernetes) evict"),
+		c.log.flags(flags)
 }
 
 // settle checks what tendFlags read.
 func (c *config) settle(policy, level string) error {
-	var unknown, unlevelled error
+	var unknown error
 	c.tend.policy, unknown = tend.ParsePolicy(policy)
-	if c.tend.policy == tend.Evict {
-		unknown = errors.New("--on-misuse evict: this program has no evictor yet; use report or kill")
-	}
-	c.logLevel, unlevelled = parseLevel(level)
-	return errors.Join(unknown, unlevelled)
+	return errors.Join(unknown, c.log.settle(level))
 }
 
 // parseAgent reads the arguments of `gpu-device-plugin agent`.
@@ -86,12 +90,16 @@ func parseAgent(args []string, env func(string) string) (config, error) {
 	if flags.NArg() > 0 {
 		return config{}, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
-	return cfg, cfg.settle(*policy, *level)
+	err := cfg.settle(*policy, *level)
+	if cfg.tend.policy == tend.Evict {
+		err = errors.Join(err, errors.New("--on-misuse evict: without Kubernetes there is nobody to evict; use report or kill"))
+	}
+	return cfg, err
 }
 
 func parse(args []string, env func(string) string) (config, error) {
 	var cfg config
-	var strategy, onError string
+	var strategy, onError, class, types string
 	flags := flag.NewFlagSet("gpu-device-plugin", flag.ContinueOnError)
 	flags.IntVar(&cfg.split, "device-split-count", 2, "most slices a card holds at a time")
 	flags.StringVar(&cfg.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
@@ -107,6 +115,11 @@ func parse(args []string, env func(string) string) (config, error) {
 	cfg.entryFlags(flags)
 	flags.StringVar(&onError, "on-error", string(store.Allow),
 		"what becomes of a process whose slice's pages are unusable: allow (it runs, without limits or within its own) or deny-new-memory (it gets no device memory)")
+	flags.StringVar(&class, "default-class", "", "class of pods without annotation flexai.io/class: guaranteed, elastic or best-effort; "+
+		"empty: guaranteed with cores, no compute limit with memory alone")
+	flags.DurationVar(&cfg.evictAfter, "evict-after", time.Minute, "how long a pod may find no room before it is evicted; 0: it waits on")
+	flags.DurationVar(&cfg.xidQuiet, "xid-quiet", 5*time.Minute, "how long after its last critical XID a card that answers takes slices again")
+	flags.StringVar(&types, "gpu-type-config", "", "YAML file of short names of models: lines `<NVML's name>: <short name>`")
 	if err := flags.Parse(args); err != nil {
 		return config{}, err
 	}
@@ -124,6 +137,14 @@ func parse(args []string, env func(string) string) (config, error) {
 	keep(err)
 	cfg.onError, err = store.ParseOnError(onError)
 	keep(err)
+	if cfg.class, err = xpu.ParseClass(class); err != nil {
+		keep(fmt.Errorf("--default-class: %w", err))
+	}
+	if types != "" {
+		if cfg.shortNames, err = cards.LoadShortNames(types); err != nil {
+			keep(fmt.Errorf("--gpu-type-config: %w", err))
+		}
+	}
 	keep(cfg.settle(*policy, *level))
 	keep(cfg.check())
 	return cfg, errors.Join(problems...)
@@ -136,6 +157,11 @@ func (c config) check() error {
 	}
 	if c.split < 1 || c.split > maxSplit {
 		problems = append(problems, fmt.Errorf("--device-split-count %d is not 1 to %d", c.split, maxSplit))
+	}
+	for name, value := range map[string]time.Duration{"--evict-after": c.evictAfter, "--xid-quiet": c.xidQuiet} {
+		if value < 0 {
+			problems = append(problems, fmt.Errorf("%s %s is below 0", name, value))
+		}
 	}
 	for _, name := range []string{c.resources.Number, c.resources.Cores, c.resources.Memory} {
 		if domain, rest, found := strings.Cut(name, "/"); !found || domain == "" || rest == "" {

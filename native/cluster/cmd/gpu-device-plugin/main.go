@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"flexai.io/xpu/cluster/cards"
+	"flexai.io/xpu/cluster/health"
 	"flexai.io/xpu/cluster/kube"
 	"flexai.io/xpu/cluster/nvmlwatch"
 	"flexai.io/xpu/cluster/xpu"
@@ -49,7 +50,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "gpu-device-plugin:", err)
 		os.Exit(2)
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: cfg.logLevel}))
+	log, err := cfg.log.open(os.Stderr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gpu-device-plugin:", err)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	if err := command(ctx, cfg, log); err != nil {
@@ -59,7 +64,7 @@ func main() {
 }
 
 func start(ctx context.Context, cfg config, log *slog.Logger) error {
-	api, err := connect(cfg.kubeconfig)
+	api, err := connect(cfg.kubeconfig, cfg.node)
 	if err != nil {
 		return err
 	}
@@ -67,14 +72,15 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	finder := cards.Finder{Path: cfg.nvml, Split: cfg.split, ShortNames: cfg.shortNames, Log: log}
+	reader := nvmlwatch.New(cfg.nvml)
 	return run(ctx, cfg, deps{
-		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.split) },
-		kubelet:  kubelet, pods: api, report: api.Report, now: time.Now, log: log,
-		nvml: nvmlwatch.New(cfg.nvml),
+		discover: finder.Find, kubelet: kubelet, api: api, now: time.Now, log: log,
+		nvml: reader, driver: health.NewNVML(cfg.nvml), looks: health.Regular, inUse: reader.IsOpen,
 	})
 }
 
-func connect(kubeconfig string) (*kube.API, error) {
+func connect(kubeconfig, node string) (*kube.API, error) {
 	var settings *rest.Config
 	var err error
 	if kubeconfig == "" {
@@ -85,5 +91,5 @@ func connect(kubeconfig string) (*kube.API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server: %w; outside a pod pass --kubeconfig", err)
 	}
-	return kube.NewAPI(settings)
+	return kube.NewAPI(settings, node)
 }

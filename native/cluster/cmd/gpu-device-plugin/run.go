@@ -4,12 +4,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"flexai.io/xpu/cluster/agent"
+	"flexai.io/xpu/cluster/evict"
+	"flexai.io/xpu/cluster/health"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/tend"
@@ -17,23 +20,31 @@ import (
 )
 
 const (
-	reportInterval = 30 * time.Second
-	reportRetry    = 5 * time.Second
-	reapInterval   = 5 * time.Second
-	kubeletPoll    = time.Second
+	reapInterval = 5 * time.Second
+	// kubeletPoll is short so that a kubelet which comes up has its resources before it admits pods again.
+	kubeletPoll = 200 * time.Millisecond
 	// numberSocket is upstream's name; it stays with the resource it belonged to.
 	numberSocket = "xpu.sock"
 )
+
+// server is the API server, as far as run needs it.
+type server interface {
+	agent.Pods
+	evict.API
+	Annotate(ctx context.Context, annotations map[string]string) error
+}
 
 // deps is the world as run sees it.
 type deps struct {
 	discover func() ([]xpu.Card, error)
 	kubelet  agent.Kubelet
-	pods     agent.Pods
-	report   func(ctx context.Context, node string, cards []xpu.Card, now time.Time) error
+	api      server
 	now      func() time.Time
 	log      *slog.Logger
 	nvml     tend.NVML
+	driver   health.Driver
+	looks    health.Pace
+	inUse    func() bool // whether slices have processes
 }
 
 // tendDeps is the world of package tend.
@@ -48,35 +59,68 @@ func (c config) held() ([]xpu.Slice, error) {
 	return ledger.Slices(), err
 }
 
-// run serves until ctx ends.
+// run serves until ctx ends. A card that comes to the node begins another life of it, in which it is offered too.
 func run(ctx context.Context, cfg config, d deps) error {
+	for {
+		err := life(ctx, cfg, d)
+		if !errors.Is(err, health.ErrNewCard) {
+			return err
+		}
+	}
+}
+
+// life is one of them: the node's cards are those of its beginning.
+func life(ctx context.Context, cfg config, d deps) error {
 	cards, err := d.discover()
 	if err != nil {
 		return err
 	}
 	if len(cards) == 0 {
-		return fmt.Errorf("NVML library %s shows no card on node %s; take the label gpupool.com/gpu-ready "+
-			"off the node, or repair its driver", cfg.nvml, cfg.node)
+		return fmt.Errorf("NVML library %s shows no card on node %s that can be sliced; take the label "+
+			"gpupool.com/gpu-ready off the node, or repair its driver", cfg.nvml, cfg.node)
 	}
 	disk, err := store.Open(cfg.paths)
 	if err != nil {
 		return err
 	}
 	disk.OnError = cfg.onError
-	binder, err := agent.New(agent.Deps{Resources: cfg.resources, Cards: cards, Kubelet: d.kubelet,
-		Pods: d.pods, Store: disk, Log: d.log})
+	changed := make(chan struct{}, 1)
+	binder, err := agent.New(agent.Deps{Resources: cfg.resources, Cards: cards, Class: cfg.class, Kubelet: d.kubelet,
+		Pods: d.api, Store: disk, Now: d.now, Log: d.log, Changed: func() { notify(changed) }})
 	if err != nil {
 		return err
 	}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	n := &node{binder: binder, resources: resources(cfg, cards, binder), announcer: announcing(d, binder),
+		evictions: evict.NewQueue(d.api, d.log), patience: cfg.evictAfter, log: d.log}
+	tending := cfg.tendDeps(d.nvml, d.log)
+	tending.Evictor = n.evictions
 	var group sync.WaitGroup
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
-	group.Go(func() { reportLoop(ctx, cfg.node, cards, d) })
+	group.Go(func() { n.run(ctx, reapInterval, changed) })
+	group.Go(func() { n.announcer.Run(ctx) })
+	group.Go(func() { n.evictions.Run(ctx) })
+	group.Go(func() { tendAlone(ctx, cfg.paths, tending) })
 	group.Go(func() {
-		tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log))
+		if err := judge(ctx, cfg, d, cards, binder, func() { n.announcer.Changed(); notify(changed) }); err != nil {
+			end(err)
+		}
 	})
-	err = plugin.Serve(ctx, cfg.devicePlugins, resources(cfg, cards, binder), kubeletPoll, d.log)
+	err = plugin.Serve(ctx, cfg.devicePlugins, n.resources, kubeletPoll, d.log)
 	group.Wait()
+	if cause := context.Cause(ctx); errors.Is(cause, health.ErrNewCard) {
+		return cause
+	}
 	return err
+}
+
+// notify never waits: what is told already need not be told twice.
+func notify(changed chan<- struct{}) {
+	select {
+	case changed <- struct{}{}:
+	default:
+	}
 }
 
 func resources(cfg config, cards []xpu.Card, binder *agent.Agent) []plugin.Resource {
@@ -85,27 +129,13 @@ func resources(cfg config, cards []xpu.Card, binder *agent.Agent) []plugin.Resou
 	memory := func(card xpu.Card) int { return int(card.MemoryMiB / xpu.MiBPerGiB) }
 	return []plugin.Resource{
 		{Name: cfg.resources.Number, Socket: numberSocket, IDs: plugin.Tokens(cards, "", split),
-			Allocate: plugin.Indirection(cfg.strategy), Prepare: binder.Prepare},
+			Allocate: plugin.Indirection(cfg.strategy), Prepare: binder.Prepare, Withdrawn: plugin.NewWithdrawn(),
+			Prefer: func(available, must []string, size int) []string {
+				return plugin.Prefer(available, must, size, binder.Holds())
+			}},
 		{Name: cfg.resources.Cores, Socket: "xpu-cores.sock", IDs: plugin.Tokens(cards, "c", cores),
-			Allocate: plugin.Empty},
+			Allocate: plugin.Empty, Withdrawn: plugin.NewWithdrawn()},
 		{Name: cfg.resources.Memory, Socket: "xpu-memory.sock", IDs: plugin.Tokens(cards, "m", memory),
-			Allocate: plugin.Empty},
-	}
-}
-
-// reportLoop never gives up: without it no new pod is placed here, but those that run don't care.
-func reportLoop(ctx context.Context, node string, cards []xpu.Card, d deps) {
-	for ctx.Err() == nil {
-		interval := reportInterval
-		if err := d.report(ctx, node, cards, d.now()); err != nil && ctx.Err() == nil {
-			d.log.Warn("node annotations not written; trying again", "node", node, "error", err)
-			interval = reportRetry
-		}
-		timer := time.NewTimer(interval)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		}
-		timer.Stop()
+			Allocate: plugin.Empty, Withdrawn: plugin.NewWithdrawn()},
 	}
 }

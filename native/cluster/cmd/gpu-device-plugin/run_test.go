@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,11 +23,15 @@ import (
 
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/checkpoint"
+	"flexai.io/xpu/cluster/health"
 	"flexai.io/xpu/cluster/nvmlwatch"
 	"flexai.io/xpu/cluster/xpu"
 )
 
-const patient = 20 * time.Second
+const (
+	patient = 20 * time.Second
+	pause   = 20 * time.Millisecond // between two looks at the cards
+)
 
 const baseCDI = `cdiVersion: 0.5.0
 kind: nvidia.com/gpu
@@ -40,7 +45,9 @@ containerEdits:
 type host struct {
 	cfg        config
 	registered chan *pluginapi.RegisterRequest
-	reported   chan string
+	annotated  chan map[string]string
+	driver     *driver
+	kubelet    *grpc.Server
 	pluginapi.UnimplementedRegistrationServer
 }
 
@@ -57,16 +64,52 @@ func (h *host) Pod(context.Context, string, string) (agent.Pod, error) {
 	return agent.Pod{}, errors.New("not here")
 }
 
-func newHost(t *testing.T) *host {
+func (h *host) PodOf(context.Context, string) (agent.Pod, error) {
+	return agent.Pod{}, errors.New("not here")
+}
+func (h *host) Warn(context.Context, agent.Pod, string, string) error { return errors.New("not here") }
+func (h *host) Evict(context.Context, agent.Pod) error                { return errors.New("not here") }
+
+func (h *host) Annotate(_ context.Context, annotations map[string]string) error {
+	h.annotated <- annotations
+	return nil
+}
+
+// driver tells of cards what the test wants.
+type driver struct {
+	mutex   sync.Mutex
+	answers map[string]error
+}
+
+func (d *driver) set(answers map[string]error) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.answers = answers
+}
+func (d *driver) Look() (map[string]error, error) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return d.answers, nil
+}
+func (d *driver) Wait(ctx context.Context, limit time.Duration) (*health.Event, error) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(limit):
+	}
+	return nil, nil
+}
+func (d *driver) Close() {}
+
+func newHost(t *testing.T, extra ...string) *host {
 	t.Helper()
 	root, err := os.MkdirTemp("", "xpu") // short: unix sockets have short paths
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
-	cfg, err := parse([]string{"--node-name=n1", "--device-split-count=4", "--on-error=deny-new-memory", "--device-plugin-dir=" + root + "/dp",
+	cfg, err := parse(append([]string{"--node-name=n1", "--device-split-count=4", "--on-error=deny-new-memory", "--device-plugin-dir=" + root + "/dp",
 		"--slice-dir=" + root + "/etc", "--state-dir=" + root + "/var", "--runtime-dir=" + root + "/opt",
-		"--cdi-base=" + root + "/base.yaml", "--cdi-file=" + root + "/vgpu.yaml"}, func(string) string { return "" })
+		"--cdi-base=" + root + "/base.yaml", "--cdi-file=" + root + "/vgpu.yaml"}, extra...), func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,27 +119,50 @@ func newHost(t *testing.T) *host {
 			t.Fatal(err)
 		}
 	}
-	h := &host{cfg: cfg, registered: make(chan *pluginapi.RegisterRequest, 9), reported: make(chan string, 9)}
-	listener, err := net.Listen("unix", cfg.devicePlugins+"/kubelet.sock")
+	h := &host{cfg: cfg, registered: make(chan *pluginapi.RegisterRequest, 9), annotated: make(chan map[string]string, 99), driver: &driver{}}
+	h.boot(t)
+	return h
+}
+
+// boot starts a kubelet, which empties the directory first.
+func (h *host) boot(t *testing.T) {
+	t.Helper()
+	stale, _ := filepath.Glob(h.cfg.devicePlugins + "/*.sock")
+	for _, path := range stale {
+		os.Remove(path)
+	}
+	listener, err := net.Listen("unix", h.cfg.devicePlugins+"/kubelet.sock")
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer()
-	pluginapi.RegisterRegistrationServer(server, h)
-	go server.Serve(listener)
-	t.Cleanup(server.Stop)
-	return h
+	h.kubelet = grpc.NewServer()
+	pluginapi.RegisterRegistrationServer(h.kubelet, h)
+	go h.kubelet.Serve(listener)
+	t.Cleanup(h.kubelet.Stop)
+}
+
+// awaitAnnotation waits until an annotation of the node is as wanted.
+func (h *host) awaitAnnotation(t *testing.T, key, want string) {
+	t.Helper()
+	last := ""
+	for limit := time.After(patient); ; {
+		select {
+		case annotations := <-h.annotated:
+			if last = annotations[key]; last == want {
+				return
+			}
+		case <-limit:
+			t.Fatalf("annotation %s is %q, want %q", key, last, want)
+		}
+	}
 }
 
 func (h *host) deps(cards ...xpu.Card) deps {
 	return deps{
 		discover: func() ([]xpu.Card, error) { return cards, nil },
-		kubelet:  h, pods: h, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
-		report: func(_ context.Context, node string, _ []xpu.Card, _ time.Time) error {
-			h.reported <- node
-			return nil
-		},
-		nvml: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
+		kubelet:  h, api: h, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		nvml:   nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
+		driver: h.driver, looks: health.Pace{Wait: pause, InUse: pause, Idle: pause}, inUse: func() bool { return false },
 	}
 }
 
@@ -104,6 +170,11 @@ func (h *host) start(t *testing.T, cards ...xpu.Card) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	answers := map[string]error{}
+	for _, card := range cards {
+		answers[card.UUID] = nil
+	}
+	h.driver.set(answers)
 	go func() { done <- run(ctx, h.cfg, h.deps(cards...)) }()
 	return func() {
 		cancel()
@@ -197,9 +268,7 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	if !strings.Contains(string(entry), xpu.Key(start.DevicesIDs)) {
 		t.Errorf("no entry for the slice in\n%s", entry)
 	}
-	if node := <-h.reported; node != "n1" {
-		t.Errorf("reported for node %q", node)
-	}
+	h.awaitAnnotation(t, "flexai.io/node-vgpu-slices", "u1,app,GPU-0,0,20,3072:")
 	stop()
 
 	// A new life of the program: the container restarts on the same share.
@@ -235,7 +304,7 @@ func TestParseAgent(t *testing.T) {
 	}
 	for args, want := range map[string]string{
 		"--on-misuse=shout": `policy "shout" is none of report, evict, kill`,
-		"--on-misuse=evict": "no evictor",
+		"--on-misuse=evict": "nobody to evict",
 		"--log-level=loud":  `"loud" is none`,
 		"--node-name=n1":    "not defined",
 		"extra":             `unexpected argument "extra"`,
@@ -251,7 +320,8 @@ func TestParse(t *testing.T) {
 		return map[string]string{"NODE_NAME": "env-node", "NVML_LIBRARY": "/driver/x"}[name]
 	}
 	cfg, err := parse(nil, env)
-	if err != nil || cfg.node != "env-node" || cfg.nvml != "/driver/x" || cfg.split != 2 || cfg.resources.Memory != "huawei.com/vgpu-memory-1Gi" {
+	if err != nil || cfg.node != "env-node" || cfg.nvml != "/driver/x" || cfg.split != 2 || cfg.resources.Memory != "huawei.com/vgpu-memory-1Gi" ||
+		cfg.class != "" || cfg.evictAfter != time.Minute || cfg.log.directory != "" || !cfg.log.console {
 		t.Errorf("%+v, %v", cfg, err)
 	}
 	for args, want := range map[string]string{
@@ -261,7 +331,15 @@ func TestParse(t *testing.T) {
 		"--log-level=loud --node-name=": "no node name",
 		"--log-level=loud":              `"loud" is none`,
 		"--resource-name=vgpu":          `"vgpu" is not`,
-		"--on-misuse=evict":             "no evictor",
+		"--default-class=gold":          `--default-class: class "gold" is none of guaranteed, elastic, best-effort`,
+		"--evict-after=-1s":             "--evict-after -1s is below 0",
+		"--evict-after=soon":            "invalid value",
+		"--xid-quiet=-1s":               "--xid-quiet -1s is below 0",
+		"--gpu-type-config=/nowhere":    "--gpu-type-config: open /nowhere",
+		"--logging-console=false":       "nothing would be logged",
+		"--max-size=0":                  "--max-size 0 is not 1 or more",
+		"--max-backups=-1":              "--max-backups -1 is below 0",
+		"--max-age=-1":                  "--max-age -1 is below 0",
 		"extra":                         `unexpected argument "extra"`,
 	} {
 		if _, err := parse(strings.Fields(args), env); err == nil || !strings.Contains(err.Error(), want) {
