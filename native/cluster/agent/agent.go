@@ -169,12 +169,19 @@ func (a *Agent) restarted(holders []checkpoint.Container, tokens []string) (xpu.
 	if len(holders) != 1 {
 		return xpu.Claim{}, false
 	}
-	owner := xpu.Owner{PodUID: holders[0].PodUID, Container: holders[0].Name}
-	held, ok := a.Ledger().Of(owner)
-	if !ok || held.Key != xpu.Key(tokens) {
-		return xpu.Claim{}, false
+	return a.settled(holders, tokens)
+}
+
+// settled is the claim that one of these containers made of these ids before.
+func (a *Agent) settled(holders []checkpoint.Container, tokens []string) (xpu.Claim, bool) {
+	key, ledger := xpu.Key(tokens), a.Ledger()
+	for _, holder := range holders {
+		owner := xpu.Owner{PodUID: holder.PodUID, Container: holder.Name}
+		if held, ok := ledger.Of(owner); ok && held.Key == key {
+			return xpu.Claim{Owner: owner, Namespace: held.Namespace, Pod: held.Pod, Tokens: tokens}, true
+		}
 	}
-	return xpu.Claim{Owner: owner, Namespace: held.Namespace, Pod: held.Pod, Tokens: tokens}, true
+	return xpu.Claim{}, false
 }
 
 func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {

@@ -37,6 +37,11 @@ func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, token
 	}
 	claim := xpu.Claim{Owner: xpu.Owner{PodUID: uid, Container: holder.Name}, Namespace: place.namespace,
 		Pod: place.name, Tokens: tokens}
+	// Of an init container and its heir, which ask for the same and run one after the other, nobody needs to
+	// know which one starts.
+	if before, ok := a.settled(holders, tokens); ok && place.pod == nil {
+		return before, nil
+	}
 	if place.pod == nil {
 		claim.Ask, err = a.unread(a.counts(holder), place.away)
 	} else {
