@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,18 +16,27 @@ import (
 
 // server counts writes and may be away. Its time is the test's, which no busy machine delays.
 type server struct {
+	mutex  sync.Mutex
 	away   bool
 	writes []time.Time
 	last   map[string]string
 }
 
 func (s *server) write(_ context.Context, values map[string]string) error {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
 	s.writes = append(s.writes, time.Now())
 	if s.away {
 		return errors.New("connection refused")
 	}
 	s.last = values
 	return nil
+}
+
+func (s *server) leave(away bool) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.away = away
 }
 
 // during runs an Announcer beside test, in time that passes when nobody has anything to do.
@@ -77,7 +87,7 @@ func TestWithoutAChangeItIsSaidEvery30Seconds(t *testing.T) {
 func TestAnAPIServerThatIsAwayIsNotStormed(t *testing.T) {
 	var log strings.Builder
 	during(t, &log, func(s *server, a *Announcer, value *string) {
-		s.away = true
+		s.leave(true)
 		*value = "second"
 		before := len(s.writes)
 		for range 600 {
@@ -87,7 +97,7 @@ func TestAnAPIServerThatIsAwayIsNotStormed(t *testing.T) {
 		if tried := len(s.writes) - before; tried < 20 || tried > 50 {
 			t.Errorf("%d calls in ten minutes of changes each second", tried)
 		}
-		s.away = false
+		s.leave(false)
 		time.Sleep(longest)
 		synctest.Wait()
 		if s.last["key"] != "second" {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -61,6 +62,8 @@ func TestJudge(t *testing.T) {
 
 // driver is told what to say. It counts how it was used.
 type driver struct {
+	mutex   sync.Mutex
+	busy    bool
 	answers map[string]error
 	failure error // of everything
 	events  chan Event
@@ -76,7 +79,22 @@ func (d *driver) enter() {
 	}
 }
 
+// set changes what it says from now on.
+func (d *driver) set(change func()) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	change()
+}
+
+func (d *driver) inUse() bool {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	return d.busy
+}
+
 func (d *driver) Close() {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
 	if d.open {
 		d.open = false
 		d.opened += time.Since(d.since)
@@ -84,15 +102,20 @@ func (d *driver) Close() {
 }
 
 func (d *driver) Look() (map[string]error, error) {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
 	d.enter()
 	d.looks = append(d.looks, time.Now())
 	return d.answers, d.failure
 }
 
 func (d *driver) Wait(ctx context.Context, limit time.Duration) (*Event, error) {
+	d.mutex.Lock()
 	d.enter()
-	if d.failure != nil {
-		return nil, d.failure
+	failure := d.failure
+	d.mutex.Unlock()
+	if failure != nil {
+		return nil, failure
 	}
 	select {
 	case event := <-d.events:
@@ -106,7 +129,6 @@ func (d *driver) Wait(ctx context.Context, limit time.Duration) (*Event, error) 
 // world is a node with cards a and b, in time that passes when nobody has anything to do.
 type world struct {
 	driver *driver
-	busy   bool
 	sick   map[string]string
 	told   int
 	log    strings.Builder
@@ -118,7 +140,7 @@ func during(t *testing.T, test func(t *testing.T, w *world)) {
 		w := &world{driver: &driver{answers: map[string]error{"a": nil, "b": nil}, events: make(chan Event)}, done: make(chan error, 1)}
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
-			w.done <- Watch(ctx, Deps{Driver: w.driver, Judge: NewJudge([]string{"a", "b"}, quiet), Pace: Regular, InUse: func() bool { return w.busy },
+			w.done <- Watch(ctx, Deps{Driver: w.driver, Judge: NewJudge([]string{"a", "b"}, quiet), Pace: Regular, InUse: w.driver.inUse,
 				Changed: func(sick map[string]string) { w.sick, w.told = sick, w.told+1 },
 				Log:     slog.New(slog.NewTextHandler(&w.log, nil))})
 		}()
@@ -143,10 +165,10 @@ func (w *world) after(t *testing.T, duration time.Duration, want map[string]stri
 func TestALostCardIsToldAndItsReturn(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
 		w.after(t, time.Minute, nil)
-		w.driver.answers = map[string]error{"a": errLost, "b": nil}
+		w.driver.set(func() { w.driver.answers = map[string]error{"a": errLost, "b": nil} })
 		w.after(t, 2*Regular.Idle+2*Regular.Wait, map[string]string{"a": "GPU is lost"})
 		w.after(t, time.Hour, map[string]string{"a": "GPU is lost"})
-		w.driver.answers = map[string]error{"a": nil, "b": nil}
+		w.driver.set(func() { w.driver.answers = map[string]error{"a": nil, "b": nil} })
 		w.after(t, Regular.Idle+2*Regular.Wait, nil)
 		if w.told != 2 {
 			t.Errorf("told %d times, want once that it is lost and once that it is back", w.told)
@@ -156,7 +178,7 @@ func TestALostCardIsToldAndItsReturn(t *testing.T) {
 
 func TestACriticalXIDIsToldAtOnceAndForgottenAfterQuiet(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
-		w.busy = true
+		w.driver.set(func() { w.driver.busy = true })
 		w.after(t, time.Minute, nil)
 		w.driver.events <- Event{UUID: "b", XID: 31}
 		w.driver.events <- Event{UUID: "a", XID: 79}
@@ -174,7 +196,7 @@ func TestNVMLIsClosedWhileNoSliceHasAProcess(t *testing.T) {
 		if w.driver.opened > 0 || len(w.driver.looks) > 125 {
 			t.Errorf("idle for an hour it was open for %s and looked %d times", w.driver.opened, len(w.driver.looks))
 		}
-		w.busy = true
+		w.driver.set(func() { w.driver.busy = true })
 		looks := len(w.driver.looks)
 		w.after(t, time.Minute, nil)
 		if !w.driver.open || len(w.driver.looks)-looks < 9 {
@@ -185,10 +207,10 @@ func TestNVMLIsClosedWhileNoSliceHasAProcess(t *testing.T) {
 
 func TestADriverThatDoesNotAnswerHasNoCards(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
-		w.busy = true
-		w.driver.failure = errors.New("driver not loaded")
+		w.driver.set(func() { w.driver.busy = true })
+		w.driver.set(func() { w.driver.failure = errors.New("driver not loaded") })
 		w.after(t, time.Minute, map[string]string{"a": "driver not loaded", "b": "driver not loaded"})
-		w.driver.failure = nil
+		w.driver.set(func() { w.driver.failure = nil })
 		w.after(t, time.Minute, nil)
 		for _, once := range []string{"NVML does not answer", "NVML answers again", "no events from NVML", "gives events again"} {
 			if got := strings.Count(w.log.String(), once); got != 1 {
@@ -201,7 +223,7 @@ func TestADriverThatDoesNotAnswerHasNoCards(t *testing.T) {
 func TestACardThatComesEndsTheWatch(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
 		w.after(t, time.Second, nil)
-		w.driver.answers = map[string]error{"a": nil, "b": nil, "c": nil}
+		w.driver.set(func() { w.driver.answers = map[string]error{"a": nil, "b": nil, "c": nil} })
 		if err := <-w.done; !errors.Is(err, ErrNewCard) {
 			t.Errorf("%v", err)
 		}
