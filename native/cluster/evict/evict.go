@@ -24,9 +24,6 @@ const (
 	Misused = "SliceMisused"
 )
 
-// hostPod stands for a pod's UID in slices of the host itself, docs/interfaces.md section 7.
-const hostPod = "host"
-
 // Victim is a pod that is to leave.
 type Victim struct {
 	agent.Pod
@@ -80,7 +77,7 @@ func (q *Queue) Add(victim Victim) {
 
 // Evict queues the pod of a slice that is misused; see tend.Evictor.
 func (q *Queue) Evict(_ context.Context, slice xpu.Slice, reason string) error {
-	if slice.Owner.PodUID == hostPod {
+	if slice.Owner.OfHost() {
 		return errors.New("the slice is the host's own; there is no pod to evict")
 	}
 	q.Add(Victim{Pod: agent.Pod{UID: slice.Owner.PodUID, Namespace: slice.Namespace, Name: slice.Pod},

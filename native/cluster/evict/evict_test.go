@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -22,19 +23,33 @@ var _ tend.Evictor = (*Queue)(nil)
 
 // server is an API server that refuses evictions while it has an error to give.
 type server struct {
+	mutex   sync.Mutex
 	refuse  error
 	calls   []string
 	nobody  bool
 	stalled chan struct{} // nil: it answers at once
 }
 
+func (s *server) note(call string) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.calls = append(s.calls, call)
+}
+
+// set changes what it answers from now on.
+func (s *server) set(change func()) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	change()
+}
+
 func (s *server) PodOf(_ context.Context, uid string) (agent.Pod, error) {
-	s.calls = append(s.calls, "find "+uid)
+	s.note("find " + uid)
 	return agent.Pod{UID: uid, Namespace: "n", Name: "found"}, nil
 }
 
 func (s *server) Warn(_ context.Context, pod agent.Pod, reason, message string) error {
-	s.calls = append(s.calls, "warn "+pod.Name+" "+reason+" "+message)
+	s.note("warn " + pod.Name + " " + reason + " " + message)
 	return nil
 }
 
@@ -46,7 +61,9 @@ func (s *server) Evict(ctx context.Context, pod agent.Pod) error {
 			return ctx.Err()
 		}
 	}
-	s.calls = append(s.calls, "evict "+pod.Name)
+	s.note("evict " + pod.Name)
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
 	if s.nobody {
 		return agent.ErrNoPod
 	}
@@ -69,6 +86,8 @@ func beside(t *testing.T, s *server, test func(*Queue)) {
 func want(t *testing.T, s *server, calls ...string) {
 	t.Helper()
 	synctest.Wait()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
 	if !slices.Equal(s.calls, calls) {
 		t.Errorf("%q, want %q", s.calls, calls)
 	}
@@ -95,7 +114,7 @@ func TestARefusedEvictionIsTriedAgainWithoutANewEvent(t *testing.T) {
 		want(t, s, "warn p NoRoomForSlice full", "evict p")
 		time.Sleep(2 * again)
 		want(t, s, "evict p", "evict p")
-		s.refuse = nil
+		s.set(func() { s.refuse = nil })
 		time.Sleep(again)
 		want(t, s, "evict p")
 		time.Sleep(time.Hour)
@@ -115,7 +134,7 @@ func TestAPodThatFoundRoomOrLeftIsLeftAlone(t *testing.T) {
 		still.Store(false)
 		time.Sleep(time.Hour)
 		want(t, s)
-		s.nobody = true
+		s.set(func() { s.nobody = true })
 		q.Add(victim)
 		want(t, s, "warn p NoRoomForSlice full", "evict p")
 		time.Sleep(time.Hour)

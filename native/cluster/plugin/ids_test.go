@@ -95,6 +95,7 @@ func TestTheKubeletHearsOfWithdrawnIdsAndOfTheirReturn(t *testing.T) {
 	if err != nil || !slices.Equal(answer.ContainerResponses[0].DeviceIDs, []string{"GPU-1-1"}) {
 		t.Errorf("%v, %v", answer, err)
 	}
+	ask.ContainerRequests[0].AvailableDeviceIDs = []string{"GPU-1-c1"}
 	if _, err := dial(t, directory, "c.sock").GetPreferredAllocation(ctx, ask); status.Code(err) != codes.Unimplemented {
 		t.Errorf("%v", err)
 	}

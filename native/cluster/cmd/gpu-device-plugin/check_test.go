@@ -12,7 +12,9 @@ import (
 
 func TestTheProbeFollowsThePlugin(t *testing.T) {
 	h := newHost(t)
-	ask := func() error { return check(context.Background(), []string{"--device-plugin-dir=" + h.cfg.devicePlugins}) }
+	ask := func() error {
+		return check(context.Background(), []string{"--device-plugin-dir=" + h.cfg.devicePlugins})
+	}
 	if err := ask(); err == nil || !strings.Contains(err.Error(), "does not answer on "+h.cfg.devicePlugins+"/xpu.sock") {
 		t.Errorf("before the plugin runs: %v", err)
 	}

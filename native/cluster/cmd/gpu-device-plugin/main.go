@@ -23,7 +23,6 @@ import (
 	"flexai.io/xpu/cluster/health"
 	"flexai.io/xpu/cluster/kube"
 	"flexai.io/xpu/cluster/nvmlwatch"
-	"flexai.io/xpu/cluster/xpu"
 )
 
 func main() {

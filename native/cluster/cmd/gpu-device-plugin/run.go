@@ -86,7 +86,7 @@ func life(ctx context.Context, cfg config, d deps) error {
 	disk.OnError = cfg.onError
 	changed := make(chan struct{}, 1)
 	binder, err := agent.New(agent.Deps{Resources: cfg.resources, Cards: cards, Class: cfg.class, Kubelet: d.kubelet,
-		Pods: d.api, Store: disk, Now: d.now, Log: d.log, Changed: func() { notify(changed) }})
+		Pods: d.api, Store: disk, Now: d.now, Log: d.log, Changed: func() { poke(changed) }})
 	if err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func life(ctx context.Context, cfg config, d deps) error {
 	group.Go(func() { n.evictions.Run(ctx) })
 	group.Go(func() { tendAlone(ctx, cfg.paths, tending) })
 	group.Go(func() {
-		if err := judge(ctx, cfg, d, cards, binder, func() { n.announcer.Changed(); notify(changed) }); err != nil {
+		if err := judge(ctx, cfg, d, cards, binder, func() { n.announcer.Changed(); poke(changed) }); err != nil {
 			end(err)
 		}
 	})
@@ -115,8 +115,8 @@ func life(ctx context.Context, cfg config, d deps) error {
 	return err
 }
 
-// notify never waits: what is told already need not be told twice.
-func notify(changed chan<- struct{}) {
+// poke never waits: what is told already need not be told twice.
+func poke(changed chan<- struct{}) {
 	select {
 	case changed <- struct{}{}:
 	default:
