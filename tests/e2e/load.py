@@ -59,7 +59,7 @@ class Outcome:
     seen: list[Seen] = field(default_factory=list)
     # Pod name → the event that says why it was refused.
     refused: dict[str, str] = field(default_factory=dict)
-    # Pods that the kubelet turned away and that were made again → why.
+    # Pods that were turned away or evicted and that were made again → why.
     turned_away: dict[str, str] = field(default_factory=dict)
 
 
@@ -230,12 +230,14 @@ class Crowd:
     def _met(self, pod: Pod, found: Document | None, events: Mapping[str, list[str]]) -> bool:
         if pod.name in self.outcome.refused:
             return True
-        if found is None:
+        if found is None:  # the device plugin evicts who finds no room for a minute
+            self._make_again(pod, "Evicted: no room in time")
             return False
         if pod.shape.fate is Fate.REFUSED:
             return self._was_refused(pod, found, events)
         if found["status"].get("phase") == "Failed":
-            self._make_again(pod, found)
+            status = found["status"]
+            self._make_again(pod, f"{status.get('reason')}: {status.get('message')}")
             return False
         wanted = "Running" if pod.shape.fate is Fate.STAYS else "Succeeded"
         return found["status"].get("phase") == wanted and self._has_reported(pod, found)
@@ -253,9 +255,8 @@ class Crowd:
             self.outcome.refused[pod.name] = said[-1]
         return bool(said)
 
-    def _make_again(self, pod: Pod, found: Document) -> None:
-        status = found["status"]
-        self.outcome.turned_away[pod.name] = f"{status.get('reason')}: {status.get('message')}"
+    def _make_again(self, pod: Pod, why: str) -> None:
+        self.outcome.turned_away[pod.name] = why
         self.delete([pod.name])
         stem, _, tries = pod.name.partition("-again")
         self.submit([replace(pod, name=f"{stem}-again{int(tries or 0) + 1}")])
