@@ -18,6 +18,7 @@ import (
 type server struct {
 	mutex  sync.Mutex
 	away   bool
+	value  string // what the node has to say
 	writes []time.Time
 	last   map[string]string
 }
@@ -33,6 +34,26 @@ func (s *server) write(_ context.Context, values map[string]string) error {
 	return nil
 }
 
+// say changes what the node has to say.
+func (s *server) say(value string) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.value = value
+}
+
+func (s *server) values() map[string]string {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return map[string]string{"key": s.value}
+}
+
+// heard are the writes so far, and the last value.
+func (s *server) heard() ([]time.Time, string) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.writes, s.last["key"]
+}
+
 func (s *server) leave(away bool) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -40,68 +61,70 @@ func (s *server) leave(away bool) {
 }
 
 // during runs an Announcer beside test, in time that passes when nobody has anything to do.
-func during(t *testing.T, log io.Writer, test func(s *server, a *Announcer, value *string)) {
+func during(t *testing.T, log io.Writer, test func(s *server, a *Announcer)) {
 	synctest.Test(t, func(t *testing.T) {
-		s, value := &server{}, "first"
-		a := New(Deps{Values: func() map[string]string { return map[string]string{"key": value} }, Write: s.write,
-			Log: slog.New(slog.NewTextHandler(log, nil))})
+		s := &server{value: "first"}
+		a := New(Deps{Values: s.values, Write: s.write, Log: slog.New(slog.NewTextHandler(log, nil))})
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan struct{})
 		go func() { defer close(done); a.Run(ctx) }()
 		synctest.Wait()
-		test(s, a, &value)
+		test(s, a)
 		cancel()
 		<-done
 	})
 }
 
 func TestAChangeIsWrittenWithinASecondAndManyAsOne(t *testing.T) {
-	during(t, io.Discard, func(s *server, a *Announcer, value *string) {
+	during(t, io.Discard, func(s *server, a *Announcer) {
+		said := ""
 		for range 100 {
-			*value += "."
+			said += "."
+			s.say(said)
 			a.Changed()
 			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if len(s.writes) > 3 || s.last["key"] != *value {
-			t.Errorf("%d writes for a second of changes, the last says %d of %d", len(s.writes), len(s.last["key"]), len(*value))
+		if writes, last := s.heard(); len(writes) > 3 || last != said {
+			t.Errorf("%d writes for a second of changes, the last says %d of %d", len(writes), len(last), len(said))
 		}
 	})
 }
 
 func TestWithoutAChangeItIsSaidEvery30Seconds(t *testing.T) {
-	during(t, io.Discard, func(s *server, _ *Announcer, _ *string) {
+	during(t, io.Discard, func(s *server, _ *Announcer) {
 		time.Sleep(10 * time.Minute)
-		for i, at := range s.writes[1:] {
-			if gap := at.Sub(s.writes[i]); gap < 27*time.Second || gap > 30*time.Second {
+		writes, _ := s.heard()
+		for i, at := range writes[1:] {
+			if gap := at.Sub(writes[i]); gap < 27*time.Second || gap > 30*time.Second {
 				t.Errorf("%s between two writes", gap)
 			}
 		}
-		if len(s.writes) < 20 {
-			t.Errorf("%d writes in ten minutes", len(s.writes))
+		if len(writes) < 20 {
+			t.Errorf("%d writes in ten minutes", len(writes))
 		}
 	})
 }
 
 func TestAnAPIServerThatIsAwayIsNotStormed(t *testing.T) {
 	var log strings.Builder
-	during(t, &log, func(s *server, a *Announcer, value *string) {
+	during(t, &log, func(s *server, a *Announcer) {
 		s.leave(true)
-		*value = "second"
-		before := len(s.writes)
+		s.say("second")
+		before, _ := s.heard()
 		for range 600 {
 			a.Changed()
 			time.Sleep(time.Second)
 		}
-		if tried := len(s.writes) - before; tried < 20 || tried > 50 {
-			t.Errorf("%d calls in ten minutes of changes each second", tried)
+		if writes, _ := s.heard(); len(writes)-len(before) < 20 || len(writes)-len(before) > 50 {
+			t.Errorf("%d calls in ten minutes of changes each second", len(writes)-len(before))
 		}
 		s.leave(false)
 		time.Sleep(longest)
 		synctest.Wait()
-		if s.last["key"] != "second" {
-			t.Errorf("when it is back it hears %q", s.last["key"])
+		if _, last := s.heard(); last != "second" {
+			t.Errorf("when it is back it hears %q", last)
 		}
 	})
 	if text := log.String(); strings.Count(text, "not written") != 1 || strings.Count(text, "written again") != 1 {

@@ -141,15 +141,17 @@ func during(t *testing.T, test func(t *testing.T, w *world)) {
 		ctx, cancel := context.WithCancel(context.Background())
 		go func() {
 			w.done <- Watch(ctx, Deps{Driver: w.driver, Judge: NewJudge([]string{"a", "b"}, quiet), Pace: Regular, InUse: w.driver.inUse,
-				Changed: func(sick map[string]string) { w.sick, w.told = sick, w.told+1 },
+				Changed: func(sick map[string]string) { w.driver.set(func() { w.sick, w.told = sick, w.told+1 }) },
 				Log:     slog.New(slog.NewTextHandler(&w.log, nil))})
 		}()
 		test(t, w)
 		cancel()
 		synctest.Wait()
-		if w.driver.open {
-			t.Error("the library was left open")
-		}
+		w.driver.set(func() {
+			if w.driver.open {
+				t.Error("the library was left open")
+			}
+		})
 	})
 }
 
@@ -157,6 +159,8 @@ func (w *world) after(t *testing.T, duration time.Duration, want map[string]stri
 	t.Helper()
 	time.Sleep(duration)
 	synctest.Wait()
+	w.driver.mutex.Lock()
+	defer w.driver.mutex.Unlock()
 	if len(w.sick)+len(want) > 0 && !reflect.DeepEqual(w.sick, want) {
 		t.Errorf("sick are %v, want %v", w.sick, want)
 	}
@@ -170,9 +174,11 @@ func TestALostCardIsToldAndItsReturn(t *testing.T) {
 		w.after(t, time.Hour, map[string]string{"a": "GPU is lost"})
 		w.driver.set(func() { w.driver.answers = map[string]error{"a": nil, "b": nil} })
 		w.after(t, Regular.Idle+2*Regular.Wait, nil)
-		if w.told != 2 {
-			t.Errorf("told %d times, want once that it is lost and once that it is back", w.told)
-		}
+		w.driver.set(func() {
+			if w.told != 2 {
+				t.Errorf("told %d times, want once that it is lost and once that it is back", w.told)
+			}
+		})
 	})
 }
 
@@ -193,15 +199,20 @@ func TestNVMLIsClosedWhileNoSliceHasAProcess(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
 		w.after(t, time.Hour, nil)
 		w.driver.Close()
-		if w.driver.opened > 0 || len(w.driver.looks) > 125 {
-			t.Errorf("idle for an hour it was open for %s and looked %d times", w.driver.opened, len(w.driver.looks))
-		}
+		looks := 0
+		w.driver.set(func() {
+			looks = len(w.driver.looks)
+			if w.driver.opened > 0 || looks > 125 {
+				t.Errorf("idle for an hour it was open for %s and looked %d times", w.driver.opened, looks)
+			}
+		})
 		w.driver.set(func() { w.driver.busy = true })
-		looks := len(w.driver.looks)
 		w.after(t, time.Minute, nil)
-		if !w.driver.open || len(w.driver.looks)-looks < 9 {
-			t.Errorf("in use: open %t, %d looks in a minute", w.driver.open, len(w.driver.looks)-looks)
-		}
+		w.driver.set(func() {
+			if !w.driver.open || len(w.driver.looks)-looks < 9 {
+				t.Errorf("in use: open %t, %d looks in a minute", w.driver.open, len(w.driver.looks)-looks)
+			}
+		})
 	})
 }
 
