@@ -90,14 +90,3 @@ func (a *Agent) KnownCards() []xpu.Card {
 	defer a.mutex.Unlock()
 	return a.Cards
 }
-
-// Holds says whether some slice holds an id.
-func (a *Agent) Holds() func(id string) bool {
-	held := map[string]bool{}
-	for _, slice := range a.Ledger().Slices() {
-		for _, token := range slice.Tokens {
-			held[token] = true
-		}
-	}
-	return func(id string) bool { return held[id] }
-}

@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"fmt"
 	"reflect"
 	"testing"
 
@@ -104,15 +103,5 @@ func TestASickCardKeepsWhatRunsOnIt(t *testing.T) {
 	a.SetCards(cards)
 	if other := prepare(t, a, "c"); other.Shares[0].UUID != "GPU-0" {
 		t.Errorf("recovered GPU-0 was passed over for %s", other.Shares[0].UUID)
-	}
-}
-
-func TestHoldsNamesTheLedgersIds(t *testing.T) {
-	w := newWorld()
-	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
-	a := w.start(t)
-	prepare(t, a, "a")
-	if holds := a.Holds(); !holds("a") || holds("b") {
-		t.Error(fmt.Sprint(holds("a"), holds("b")))
 	}
 }

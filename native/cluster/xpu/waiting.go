@@ -46,15 +46,18 @@ func (w *Waiting) Still(owner Owner) bool {
 	return waits
 }
 
-// Due are those that have waited for patience, each once. An owner that hasn't asked for as long as
-// forget is gone.
+// lately is how recently an owner has to have asked to count as waiting: it may be gone since.
+const lately = 30 * time.Second
+
+// Due are those that have waited for patience and asked lately, each once. An owner that hasn't asked for
+// as long as forget is gone.
 func (w *Waiting) Due(now time.Time, patience, forget time.Duration) []Starved {
 	var due []Starved
 	for owner, one := range w.since {
 		switch {
 		case now.Sub(one.last) > forget:
 			delete(w.since, owner)
-		case !one.told && now.Sub(one.first) >= patience:
+		case !one.told && now.Sub(one.first) >= patience && now.Sub(one.last) <= lately:
 			one.told = true
 			w.since[owner] = one
 			due = append(due, Starved{Claim: one.claim, Since: one.first, Why: one.why})

@@ -92,7 +92,8 @@ func life(ctx context.Context, cfg config, d deps) error {
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	n := &node{binder: binder, resources: resources(cfg, cards, binder), announcer: announcing(d, binder),
+	known := &held{}
+	n := &node{binder: binder, resources: resources(cfg, cards, binder, known), announcer: announcing(d, binder), held: known,
 		evictions: evict.NewQueue(d.api, d.log), patience: cfg.evictAfter, log: d.log}
 	tending := cfg.tendDeps(d.nvml, d.log)
 	tending.Evictor = n.evictions
@@ -123,7 +124,7 @@ func poke(changed chan<- struct{}) {
 	}
 }
 
-func resources(cfg config, cards []xpu.Card, binder *agent.Agent) []plugin.Resource {
+func resources(cfg config, cards []xpu.Card, binder *agent.Agent, known *held) []plugin.Resource {
 	split := func(card xpu.Card) int { return card.Split }
 	cores := func(xpu.Card) int { return xpu.FullCores }
 	memory := func(card xpu.Card) int { return int(card.MemoryMiB / xpu.MiBPerGiB) }
@@ -131,7 +132,7 @@ func resources(cfg config, cards []xpu.Card, binder *agent.Agent) []plugin.Resou
 		{Name: cfg.resources.Number, Socket: numberSocket, IDs: plugin.Tokens(cards, "", split),
 			Allocate: plugin.Indirection(cfg.strategy), Prepare: binder.Prepare, Withdrawn: plugin.NewWithdrawn(),
 			Prefer: func(available, must []string, size int) []string {
-				return plugin.Prefer(available, must, size, binder.Holds())
+				return plugin.Prefer(available, must, size, known.has)
 			}},
 		{Name: cfg.resources.Cores, Socket: "xpu-cores.sock", IDs: plugin.Tokens(cards, "c", cores),
 			Allocate: plugin.Empty, Withdrawn: plugin.NewWithdrawn()},

@@ -269,6 +269,11 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 		t.Errorf("no entry for the slice in\n%s", entry)
 	}
 	h.awaitAnnotation(t, "flexai.io/node-vgpu-slices", "u1,app,GPU-0,0,20,3072:")
+	preferred, err := number.GetPreferredAllocation(ctx, &pluginapi.PreferredAllocationRequest{
+		ContainerRequests: []*pluginapi.ContainerPreferredAllocationRequest{{AvailableDeviceIDs: []string{"GPU-0-0", "GPU-0-1"}, AllocationSize: 1}}})
+	if err != nil || !slices.Equal(preferred.ContainerResponses[0].DeviceIDs, []string{"GPU-0-1"}) {
+		t.Errorf("with GPU-0-0 in the ledger preferred are %v, %v", preferred, err)
+	}
 	stop()
 
 	// A new life of the program: the container restarts on the same share.

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"flexai.io/xpu/cluster/agent"
@@ -24,13 +25,37 @@ type node struct {
 	evictions *evict.Queue
 	patience  time.Duration // 0: nobody is evicted for want of room
 	log       *slog.Logger
+	held      *held
 	bound     string // what was bound at the last look
+}
+
+// held are the ids of slices as of the last look. The kubelet asks for them while it admits pods, which
+// must not wait for a ledger that is being written; a preference may be a moment old.
+type held struct {
+	ids atomic.Pointer[map[string]bool]
+}
+
+func (h *held) set(slices []xpu.Slice) {
+	ids := map[string]bool{}
+	for _, slice := range slices {
+		for _, token := range slice.Tokens {
+			ids[token] = true
+		}
+	}
+	h.ids.Store(&ids)
+}
+
+func (h *held) has(id string) bool {
+	ids := h.ids.Load()
+	return ids != nil && (*ids)[id]
 }
 
 // look does each time what follows from what the node holds now.
 func (n *node) look() {
 	n.withdraw()
-	if bound := xpu.SlicesValue(n.binder.Ledger().Slices()); bound != n.bound {
+	slices := n.binder.Ledger().Slices()
+	n.held.set(slices)
+	if bound := xpu.SlicesValue(slices); bound != n.bound {
 		n.bound = bound
 		n.announcer.Changed()
 	}
