@@ -233,7 +233,13 @@ func TestADriverThatDoesNotAnswerHasNoCards(t *testing.T) {
 
 func TestACardThatComesEndsTheWatch(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
-		w.after(t, time.Second, nil)
+		w.driver.set(func() { w.driver.answers = map[string]error{"a": nil, "b": nil, "c": errLost} })
+		w.after(t, time.Hour, nil)
+		select {
+		case err := <-w.done:
+			t.Fatalf("a card that doesn't answer has come: %v", err)
+		default:
+		}
 		w.driver.set(func() { w.driver.answers = map[string]error{"a": nil, "b": nil, "c": nil} })
 		if err := <-w.done; !errors.Is(err, ErrNewCard) {
 			t.Errorf("%v", err)

@@ -109,8 +109,9 @@ func (w *watch) look() error {
 		w.blind = false
 	}
 	w.Judge.Looked(answers)
-	for uuid := range answers {
-		if _, known := w.Judge.cards[uuid]; !known {
+	for uuid, silent := range answers {
+		// One that doesn't answer yet would be left out again.
+		if _, known := w.Judge.cards[uuid]; !known && silent == nil {
 			w.Log.Info("card has come to the node", "card", uuid)
 			return ErrNewCard
 		}
