@@ -123,7 +123,8 @@ def test_runtime_docker_has_no_field_strategy(program: Path) -> None:
 def test_rights_are_those_that_are_used(program: Path) -> None:
     role = objects(program)["ClusterRole/gpupool-gpu-device-plugin"]
     assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
-        (["pods"], ["get"]),
+        (["pods"], ["get", "list"]),
+        (["pods/eviction", "events"], ["create"]),
         (["nodes"], ["patch"]),
     ]
     everywhere = json.dumps(objects(program))
@@ -195,6 +196,22 @@ def test_pids_are_the_hosts(program: Path) -> None:
     assert "--on-misuse=kill" in killing["containers"][0]["args"]
 
 
+def test_who_waits_for_room_and_who_has_no_class_is_the_sites_to_say(program: Path) -> None:
+    usual = plugin(objects(program))["containers"][0]["args"]
+    assert {"--default-class=", "--evict-after=60s", "--xid-quiet=5m"} <= set(usual)
+    chosen = plugin(
+        objects(
+            program, "defaultClass=elastic", "evictAfter=0s", "xidQuiet=1h30m", "onMisuse=evict"
+        )
+    )["containers"][0]["args"]
+    assert {
+        "--default-class=elastic",
+        "--evict-after=0s",
+        "--xid-quiet=1h30m",
+        "--on-misuse=evict",
+    } <= set(chosen)
+
+
 SECURITY = ("security.openshift.io/v1",)
 
 
@@ -253,7 +270,10 @@ def test_images_are_full_references(program: Path) -> None:
         ("osType=windows", "osType"),
         ("runtimeType=crio", "runtimeType"),
         ("deviceSplitCount=0", "deviceSplitCount"),
-        ("onMisuse=evict", "onMisuse"),
+        ("onMisuse=shout", "onMisuse"),
+        ("defaultClass=gold", "defaultClass"),
+        ("evictAfter=60", "evictAfter"),
+        ("xidQuiet=soon", "xidQuiet"),
         ("gpuDevicePlugin.image.tag=v1.0", "tag"),
         ("gpuClientUpdate.image.tag=v1.0", "tag"),
         ("gpuClientUpdate.intervalS=0", "intervalS"),
