@@ -199,11 +199,8 @@ def test_pids_are_the_hosts(program: Path) -> None:
 def test_who_waits_for_room_and_who_has_no_class_is_the_sites_to_say(program: Path) -> None:
     usual = plugin(objects(program))["containers"][0]["args"]
     assert {"--default-class=", "--evict-after=60s", "--xid-quiet=5m"} <= set(usual)
-    chosen = plugin(
-        objects(
-            program, "defaultClass=elastic", "evictAfter=0s", "xidQuiet=1h30m", "onMisuse=evict"
-        )
-    )["containers"][0]["args"]
+    settings = ("defaultClass=elastic", "evictAfter=0s", "xidQuiet=1h30m", "onMisuse=evict")
+    chosen = plugin(objects(program, *settings))["containers"][0]["args"]
     assert {
         "--default-class=elastic",
         "--evict-after=0s",
