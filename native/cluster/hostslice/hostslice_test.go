@@ -323,21 +323,27 @@ func TestAContainerWithoutProcessesOnTheCardHoldsItsSlice(t *testing.T) {
 	m := machine(t)
 	must(t)(m.Add(want("train", 20, 3072)))
 	process := m.Proc + "/77"
-	list := func(name string) string {
-		return "900 1 8:1 /var/lib/xpu/slices/" + name + "/ledger.page /run/xpu/ledger.page rw - ext4 /dev/sda1 rw\n"
+	page, err := place(m.Paths.State + "/slices/train/ledger.page")
+	if err != nil {
+		t.Fatal(err)
 	}
-	put(t, process+"/mountinfo", list("trainer")+list("train"))
+	list := func(device, path, point string) string {
+		return "900 1 " + device + " " + path + " " + point + " rw - ext4 /dev/sda1 rw\n"
+	}
+	foreign := list("999:1", page.path, inContainer) + // a nested machine's
+		list(page.device, page.path+"/x", inContainer) + list(page.device, page.path, "/mnt")
+	put(t, process+"/mountinfo", foreign+list(page.device, page.path, inContainer))
 	put(t, process+"/cgroup", "0::/docker/abc\n")
 	if err := errors.Join(os.MkdirAll(process+"/ns", 0o755), os.Symlink("mnt:[1]", process+"/ns/mnt")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := m.Remove("train", false)
+	_, err = m.Remove("train", false)
 	refused(t, err, "container /docker/abc (pid 77)")
 	listing, err := m.List()
 	if err != nil || !slices.Equal(listing.Slices[0].Use.Containers, []Container{{77, "/docker/abc"}}) {
 		t.Errorf("%+v, %v", listing.Slices, err)
 	}
-	put(t, process+"/mountinfo", list("trainer"))
+	put(t, process+"/mountinfo", foreign)
 	must(t)(m.Remove("train", false))
 }
 
