@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
 	"flexai.io/xpu/cluster/live"
 	"flexai.io/xpu/cluster/live/livetest"
 	"flexai.io/xpu/cluster/pages"
@@ -125,7 +128,11 @@ func (m Manager) entry(t *testing.T, name string) bool {
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(text), "name: "+name+"\n")
+	var spec specs.Spec
+	if err := yaml.Unmarshal(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(spec.Devices, func(device specs.Device) bool { return device.Name == name })
 }
 
 func (m Manager) grant(t *testing.T, name string) pages.Card {
