@@ -74,8 +74,7 @@ def _helm(cache: Cache) -> Artefact:
 def _xpu_agent(cache: Cache) -> Artefact:
     """The device plugin's program once more, for hosts without Kubernetes; one file, for x86_64."""
     path = cluster.build(cache) / "gpu-device-plugin"
-    version = collection_version()
-    return Artefact("xpu-agent", version, "x86_64", "binary", path, OWN_LICENCE)
+    return Artefact("xpu-agent", runtime.version(), "x86_64", "binary", path, OWN_LICENCE)
 
 
 def _images(cache: Cache) -> list[Artefact]:
