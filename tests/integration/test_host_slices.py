@@ -135,19 +135,23 @@ def test_a_slice_is_registered_used_resized_and_given_back(
     tmp_path: Path, ready: Host, variables: dict[str, object]
 ) -> None:
     host = ready
-    validate = role("xpu_agent", "validate")
-    assert changed(run(tmp_path, host, validate, **variables), 0)
     # 0 is all that systemd can take from a unit, 100 nothing; this one is root and reads processes.
     host.exec(["systemd-analyze", "security", "--no-pager", "--threshold=50", UNIT])
     present = vgpu(cores=20, memory_mib=3072)
-
-    done = run(tmp_path, host, {**present, "check_mode": True}, **variables)
-    assert changed(done, 1), done.output
-    assert listing(host)["slices"] == []
-    done = run(tmp_path, host, present, **variables)
-    assert changed(done, 1), done.output
-    done = run(tmp_path, host, present, {**present, "check_mode": True}, **variables)
-    assert changed(done, 0), done.output
+    predicted = {**present, "check_mode": True}
+    still_none = {
+        "flexai.xpu.vgpu_info": {},
+        "register": "found",
+        "failed_when": "found.slices | length > 0",
+    }
+    done = run(
+        tmp_path,
+        host,
+        *[role("xpu_agent", "validate"), predicted, still_none],
+        *[present, present, predicted],
+        **variables,
+    )
+    assert changed(done, 2), done.output  # the first prediction, and what it predicted
 
     # A container has exactly its slice.
     start_tenant(host, "train")
@@ -161,24 +165,30 @@ def test_a_slice_is_registered_used_resized_and_given_back(
     assert refused.rc == 1 and "OUT_OF_MEMORY" in refused.stdout, refused
     assert len(slice_["use"]["containers"]) == 1
 
-    # It grows while the container runs, and doesn't shrink below what that holds.
+    # It grows while the container runs.
     done = run(tmp_path, host, vgpu(memory_mib=6144, cores=40), **variables)
     assert changed(done, 1), done.output
     grown = ask(host, "allocate", "4GiB")
     assert grown.rc == 0, grown
-    done = run(tmp_path, host, vgpu(memory_mib=1024), **variables)
-    assert done.rc != 0 and "shrink to 1024 MiB" in done.output, done.output
 
-    # What a container has isn't taken, and what isn't there can't be promised.
-    done = run(tmp_path, host, vgpu(state="absent"), **variables)
-    assert done.rc != 0 and "slice train is in use by" in done.output, done.output
-    done = run(tmp_path, host, vgpu(name="more", card=slice_["card"], cores=70), **variables)
-    assert done.rc != 0 and "no room" in done.output and "60 % cores" in done.output, done.output
+    # What a container holds isn't taken, and what isn't there isn't promised.
+    refused_tasks: list[dict[str, object]] = [
+        {**task, "ignore_errors": True}
+        for task in (
+            vgpu(memory_mib=1024),
+            vgpu(state="absent"),
+            vgpu(name="more", card=slice_["card"], cores=70),
+        )
+    ]
+    done = run(tmp_path, host, *refused_tasks, **variables)
+    assert changed(done, 0) and "ignored=3" in done.output, done.output
+    for words in ("shrink to 1024 MiB", "slice train is in use by", "60 % cores", "no room"):
+        assert words in done.output, done.output
 
     host.exec(["docker", "rm", "--force", "tenant"])
-    done = run(tmp_path, host, vgpu(state="absent"), **variables)
+    absent = vgpu(state="absent")
+    done = run(tmp_path, host, absent, absent, **variables)
     assert changed(done, 1), done.output
-    assert changed(run(tmp_path, host, vgpu(state="absent"), **variables), 0)
 
 
 @pytest.mark.soak

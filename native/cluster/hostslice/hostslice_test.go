@@ -555,7 +555,7 @@ func TestManyProcessesNeverPromiseACardTwice(t *testing.T) {
 		select {
 		case <-ended:
 			looking = false
-		default:
+		case <-time.After(time.Millisecond):
 			overbooked(t, m)
 		}
 	}

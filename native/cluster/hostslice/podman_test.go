@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"flexai.io/xpu/cluster/xpu"
 )
@@ -85,7 +86,7 @@ func TestPodmanGivesAContainerExactlyItsSlice(t *testing.T) {
 			select {
 			case said := <-ended:
 				t.Fatalf("ended early: %v, %s%s", run.Wait(), said, complaint.String())
-			default:
+			case <-time.After(20 * time.Millisecond):
 			}
 			use, err := m.use(xpu.Slice{Key: "train", Owner: xpu.HostOwner("train")})
 			if err != nil {
