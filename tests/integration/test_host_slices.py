@@ -139,18 +139,14 @@ def test_a_slice_is_registered_used_resized_and_given_back(
     host.exec(["systemd-analyze", "security", "--no-pager", "--threshold=50", UNIT])
     present = vgpu(cores=20, memory_mib=3072)
     predicted = {**present, "check_mode": True}
-    still_none = {
+    still_none: dict[str, object] = {
         "flexai.xpu.vgpu_info": {},
         "register": "found",
         "failed_when": "found.slices | length > 0",
     }
-    done = run(
-        tmp_path,
-        host,
-        *[role("xpu_agent", "validate"), predicted, still_none],
-        *[present, present, predicted],
-        **variables,
-    )
+    validate = role("xpu_agent", "validate")
+    tasks = [validate, predicted, still_none, present, present, predicted]
+    done = run(tmp_path, host, *tasks, **variables)
     assert changed(done, 2), done.output  # the first prediction, and what it predicted
 
     # A container has exactly its slice.
