@@ -9,7 +9,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
-from ..module_utils._artefacts import Artefact, require
+from ..module_utils._artefacts import Artefact, candidates, require
 from ..module_utils._errors import XpuError
 from ..module_utils._plan import ARTEFACT_OF, COMPONENTS
 from ..module_utils._site import (
@@ -88,9 +88,10 @@ class _SiteCheck:
         self._prefixes = (SITE_PREFIX, *(f"{role}_" for role in role_names()))
         self._seen: set[str] = set()
         # By where artefacts come from: whether the cluster's are needed, and (name, version) of the
-        # nodes'.
+        # nodes', and of those that are taken where they are there.
         self._with_cluster: dict[Origin, bool] = {}
         self._needs: dict[Origin, set[tuple[str, str]]] = {}
+        self._uses: dict[Origin, set[tuple[str, str]]] = {}
         self.warnings: list[str] = []
 
     def problems(self, hosts: t.Iterable[str], nodes: t.Iterable[str]) -> list[str]:
@@ -173,9 +174,12 @@ class _SiteCheck:
         with_cluster = whole and bool(values["flexai_kubeconfig"])
         self._with_cluster[origin] = self._with_cluster.get(origin, False) or with_cluster
         needs = self._needs.setdefault(origin, set())
+        uses = self._uses.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
-            if component in self._components:
-                needs.add((artefact, str(values[f"{component}_version"] or "")))
+            state = str(values.get(f"{component}_state", "present"))
+            if component in self._components and state != "absent":
+                wanted = uses if state == "auto" else needs
+                wanted.add((artefact, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])
         self.warnings += [line for line in dangers(values) if line not in self.warnings]
         return [f"{host}: {line}" for line in contradictions(values)]
@@ -193,6 +197,9 @@ class _SiteCheck:
             ]
             for name, version in sorted(self._needs[origin]):
                 needed += require(entries, name, version, origin[0])
+            for name, version in sorted(self._uses[origin]):
+                found = candidates(entries, name, version)
+                needed += [entry for entry in found if entry not in needed]
             for entry in needed:
                 # What a URL gives is checked by the host that fetches it.
                 if entry.is_pinned and not entry.is_remote:

@@ -216,6 +216,30 @@ def judge_xpu(host: Host, wanted: str) -> Component:
     return Component(name, wanted, found, state, f"{len(lines)} files as recorded")
 
 
+# -- agent -----------------------------------------------------------------------------------
+
+
+def judge_agent(host: Host, wanted: str) -> Component:
+    """The program's digest, what systemd says of its unit, and whether it reads the ledger."""
+    name, program = "xpu_agent", "/usr/local/bin/gpu-device-plugin"
+    if not wanted:
+        return Component(name, "none", "none", "ok", "none wanted here")
+    digest = host.digest(program)
+    version, _dash, start = wanted.rpartition("-")
+    found = f"{version}-{digest[:12]}" if digest[:12] == start else digest[:12]
+    if not digest:
+        return Component(name, wanted, "", "absent", f"{program} is not installed")
+    active = host.run(["systemctl", "is-active", "xpu-agent.service"], timeout_s=TOOL_LIMIT_S)
+    if active.out.strip() != "active":
+        said = active.out.strip() or active.err.strip()[-200:]
+        return Component(name, wanted, found, "failed", f"xpu-agent.service: {said}")
+    listed = host.run([program, "slice", "list"], timeout_s=TOOL_LIMIT_S)
+    if listed.rc != 0:
+        reason = f"slice list: rc {listed.rc}, {listed.err.strip()[-200:]}"
+        return Component(name, wanted, found, "failed", reason)
+    return Component(name, wanted, found, "ok" if found == wanted else "failed")
+
+
 # -- images ----------------------------------------------------------------------------------
 
 
@@ -281,6 +305,7 @@ JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
     "container_toolkit": _ask_toolkit,
     "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
     "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),
+    "xpu_agent": lambda host, wanted: judge_agent(host, wanted["xpu_agent"]),
     "images": lambda host, wanted: judge_images(host, wanted["images"]),
 }
 

@@ -22,17 +22,26 @@ from . import _owners as owners
 from . import _packages as packages
 from . import _records as records
 from . import _transaction as transaction
+from . import _xpu_agent as agent
 from . import _xpu_runtime as xpu
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Claim, Decision
 from ._host import Host
 
 # Order of installation: each component may rest on those before it.
-COMPONENTS = ("nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime", "images")
+COMPONENTS = (
+    "nvidia_driver",
+    "container_toolkit",
+    "container_runtime",
+    "xpu_runtime",
+    "xpu_agent",
+    "images",
+)
 # Which artefact a component is installed from; the runtime's configuration needs none.
 ARTEFACT_OF = {
     "nvidia_driver": "nvidia-driver",
     "container_toolkit": "nvidia-container-toolkit",
     "xpu_runtime": "xpu-runtime",
+    "xpu_agent": agent.ARTEFACT,
 }
 # Systems that the node path has been run on (True) or only rendered and unit-tested for (False).
 SYSTEMS = {
@@ -62,6 +71,7 @@ class Facts(t.NamedTuple):
     containerd: containerd.Facts | None
     docker: docker.Facts | None
     xpu: xpu.Facts
+    agent: agent.Facts
     images: t.Mapping[str, str]
     owners: owners.Facts
     transaction: t.Mapping[str, t.Any]
@@ -106,6 +116,7 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         containerd=containerd.observe(host) if engine == "containerd" else None,
         docker=docker.observe(host) if engine == "docker" else None,
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
+        agent=agent.observe(host),
         images=images.observe(host, wanted_images(desired, engine)),
         owners=owners.observe(host),
         transaction=records.read(host, transaction.RECORD),
@@ -125,6 +136,16 @@ def wanted_release(desired: t.Mapping[str, t.Any], architecture: str) -> str:
     """Directory name of the wanted xpu runtime; empty where the manifest has none for this host."""
     releases: t.Mapping[str, str] = desired["xpu_runtime"]["releases"]
     return releases.get(architecture) or releases.get("noarch") or ""
+
+
+def wanted_agent(desired: t.Mapping[str, t.Any], facts: HostFacts) -> str:
+    """Release of the agent for slices outside a cluster; empty where the host shall have none."""
+    asked = desired["xpu_agent"]
+    releases: t.Mapping[str, str] = asked["releases"]
+    if not agent.is_wanted(asked["state"], facts.engine, facts.architecture in releases):
+        return ""
+    # Of one that is asked for and isn't in the manifest, the plan says so by its architectures.
+    return releases.get(facts.architecture) or str(asked["version"] or "of any version")
 
 
 def wanted_images(desired: t.Mapping[str, t.Any], engine: str) -> t.Mapping[str, str]:
@@ -194,6 +215,7 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
         toolkit.plan(facts.toolkit, toolkit_wanted, basis, trace["container_toolkit"]),
         _runtime(facts, trace["container_runtime"]),
         xpu.plan(facts.xpu, wanted_release(desired, arch)),
+        agent.plan(facts.agent, wanted_agent(desired, facts.host)),
         images.plan(facts.images, wanted_images(desired, facts.host.engine)),
     ]
     asked = components_of(desired)
@@ -224,5 +246,6 @@ def wanted(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]
         "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
         "container_runtime": facts.engine,
         "xpu_runtime": wanted_release(desired, facts.architecture),
+        "xpu_agent": wanted_agent(desired, facts),
         "images": dict(wanted_images(desired, facts.engine)),
     }

@@ -7,8 +7,9 @@ module: node_verdict
 short_description: Ask a host's own tools what is really in force
 version_added: 0.1.0
 description:
-  - Judges driver, toolkit, container runtime, xpu runtime and images by asking C(nvidia-smi), the
-    dynamic loader, C(nvidia-ctk), the runtime's effective configuration and C(ctr).
+  - Judges driver, toolkit, container runtime, xpu runtime, agent and images by asking
+    C(nvidia-smi), the dynamic loader, C(nvidia-ctk), the runtime's effective configuration,
+    C(systemctl) and C(ctr).
   - Shares no knowledge with the plan, so that an error in the plan can't hide itself here.
   - Nothing is changed.
 options:
@@ -28,8 +29,8 @@ options:
     description: The components to judge. Only for these must O(wanted) say something.
     type: list
     elements: str
-    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
-    default: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
+    default: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
   transaction:
     description: Whether a change of the node that has not come to its end is part of the verdict.
     type: bool

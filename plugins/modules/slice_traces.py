@@ -9,7 +9,8 @@ short_description: Take from a host what a device plugin that is gone left of it
 version_added: 0.1.0
 description:
   - Removes C(/etc/cdi/huawei.com-vgpu.yaml), C(/etc/xpu) and C(/var/lib/xpu).
-  - Fails while a pod of this host still has a slice, as the kubelet's directories tell.
+  - Fails while a pod of this host still has a slice, as the kubelet's directories tell, and while
+    slices of the host itself are registered (M(flexai.xpu.vgpu)).
 options:
   force:
     description: Whether to remove them all the same; what was found is a warning then.
@@ -57,6 +58,11 @@ def holders(host: Host) -> list[str]:
     return [uid for uid in uids if host.exists(f"{PODS}/{uid}")]
 
 
+def registered(host: Host) -> list[str]:
+    """Slices that the host registered itself: containers that nobody here sees may have them."""
+    return [path.rsplit("/", 1)[1] for path in host.glob(f"{SLICES}/host/*")]
+
+
 def remove(host: Host, path: str) -> None:
     if host.is_directory(path):
         shutil.rmtree(host.path(path))
@@ -65,12 +71,17 @@ def remove(host: Host, path: str) -> None:
 
 
 def converge(host: Host, force: bool, check: bool) -> dict[str, t.Any]:
-    pods = holders(host)
-    sentence = f"These pods of this host hold slices (by uid): {', '.join(pods)}."
-    if pods and not force:
+    pods, own = holders(host), registered(host)
+    sentences = []
+    if pods:
+        sentences.append(f"These pods of this host hold slices (by uid): {', '.join(pods)}.")
+    if own:
+        sentences.append(f"These slices of the host itself are registered: {', '.join(own)}.")
+    if sentences and not force:
         raise XpuError(
-            f"{sentence} Nothing was changed.",
-            "delete them first, or take it from under them with uninstall_force: true.",
+            f"{' '.join(sentences)} Nothing was changed.",
+            "delete them first (slices of the host with flexai.xpu.vgpu and state: absent), or "
+            "take it from under them with uninstall_force: true.",
         )
     there = [path for path in TRACES if host.exists(path)]
     for path in () if check else there:
@@ -80,7 +91,7 @@ def converge(host: Host, force: bool, check: bool) -> dict[str, t.Any]:
     return {
         "changed": bool(there),
         "removed": there,
-        "warnings": [sentence] if pods else [],
+        "warnings": sentences,
         "diff": {"before": "".join(f"{path}\n" for path in there), "after": ""},
     }
 

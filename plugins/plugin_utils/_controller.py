@@ -22,7 +22,14 @@ from . import _lock as locks
 
 ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "roles"))
 # The roles whose variables say what a node shall be.
-NODE_ROLES = ("preflight", "nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
+NODE_ROLES = (
+    "preflight",
+    "nvidia_driver",
+    "container_toolkit",
+    "container_runtime",
+    "xpu_runtime",
+    "xpu_agent",
+)
 
 Variables = t.Mapping[str, t.Any]
 # Makes, once per host, a function that templates values in one scope.
@@ -178,6 +185,11 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
         },
         "container_runtime": {"engine": str(values["container_runtime_engine"])},
         "xpu_runtime": {"releases": _releases(found["xpu_runtime"])},
+        "xpu_agent": {
+            "state": str(values["xpu_agent_state"]),
+            "version": versions["xpu_agent"],
+            "releases": _releases(found["xpu_agent"]),
+        },
         "images": {entry.image: entry.image_digest for entry in artefacts if entry.kind == "image"},
     }
 

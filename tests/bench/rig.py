@@ -153,7 +153,14 @@ class Agent:
         (self._etc / "bench").mkdir(parents=True)
         self._write()
         self.log = directory / "agent.log"
-        flags = {"slice-dir": self._etc, "state-dir": self._state, "nvml-library": nvml}
+        flags = {
+            "slice-dir": self._etc,
+            "state-dir": self._state,
+            "nvml-library": nvml,
+            # No container runtime here: nothing of the machine's own CDI is read or written.
+            "cdi-base": directory / "no-base.yaml",
+            "cdi-file": directory / "vgpu.yaml",
+        }
         argv = [str(program), "agent", *(f"--{name}={value}" for name, value in flags.items())]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(argv, env={**os.environ, **outside}, stderr=log)
@@ -167,11 +174,10 @@ class Agent:
     def add(self, pages: Path, uuid: str, grant: Mapping[str, Any]) -> None:
         """Put the slice with these pages into the node ledger."""
         with self._lock:
-            (self._etc / "bench" / pages.name).symlink_to(pages)
-            (self._state / "slices" / pages.name).symlink_to(pages)
             share = {
                 "uuid": uuid,
-                "vid": len(self._slices),
+                # None that a page here has: its terms are the measurement's, not the ledger's.
+                "vid": 1 + len(self._slices),
                 "cores_percent": grant.get("cores_percent", 0),
                 "memory_mib": grant.get("memory_bytes", 0) >> 20,
                 "mode": grant.get("mode", "hard"),
@@ -180,7 +186,10 @@ class Agent:
             owner = {"pod_uid": "bench", "container": pages.name}
             slice = {"key": pages.name, "owner": owner, "tokens": [pages.name], "shares": [share]}
             self._slices.append(slice)
+            # Before the files, as the device plugin: the agent removes those of no slice.
             self._write()
+            (self._etc / "bench" / pages.name).symlink_to(pages)
+            (self._state / "slices" / pages.name).symlink_to(pages)
 
     def check(self) -> None:
         """A run in which the agent died has measured something else."""

@@ -211,6 +211,7 @@ def desired(sha256: str = "0" * 64, **images: str) -> dict[str, object]:
         },
         "container_runtime": {"engine": "auto"},
         "xpu_runtime": {"releases": {"x86_64": f"{XPU}-{sha256[:12]}"}},
+        "xpu_agent": {"state": "auto", "version": "", "releases": {}},
         "images": images,
     }
 

@@ -28,6 +28,7 @@ def test_a_bare_host_gets_everything_installed(bare_host: Host) -> None:
         "container_toolkit": "install",
         "container_runtime": "install",
         "xpu_runtime": "install",
+        "xpu_agent": "ok",
         "images": "install",
     }
 
@@ -37,7 +38,7 @@ def test_a_ready_host_has_nothing_to_do_and_its_verdict_is_ready(
 ) -> None:
     host, desired = ready_host
     result = probe(host, "h", desired)
-    assert [(step["action"], step["reason"]) for step in result["plan"]] == [("ok", "")] * 5
+    assert [(step["action"], step["reason"]) for step in result["plan"]] == [("ok", "")] * 6
     verdict = judge(host, "h", result["wanted"], {})
     assert verdict["ready"], verdict
     assert result["verdict"] == verdict

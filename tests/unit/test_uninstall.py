@@ -195,6 +195,11 @@ def test_traces_of_slices_go_when_no_pod_of_the_host_holds_one(tmp_path: Path) -
     with pytest.raises(XpuError, match=r"hold slices .* uid-1"):
         slice_traces.converge(host, False, False)
     (tmp_path / "var/lib/kubelet/pods/uid-1").rmdir()
+    (tmp_path / "etc/xpu/host/train").mkdir(parents=True)
+    with pytest.raises(XpuError, match=r"slices of the host itself are registered: train\."):
+        slice_traces.converge(host, False, False)
+    assert slice_traces.converge(host, True, True)["warnings"]
+    (tmp_path / "etc/xpu/host/train").rmdir()
     assert slice_traces.converge(host, False, True)["changed"]
     assert host.exists("/etc/xpu/uid-1")
     assert slice_traces.converge(host, False, False)["removed"] == list(slice_traces.TRACES)

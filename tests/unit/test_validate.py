@@ -31,6 +31,7 @@ def wanted_of(desired: Desired) -> dict[str, Any]:
         "container_toolkit": hostroot.TOOLKIT,
         "container_runtime": "containerd",
         "xpu_runtime": releases["x86_64"],
+        "xpu_agent": "",
         "images": {},
     }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from .cache import Cache, digest_file, place
-from .recipes import charts, helm, images, runtime, volcano
+from .recipes import charts, cluster, helm, images, runtime, volcano
 
 # What runs inside a container comes for both; images and helm are x86_64's only.
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -71,6 +71,12 @@ def _helm(cache: Cache) -> Artefact:
     )
 
 
+def _xpu_agent(cache: Cache) -> Artefact:
+    """The device plugin's program once more, for hosts without Kubernetes; one file, for x86_64."""
+    path = cluster.build(cache) / "gpu-device-plugin"
+    return Artefact("xpu-agent", runtime.version(), "x86_64", "binary", path, OWN_LICENCE)
+
+
 def _images(cache: Cache) -> list[Artefact]:
     built = images.build(cache)
     listed = json.loads((built / "images.json").read_text(encoding="utf-8"))
@@ -96,7 +102,7 @@ def native(cache: Cache) -> list[Artefact]:
     hear it at once, not after ten minutes of compiling.
     """
     runtimes = [_xpu_runtime(cache, arch) for arch in ARCHITECTURES]
-    return [*_images(cache), *runtimes, _helm(cache), *_charts(cache)]
+    return [*_images(cache), *runtimes, _xpu_agent(cache), _helm(cache), *_charts(cache)]
 
 
 def publish(entries: Sequence[Artefact], out: Path) -> Path:

@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/yaml"
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
 	"flexai.io/xpu/cluster/live"
 	"flexai.io/xpu/cluster/live/livetest"
 	"flexai.io/xpu/cluster/pages"
@@ -125,7 +128,11 @@ func (m Manager) entry(t *testing.T, name string) bool {
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	return strings.Contains(string(text), "name: "+name+"\n")
+	var spec specs.Spec
+	if err := yaml.Unmarshal(text, &spec); err != nil {
+		t.Fatal(err)
+	}
+	return slices.ContainsFunc(spec.Devices, func(device specs.Device) bool { return device.Name == name })
 }
 
 func (m Manager) grant(t *testing.T, name string) pages.Card {
@@ -323,21 +330,27 @@ func TestAContainerWithoutProcessesOnTheCardHoldsItsSlice(t *testing.T) {
 	m := machine(t)
 	must(t)(m.Add(want("train", 20, 3072)))
 	process := m.Proc + "/77"
-	list := func(name string) string {
-		return "900 1 8:1 /var/lib/xpu/slices/" + name + "/ledger.page /run/xpu/ledger.page rw - ext4 /dev/sda1 rw\n"
+	page, err := place(m.Paths.State + "/slices/train/ledger.page")
+	if err != nil {
+		t.Fatal(err)
 	}
-	put(t, process+"/mountinfo", list("trainer")+list("train"))
+	list := func(device, path, point string) string {
+		return "900 1 " + device + " " + path + " " + point + " rw - ext4 /dev/sda1 rw\n"
+	}
+	foreign := list("999:1", page.path, inContainer) + // a nested machine's
+		list(page.device, page.path+"/x", inContainer) + list(page.device, page.path, "/mnt")
+	put(t, process+"/mountinfo", foreign+list(page.device, page.path, inContainer))
 	put(t, process+"/cgroup", "0::/docker/abc\n")
 	if err := errors.Join(os.MkdirAll(process+"/ns", 0o755), os.Symlink("mnt:[1]", process+"/ns/mnt")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := m.Remove("train", false)
+	_, err = m.Remove("train", false)
 	refused(t, err, "container /docker/abc (pid 77)")
 	listing, err := m.List()
 	if err != nil || !slices.Equal(listing.Slices[0].Use.Containers, []Container{{77, "/docker/abc"}}) {
 		t.Errorf("%+v, %v", listing.Slices, err)
 	}
-	put(t, process+"/mountinfo", list("trainer"))
+	put(t, process+"/mountinfo", foreign)
 	must(t)(m.Remove("train", false))
 }
 
@@ -542,7 +555,7 @@ func TestManyProcessesNeverPromiseACardTwice(t *testing.T) {
 		select {
 		case <-ended:
 			looking = false
-		default:
+		case <-time.After(time.Millisecond):
 			overbooked(t, m)
 		}
 	}

@@ -106,7 +106,13 @@ func containers(proc, ledger string) ([]Container, error) {
 		}
 	}
 	slices.Sort(pids)
-	page := filepath.Join("/", filepath.Base(filepath.Dir(ledger)), filepath.Base(ledger))
+	page, err := place(ledger)
+	if errors.Is(err, fs.ErrNotExist) {
+		return found, nil // and what isn't there isn't mounted anew
+	}
+	if err != nil {
+		return nil, err
+	}
 	for _, pid := range pids {
 		directory := filepath.Join(proc, strconv.Itoa(pid))
 		namespace, err := os.Readlink(filepath.Join(directory, "ns", "mnt"))
@@ -129,20 +135,58 @@ func containers(proc, ledger string) ([]Container, error) {
 	return found, nil
 }
 
-// mounts says whether a list has the page where containers have theirs. The path that the kernel names
-// begins at the page's own file system, whatever that is mounted on.
-func mounts(list, page string) bool {
+// origin is where a file lies on its file system, as mountinfo names it: that tells it from a file of
+// the same path on another machine that shares our kernel.
+type origin struct{ device, path string }
+
+const ownMounts = "/proc/self/mountinfo"
+
+// place finds the mount that a file of ours is reached by.
+func place(path string) (origin, error) {
+	path, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return origin{}, err
+	}
+	var found origin
+	longest := -1
+	err = eachMount(ownMounts, func(device, root, point string) {
+		below, err := filepath.Rel(point, path)
+		// Of several on one point, the last one covers the others.
+		if err == nil && below != ".." && !strings.HasPrefix(below, "../") && len(point) >= longest {
+			found, longest = origin{device, filepath.Join(root, below)}, len(point)
+		}
+	})
+	if err == nil && longest < 0 {
+		err = fmt.Errorf("%s names no mount that %s is on", ownMounts, path)
+	}
+	return found, err
+}
+
+// mounts says whether a list has the page where containers have theirs.
+func mounts(list string, page origin) bool {
+	has := false
+	// A list that can't be read is that of a process that ended.
+	_ = eachMount(list, func(device, root, point string) {
+		has = has || point == inContainer && page == origin{device, root}
+	})
+	return has
+}
+
+func eachMount(list string, visit func(device, root, point string)) error {
 	file, err := os.Open(list)
 	if err != nil {
-		return false
+		return err
 	}
 	defer file.Close()
 	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20) // overlays of many layers have long lines
 	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
-		if len(fields) > 4 && fields[4] == inContainer && strings.HasSuffix(fields[3], page) {
-			return true
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 {
+			visit(fields[2], unescape.Replace(fields[3]), unescape.Replace(fields[4]))
 		}
 	}
-	return false
+	return lines.Err()
 }
+
+// unescape undoes what the kernel does to names in its lists.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -59,7 +59,7 @@ func sleep(ctx context.Context, duration time.Duration) {
 func startAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 	return runAgent(ctx, cfg, agentDeps{
 		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, maxSplit) },
-		nvml:     nvmlwatch.New(cfg.nvml), ready: func() { notify("READY=1") }, log: log,
+		nvml:     nvmlwatch.New(cfg.nvml), ready: func() { tellSystemd("READY=1") }, log: log,
 	})
 }
 
@@ -144,8 +144,8 @@ func (r *restorer) restore() error {
 	})
 }
 
-// notify tells systemd, where it waits for that (Type=notify).
-func notify(state string) {
+// tellSystemd says a state to systemd, where that waits for it (Type=notify).
+func tellSystemd(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
 		return
