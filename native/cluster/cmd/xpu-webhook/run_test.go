@@ -220,24 +220,15 @@ func TestWhatIsNoReviewIsRefused(t *testing.T) {
 	}
 }
 
-// Bodies that unfold to many times their length, all at once, and clients that never finish.
+// Bodies that unfold to many times their length, all at once.
 func TestAFloodIsRefusedOrServedWithinBoundedMemory(t *testing.T) {
 	s := newSite(t)
 	r := s.start(t)
 	until(t, "ready", r.ready)
-	unfolding := `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","operation":"CREATE","resource":{"resource":"pods"},` +
-		`"object":{"metadata":{"annotations":{` + strings.Repeat(`"%d":"",`, 400_000) + `"":""}},"spec":{"containers":[{"resources":{"limits":{"":1}}}]}}}}`
 	number := 0
-	unfolding = string(replaceAll([]byte(unfolding), &number))
-	for range 50 {
-		// A client that announces a body and sends none holds nobody else up.
-		slow, err := tls.Dial("tcp", r.address, &tls.Config{InsecureSkipVerify: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer slow.Close()
-		_, _ = io.WriteString(slow, "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
-	}
+	unfolding := string(replaceAll([]byte(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u",`+
+		`"operation":"CREATE","resource":{"resource":"pods"},"object":{"metadata":{"annotations":{`+strings.Repeat(`"%d":"",`, 400_000)+
+		`"":""}},"spec":{"containers":[{"resources":{"limits":{"":1}}}]}}}}`), &number))
 	peak := watchHeap(t)
 	codes := sync.Map{}
 	var group sync.WaitGroup
@@ -263,6 +254,32 @@ func TestAFloodIsRefusedOrServedWithinBoundedMemory(t *testing.T) {
 	}
 	if code, _, err := post(s.client(r), "/mutate", "application/json", strings.NewReader(create)); err != nil || code != 200 {
 		t.Errorf("afterwards: %d %v", code, err)
+	}
+}
+
+// Clients that never finish: their head, their body, or a body large enough to use up the budget.
+func TestSlowClientsHoldNoOrdinaryPodUp(t *testing.T) {
+	s := newSite(t)
+	r := s.start(t)
+	until(t, "ready", r.ready)
+	for i := range 60 {
+		slow, err := tls.Dial("tcp", r.address, &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Close()
+		_, _ = io.WriteString(slow, "POST /mutate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n")
+		if i%3 > 0 {
+			_, _ = fmt.Fprintf(slow, "Content-Length: %d\r\n\r\n{", maxBody)
+		}
+		if i%3 > 1 {
+			_, _ = io.WriteString(slow, strings.Repeat(" ", smallBody))
+		}
+	}
+	for range 20 {
+		if code, _, err := post(s.client(r), "/mutate", "application/json", strings.NewReader(create)); err != nil || code != 200 {
+			t.Errorf("%d %v", code, err)
+		}
 	}
 }
 
