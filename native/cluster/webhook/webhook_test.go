@@ -329,8 +329,9 @@ func TestSchedulerAndRuntimeClassAreSetWhereLeftOpen(t *testing.T) {
 			}
 		})
 	}
-	pod, err := decodePod([]byte(`{"spec":{"containers":[{"name":"c","resources":{"limits":{"huawei.com/vgpu-number":"1"}}}]}}`))
-	if err != nil {
+	var pod Pod
+	text := `{"spec":{"containers":[{"name":"c","resources":{"limits":{"huawei.com/vgpu-number":"1"}}}]}}`
+	if err := json.Unmarshal([]byte(text), &pod); err != nil {
 		t.Fatal(err)
 	}
 	left, _, _ := Normalise(pod, Policy{})

@@ -17,12 +17,12 @@ import (
 )
 
 const (
-	// maxBody holds two pods of etcd's greatest object (1.5 MiB each, in JSON).
-	maxBody = 6 << 20
+	// maxBody holds two pods of etcd's greatest object (1.5 MiB each), as an update has.
+	maxBody = 4 << 20
 	// smallBody holds nearly every pod. Who has sent no more than that waits for nobody else.
 	smallBody = 64 << 10
 	// largeBudget is how much of larger bodies is in memory at a time, whoever sends them.
-	largeBudget = 2 * maxBody
+	largeBudget = maxBody
 	// deciding is how many reviews are decoded at a time: what JSON unfolds to is a multiple of it.
 	deciding = 16
 	// patience is how long a large body waits for its share of the budget. The API server waits 2 s.
