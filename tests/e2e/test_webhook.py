@@ -188,7 +188,7 @@ def test_every_container_is_normalised_and_limits_nobody_offers_become_annotatio
             '"guaranteed", "elastic", "best-effort"',
         ),
         (
-            {NUMBER: 1, CORES: 20},
+            {NUMBER: 1, CORES: 20, MEMORY: 3},
             {"flexai.io/class": "best-effort"},
             "take out huawei.com/vgpu-cores",
         ),

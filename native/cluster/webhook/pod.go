@@ -4,17 +4,7 @@
 // comes out. It does no I/O. What it writes is fixed in docs/interfaces.md section 7.
 package webhook
 
-import (
-	"bytes"
-	"encoding/json"
-	"fmt"
-
-	kjson "sigs.k8s.io/json"
-)
-
-// maxContainers is far above what a pod can have, and keeps what a small hostile body can make of
-// memory in proportion to its size.
-const maxContainers = 1000
+import "encoding/json"
 
 // Pod is the part of a pod that decides about slices. The rest is never decoded: a patch leaves it as
 // it was, so a newer API server's fields survive.
@@ -44,37 +34,3 @@ type Container struct {
 type Quantities map[string]json.RawMessage
 
 type containers []Container
-
-// UnmarshalJSON reads one container after another, and no more than a pod can have.
-func (c *containers) UnmarshalJSON(data []byte) error {
-	decoder := kjson.NewDecoderCaseSensitivePreserveInts(bytes.NewReader(data))
-	switch start, err := decoder.Token(); {
-	case err != nil:
-		return err
-	case start == nil:
-		return nil
-	case start != json.Delim('['):
-		return fmt.Errorf("containers are %T and no list", start)
-	}
-	*c = nil
-	for decoder.More() {
-		if len(*c) == maxContainers {
-			return fmt.Errorf("more than %d containers", maxContainers)
-		}
-		var one Container
-		if err := decoder.Decode(&one); err != nil {
-			return err
-		}
-		*c = append(*c, one)
-	}
-	return nil
-}
-
-func decodePod(raw []byte) (Pod, error) {
-	var pod Pod
-	if len(raw) == 0 {
-		return pod, fmt.Errorf("no pod in it")
-	}
-	err := kjson.UnmarshalCaseSensitivePreserveInts(raw, &pod)
-	return pod, err
-}

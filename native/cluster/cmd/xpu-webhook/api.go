@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -22,6 +24,12 @@ import (
 
 // authorityKey is the only entry of our Secret.
 const authorityKey = "authorities.pem"
+
+// Kinds of webhook configurations, as paths name them.
+const (
+	mutatingHooks   = "mutatingwebhookconfigurations"
+	validatingHooks = "validatingwebhookconfigurations"
+)
 
 const callLimit = 10 * time.Second
 
@@ -39,16 +47,10 @@ func newAPI(settings *rest.Config, cfg config) (*api, error) {
 			return nil, err
 		}
 	}
-	codecs := serializer.NewCodecFactory(scheme).WithoutConversion()
-	client := func(path string, version runtime.GroupVersioner) (rest.Interface, error) {
+	client := func(path string, version schema.GroupVersion) (rest.Interface, error) {
 		own := rest.CopyConfig(settings)
-		own.APIPath, own.NegotiatedSerializer, own.Timeout = path, codecs, callLimit
-		switch version {
-		case corev1.SchemeGroupVersion:
-			own.GroupVersion = &corev1.SchemeGroupVersion
-		default:
-			own.GroupVersion = &admissionregistrationv1.SchemeGroupVersion
-		}
+		own.APIPath, own.GroupVersion, own.Timeout = path, &version, callLimit
+		own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 		return rest.RESTClientFor(own)
 	}
 	core, err := client("/api", corev1.SchemeGroupVersion)
@@ -96,32 +98,28 @@ func (a *api) Save(ctx context.Context, text []byte, version string) error {
 func (a *api) Publish(ctx context.Context, bundle []byte) error {
 	var mutating admissionregistrationv1.MutatingWebhookConfiguration
 	var validating admissionregistrationv1.ValidatingWebhookConfiguration
-	for resource, into := range map[string]runtime.Object{
-		"mutatingwebhookconfigurations": &mutating, "validatingwebhookconfigurations": &validating,
-	} {
-		if err := a.registration.Get().Resource(resource).Name(a.cfg.configuration).Do(ctx).Into(into); err != nil {
-			return err
-		}
+	if err := errors.Join(a.read(ctx, mutatingHooks, &mutating), a.read(ctx, validatingHooks, &validating)); err != nil {
+		return err
 	}
-	found := map[string]map[string][]byte{"mutatingwebhookconfigurations": {}, "validatingwebhookconfigurations": {}}
+	changing, judging := map[string][]byte{}, map[string][]byte{}
 	for _, hook := range mutating.Webhooks {
-		found["mutatingwebhookconfigurations"][hook.Name] = hook.ClientConfig.CABundle
+		changing[hook.Name] = hook.ClientConfig.CABundle
 	}
 	for _, hook := range validating.Webhooks {
-		found["validatingwebhookconfigurations"][hook.Name] = hook.ClientConfig.CABundle
+		judging[hook.Name] = hook.ClientConfig.CABundle
 	}
-	for resource, bundles := range found {
-		if err := a.patch(ctx, resource, bundles, bundle); err != nil {
-			return err
-		}
-	}
-	return nil
+	return errors.Join(a.patch(ctx, mutatingHooks, changing, bundle), a.patch(ctx, validatingHooks, judging, bundle))
 }
 
-func (a *api) patch(ctx context.Context, resource string, found map[string][]byte, bundle []byte) error {
+func (a *api) read(ctx context.Context, resource string, into runtime.Object) error {
+	return a.registration.Get().Resource(resource).Name(a.cfg.configuration).Do(ctx).Into(into)
+}
+
+// patch gives bundle to those webhooks, of the bundles known by name, that have another one.
+func (a *api) patch(ctx context.Context, resource string, known map[string][]byte, bundle []byte) error {
 	hooks := []map[string]any{}
-	for name, known := range found {
-		if !bytes.Equal(known, bundle) {
+	for name, has := range known {
+		if !bytes.Equal(has, bundle) {
 			hooks = append(hooks, map[string]any{"name": name, "clientConfig": map[string]any{"caBundle": bundle}})
 		}
 	}

@@ -56,7 +56,8 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	}
 	log.Info("answering reviews", "address", reviews.Addr().String(), "scheduler", cfg.policy.Scheduler,
 		"runtimeClass", cfg.policy.RuntimeClass)
-	return run(ctx, cfg, deps{vault: cluster, publisher: cluster, reviews: reviews, probes: probes, now: time.Now, log: log})
+	return run(ctx, cfg, deps{vault: cluster, publisher: cluster, reviews: reviews, probes: probes,
+		now: time.Now, wait: time.Sleep, log: log})
 }
 
 func connect(kubeconfig string) (*rest.Config, error) {

@@ -25,6 +25,7 @@ type deps struct {
 	publisher       certs.Publisher
 	reviews, probes net.Listener
 	now             func() time.Time
+	wait            func(time.Duration)
 	log             *slog.Logger
 }
 
@@ -58,7 +59,7 @@ func run(ctx context.Context, cfg config, d deps) error {
 	case <-ctx.Done():
 		stopping.Store(true)
 		d.log.Info("stopping", "answeringFor", cfg.drain)
-		time.Sleep(cfg.drain)
+		d.wait(cfg.drain)
 	}
 	stop()
 	last, done := context.WithTimeout(context.Background(), lastWords)

@@ -17,64 +17,57 @@ import (
 )
 
 const (
-	// maxBody holds two pods of etcd's greatest object (1.5 MiB each, in JSON).
-	maxBody = 6 << 20
-	// bodyBudget is how much of bodies is in memory at a time, whoever sends them; what JSON unfolds to
-	// is a multiple of it.
-	bodyBudget = 2 * maxBody
-	// patience is how long a request waits for its share of the budget. The API server waits 2 s.
+	// maxBody holds two pods of etcd's greatest object (1.5 MiB each), as an update has.
+	maxBody = 4 << 20
+	// smallBody holds nearly every pod. Who has sent no more than that waits for nobody else.
+	smallBody = 64 << 10
+	// largeBudget is how much of larger bodies is in memory at a time, whoever sends them.
+	largeBudget = maxBody
+	// deciding is how many reviews are decoded at a time: what JSON unfolds to is a multiple of it.
+	deciding = 16
+	// patience is how long a large body waits for its share of the budget. The API server waits 2 s.
 	patience = 2 * time.Second
 	// slowest is how long a client may take to send a request or to take its answer.
 	slowest = 10 * time.Second
 )
 
-type decision func(body []byte) ([]byte, error)
+// answerer turns requests into decisions, within bounds that slow and greedy clients share among
+// themselves.
+type answerer struct {
+	large, turns *semaphore.Weighted
+	log          *slog.Logger
+}
 
 // reviews answers AdmissionReviews. What is none gets an error that says so, and no answer: with
 // failurePolicy Ignore the API server then goes on without us.
 func reviews(policy webhook.Policy, log *slog.Logger) http.Handler {
-	budget := semaphore.NewWeighted(bodyBudget)
+	a := answerer{semaphore.NewWeighted(largeBudget), semaphore.NewWeighted(deciding), log}
 	mux := http.NewServeMux()
-	mux.Handle("POST /mutate", answering(budget, log, func(body []byte) ([]byte, error) { return webhook.Mutate(body, policy) }))
-	mux.Handle("POST /validate", answering(budget, log, webhook.Judge))
+	mux.Handle("POST /mutate", a.answering(func(body []byte) ([]byte, error) { return webhook.Mutate(body, policy) }))
+	mux.Handle("POST /validate", a.answering(webhook.Judge))
 	return mux
 }
 
-func answering(budget *semaphore.Weighted, log *slog.Logger, decide decision) http.Handler {
+func (a answerer) answering(decide func(body []byte) ([]byte, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 			http.Error(w, "send application/json", http.StatusUnsupportedMediaType)
 			return
 		}
-		length := r.ContentLength
-		if length > maxBody {
-			http.Error(w, "longer than a pod can be", http.StatusRequestEntityTooLarge)
+		body, release, err := a.read(r.Context(), http.MaxBytesReader(w, r.Body, maxBody), r.ContentLength)
+		defer release()
+		if err != nil {
+			http.Error(w, err.Error(), statusOf(err))
 			return
 		}
-		if length < 0 {
-			length = maxBody
-		}
-		waiting, done := context.WithTimeout(r.Context(), patience)
-		defer done()
-		if budget.Acquire(waiting, length) != nil {
-			http.Error(w, "too much at once", http.StatusServiceUnavailable)
-			return
-		}
-		defer budget.Release(length)
-		body, err := read(w, r)
-		var tooLong *http.MaxBytesError
-		switch {
-		case errors.As(err, &tooLong):
-			http.Error(w, "longer than a pod can be", http.StatusRequestEntityTooLarge)
-			return
-		case err != nil:
-			http.Error(w, "the request broke off", http.StatusBadRequest)
-			return
+		if a.turns.Acquire(r.Context(), 1) != nil {
+			return // the client is gone
 		}
 		answer, err := decide(body)
+		a.turns.Release(1)
 		if err != nil {
 			// Not above debug: whoever reaches this port could fill the log.
-			log.Debug("no review", "from", r.RemoteAddr, "error", err)
+			a.log.Debug("no review", "from", r.RemoteAddr, "error", err)
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
@@ -83,15 +76,40 @@ func answering(budget *semaphore.Weighted, log *slog.Logger, decide decision) ht
 	})
 }
 
-// read takes the body into memory of its announced length, where one is.
-func read(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	limited := http.MaxBytesReader(w, r.Body, maxBody)
-	if r.ContentLength < 0 {
-		return io.ReadAll(limited)
+var errBusy = errors.New("too much at once")
+
+func statusOf(err error) int {
+	var tooLong *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLong):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, errBusy):
+		return http.StatusServiceUnavailable
 	}
-	body := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(limited, body)
-	return body, err
+	return http.StatusBadRequest // it broke off
+}
+
+// read takes a body into memory. Only what has proved to be large needs a share of the budget, which
+// release gives back: a length that was merely announced holds nobody up.
+func (a answerer) read(ctx context.Context, body io.Reader, announced int64) ([]byte, func(), error) {
+	keep := func() {}
+	if announced > maxBody {
+		return nil, keep, &http.MaxBytesError{Limit: maxBody}
+	}
+	head, err := io.ReadAll(io.LimitReader(body, smallBody))
+	if err != nil || len(head) < smallBody {
+		return head, keep, err
+	}
+	if announced < 0 {
+		announced = maxBody
+	}
+	waiting, done := context.WithTimeout(ctx, patience)
+	defer done()
+	if a.large.Acquire(waiting, announced) != nil {
+		return nil, keep, errBusy
+	}
+	rest, err := io.ReadAll(body)
+	return append(head, rest...), func() { a.large.Release(announced) }, err
 }
 
 // probes answers the kubelet.
