@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Kubernetes, built from its Go modules: the site's own cluster, which the collection finds.
+"""The site's own Kubernetes: built from its Go modules, or its released programs.
 
-With ``TESTBED_SOURCE=download`` its released programs are taken instead, which is quicker.
+``TESTBED_SOURCE=download`` takes the latter, which is quicker where there is internet.
 """
 
 from __future__ import annotations
@@ -10,42 +10,13 @@ import os
 from pathlib import Path
 
 from xpubuild.cache import Cache, Recipe
-from xpubuild.toolchain import REPOSITORY, go_build, go_inputs
 
 from .. import download
+from . import kubernetes_build
 
-VERSION = "1.33.13"
+VERSION = kubernetes_build.VERSION
+PROGRAMS = kubernetes_build.PROGRAMS
 RELEASES = "https://dl.k8s.io"
-MODULE = REPOSITORY / "tests/testbed/modules/kubernetes"
-PROGRAMS = (
-    "kube-apiserver",
-    "kube-controller-manager",
-    "kube-scheduler",
-    "kubelet",
-    "kube-proxy",
-    "kubectl",
-)
-
-
-def _ldflags() -> str:
-    """Without these stamps every program calls itself v0.0.0, and version checks (Helm's) fail."""
-    major, minor, _ = VERSION.split(".")
-    stamps = {
-        "gitVersion": f"v{VERSION}",
-        "gitMajor": major,
-        "gitMinor": minor,
-        "gitTreeState": "clean",
-    }
-    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
-    flags = [
-        f"-X {package}.{name}={value}" for package in packages for name, value in stamps.items()
-    ]
-    return " ".join(["-s -w", *flags])
-
-
-def _build(out: Path) -> None:
-    outputs = {out / name: f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS}
-    go_build(MODULE, outputs, ldflags=_ldflags())
 
 
 def _downloaded(cache: Cache) -> Path:
@@ -65,4 +36,4 @@ def build(cache: Cache) -> Path:
     """kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy, kubectl."""
     if download.source() == "download":
         return _downloaded(cache)
-    return cache.get(Recipe("kubernetes", go_inputs(MODULE, Path(__file__)), _build))
+    return kubernetes_build.build(cache)
