@@ -103,13 +103,25 @@ POLL_S = 2
 
 
 class Step(t.NamedTuple):
+    """A node's label from *before* to *label*, and the record of what we set."""
+
     node: str
     label: str | None
     before: str | None
+    record: str | None
 
     @property
     def what(self) -> str:
+        if self.label == self.before:
+            return f"node {self.node}: record of label {LABEL} → {self.record or 'absent'}"
         return f"node {self.node}: {LABEL} {self.before or 'absent'} → {self.label or 'absent'}"
+
+    @property
+    def body(self) -> Object:
+        """A merge patch; null removes a key."""
+        return {
+            "metadata": {"labels": {LABEL: self.label}, "annotations": {RECORD: self.record}},
+        }
 
 
 def _labels(node: Object) -> t.Mapping[str, str]:
@@ -166,24 +178,17 @@ def plan(
     for name, node in sorted(nodes.items()):
         has, record = _labels(node).get(LABEL), _record(node)
         target = configs.get(name) if name in given else None
-        if target == has and record == target:
-            continue
         if target is not None:
-            steps.append(Step(name, target, has))
+            if (has, record) != (target, target):
+                steps.append(Step(name, target, has, target))
         elif record is not None:
-            ours = has == record
-            steps.append(Step(name, None if ours else has, has))
-            if not ours and has is not None:
-                left.append(f"label {LABEL} of node {name}: changed since")
+            changed_since = has not in (record, None)
+            steps.append(Step(name, has if changed_since else None, has, None))
+            if changed_since:
+                left.append(f"label {LABEL}={has} of node {name}: changed since we set it")
         elif name in given and has is not None:
             left.append(f"label {LABEL}={has} of node {name}: set by somebody else, and in force")
     return steps, left
-
-
-def _body(step: Step, target: str | None) -> Object:
-    return {
-        "metadata": {"labels": {LABEL: step.label}, "annotations": {RECORD: target}},
-    }
 
 
 def wait(cluster: Cluster, offers: t.Mapping[str, Offer], wait_s: int) -> None:
@@ -214,8 +219,7 @@ def converge(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> di
             raise XpuError("Nothing was changed.\n" + "\n".join(refused), "see each line.")
     steps, left = plan(nodes, wanted, configs)
     for step in () if check else steps:
-        target = configs.get(step.node) if step.node in wanted else None
-        cluster.change("patch", f"{NODES}/{step.node}", _body(step, target))
+        cluster.change("patch", f"{NODES}/{step.node}", step.body)
     if present and params["wait_s"] and not check:
         offers = {name: Offer(**offer) for name, offer in params["offers"].items()}
         wait(cluster, offers, params["wait_s"])

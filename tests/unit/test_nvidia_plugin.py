@@ -346,13 +346,24 @@ def test_an_unknown_node_is_named_with_those_that_there_are() -> None:
     assert refusals(node("a"), wanted="b") == ["node b: the cluster has a only"]
 
 
+LABEL = nodes_module.LABEL
 PLANS: dict[str, tuple[dict[str, Any], dict[str, str], list[str], list[str]]] = {
-    "set": (node("n"), {"n": "shared"}, ["absent → shared"], []),
-    "again": (node("n", "shared", "shared"), {"n": "shared"}, [], []),
-    "another": (node("n", "shared", "shared"), {"n": "x"}, ["shared → x"], []),
-    "back to the default": (node("n", "shared", "shared"), {}, ["shared → absent"], []),
-    "changed since": (node("n", "theirs", "shared"), {}, ["theirs → theirs"], ["changed since"]),
-    "another's, in force": (node("n", "theirs"), {}, [], ["set by somebody else, and in force"]),
+    "set": (node("n"), {"n": "x"}, [f"node n: {LABEL} absent → x"], []),
+    "again": (node("n", "x", "x"), {"n": "x"}, [], []),
+    "another": (node("n", "x", "x"), {"n": "y"}, [f"node n: {LABEL} x → y"], []),
+    "back to the default": (node("n", "x", "x"), {}, [f"node n: {LABEL} x → absent"], []),
+    "changed since": (
+        node("n", "theirs", "x"),
+        {},
+        [f"node n: record of label {LABEL} → absent"],
+        [f"label {LABEL}=theirs of node n: changed since we set it"],
+    ),
+    "another's, in force": (
+        node("n", "theirs"),
+        {},
+        [],
+        [f"label {LABEL}=theirs of node n: set by somebody else, and in force"],
+    ),
 }
 
 
@@ -360,9 +371,13 @@ PLANS: dict[str, tuple[dict[str, Any], dict[str, str], list[str], list[str]]] = 
 def test_labels_are_set_and_only_ours_taken_back(name: str) -> None:
     found, configs, steps, left = PLANS[name]
     planned, stays = nodes_module.plan({"n": found}, ["n"], configs)
-    assert [step.what.partition("config ")[2] for step in planned] == steps
-    assert len(stays) == len(left)
-    assert all(end in line for line, end in zip(stays, left, strict=True))
+    assert ([step.what for step in planned], stays) == (steps, left)
+    for step in planned:
+        body = step.body["metadata"]
+        after = node(
+            "n", body["labels"][LABEL] or "", body["annotations"][nodes_module.RECORD] or ""
+        )
+        assert nodes_module.plan({"n": after}, ["n"], configs)[0] == []
 
 
 def test_a_capacity_that_is_not_as_told_says_what_is_shown() -> None:
