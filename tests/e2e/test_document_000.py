@@ -33,14 +33,15 @@ PATCH = (
 
 
 class Operator:
-    """Somebody at the control-plane host who types."""
+    """The cluster's administrator, who types at the control-plane host."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self.host: Host = load(platform.name).host("cp1")
 
     def types(self, line: str, check: bool = True) -> str:
-        done = self.platform.on_host("cp1", "sh", "-c", f"cd /root && {line}", check=check)
+        session = f"export KUBECONFIG=/etc/kubernetes/admin.conf; cd /root && {line}"
+        done = self.platform.on_host("cp1", "sh", "-c", session, check=check)
         return done.output
 
     def pods(self, selector: str = "") -> list[dict[str, Any]]:

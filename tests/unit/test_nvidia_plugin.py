@@ -245,12 +245,16 @@ def test_a_node_that_does_as_told_is_content_and_one_card_less_a_share_is_not(
         return
     check(config)
     wanted = plugin.offer(config)
-    if plugin.full_name(entry["name"]) != "nvidia.com/gpu":
-        assert wanted == ("nvidia.com/gpu", 1)
-        return
-    assert wanted == ("nvidia.com/gpu" + (".shared" if renamed else ""), entry["replicas"])
-    assert plugin.shortage(node("n", **{wanted.resource: cards * wanted.multiple}), wanted) == ""
-    assert plugin.shortage(node("n", **{wanted.resource: cards * wanted.multiple - 1}), wanted)
+    if plugin.full_name(entry["name"]) == "nvidia.com/gpu":
+        resource = "nvidia.com/gpu" + (".shared" if renamed else "")
+        assert (wanted.resource, wanted.multiple) == (resource, entry["replicas"])
+    else:
+        assert (wanted.resource, wanted.multiple) == ("nvidia.com/gpu", 1)
+    whole = cards * wanted.multiple
+    assert plugin.shortage(node("n", capacity={wanted.resource: whole}), wanted) == ""
+    if wanted.multiple > 1:
+        assert plugin.shortage(node("n", capacity={wanted.resource: whole - 1}), wanted)
+    assert plugin.shortage(node("n"), wanted)
 
 
 @given(st.permutations(["a", "b", "c"]))
@@ -296,8 +300,10 @@ def test_the_filter_refuses_nodes(nodes: list[str], own: dict[str, str], said: s
 # -- nodes -----------------------------------------------------------------------------------
 
 
-def node(name: str, label: str = "", record: str = "", **capacity: Any) -> dict[str, Any]:
-    shown = {key: str(value) for key, value in capacity.items()}
+def node(
+    name: str, label: str = "", record: str = "", capacity: dict[str, int] | None = None
+) -> dict[str, Any]:
+    shown = {key: str(value) for key, value in (capacity or {}).items()}
     return {
         "metadata": {
             "name": name,
@@ -323,7 +329,7 @@ def refusals(*nodes: dict[str, Any], wanted: str = "n", sets: Any = ()) -> list[
 
 
 def test_a_node_that_gives_slices_is_refused() -> None:
-    (said,) = refusals(node("n", **{"huawei.com/vgpu-number": 20}))
+    (said,) = refusals(node("n", capacity={"huawei.com/vgpu-number": 20}))
     assert "node n: gpu-device-plugin gives its cards out as slices" in said
     labelled = node("n")
     labelled["metadata"]["labels"]["gpupool.com/gpu-ready"] = "true"
@@ -335,11 +341,11 @@ def test_a_node_that_gives_slices_is_refused() -> None:
     "resource", ["nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-1g"]
 )
 def test_a_node_that_another_plugin_serves_is_refused_until_that_is_ours(resource: str) -> None:
-    served = node("n", **{resource: 2})
+    served = node("n", capacity={resource: 2})
     (said,) = refusals(served, sets=[daemon_set("theirs")])
     assert "somebody else's plugin (ns/theirs) gives its cards out already" in said
     assert refusals(served, sets=[daemon_set("own", "ours")]) == []
-    assert refusals(node("n", **{resource: 0})) == []
+    assert refusals(node("n", capacity={resource: 0})) == []
 
 
 def test_an_unknown_node_is_named_with_those_that_there_are() -> None:
@@ -381,10 +387,10 @@ def test_labels_are_set_and_only_ours_taken_back(name: str) -> None:
 
 
 def test_a_capacity_that_is_not_as_told_says_what_is_shown() -> None:
-    shown = node("n", **{"nvidia.com/gpu": 2, "cpu": 4})
+    shown = node("n", capacity={"nvidia.com/gpu": 2, "cpu": 4})
     assert plugin.shortage(shown, plugin.Offer("nvidia.com/gpu.shared", 10)) == (
         "node n shows nvidia.com/gpu 2; wanted is nvidia.com/gpu.shared in multiples of 10"
     )
     # Document 003's two numbers: the one that is registered counts.
-    both = node("n", **{"nvidia.com/gpu": 2, "nvidia.com/gpu.shared": 20})
+    both = node("n", capacity={"nvidia.com/gpu": 2, "nvidia.com/gpu.shared": 20})
     assert plugin.shortage(both, plugin.Offer("nvidia.com/gpu.shared", 10)) == ""
