@@ -25,6 +25,7 @@ PROGRAMS = ("config-manager", "nvidia-device-plugin")
 # Where upstream and what it builds on declare the functions that the driver brings, by module.
 DECLARATIONS = (
     ("github.com/NVIDIA/go-nvml", "pkg/nvml/nvml.h"),
+    (UPSTREAM, "internal/cuda/cuda.go"),
     (
         "github.com/NVIDIA/nvidia-container-toolkit",
         "internal/nvsandboxutils/nvsandboxutils.h",
@@ -63,7 +64,7 @@ def build(cache: Cache) -> Path:
         packer=digest_file(Path(archive.__file__)),
         zig=zig_version(),
     )
-    return cache.get(Recipe("nvidia-device-plugin", inputs, _build))
+    return cache.get(Recipe("k8s-device-plugin", inputs, _build))
 
 
 def image(cache: Cache) -> Path:
@@ -85,7 +86,7 @@ def image(cache: Cache) -> Path:
         "packer": digest_file(Path(oci.__file__)),
         "reference": REFERENCE,
     }
-    return cache.get(Recipe("nvidia-device-plugin-image", inputs, pack))
+    return cache.get(Recipe("image-k8s-device-plugin", inputs, pack))
 
 
 def publish(cache: Cache, out: Path) -> Path:
