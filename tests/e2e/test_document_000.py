@@ -27,6 +27,11 @@ NODE, SYSTEM = "gpu1", "debian"
 # Taken from role xpu_runtime for this test.
 UNKEPT = "gpu2"
 NAMESPACE = "deepseek-test"
+# As chapter "打包镜像" names them.
+IMAGES = {
+    "gpu-device-plugin": "docker.io/library/gpu-device-plugin:v1.0",
+    "client-update": "docker.io/library/cuda-client-update:v1.0",
+}
 LIMIT_S = 180
 LIMIT = f"--timeout={LIMIT_S}s"
 PATCH = (
@@ -92,16 +97,15 @@ def test_the_chart_is_packed_and_installed_as_the_document_says(operator: Operat
         "helm install gpupool gpupool-0.1.0.tgz "
         f'--set runtimeType="containerd" --set osType={SYSTEM}'
     )
-    for name in ("gpu-device-plugin", "client-update"):
+    for name in IMAGES:
         operator.types(f"kubectl -n xpu rollout status daemonset/{name} {LIMIT}")
-    ours = operator.pods("app.kubernetes.io/part-of=gpupool")
-    running = {(pod["spec"]["nodeName"], pod["status"]["phase"]) for pod in ours}
-    assert running == {("gpu1", "Running"), ("gpu2", "Running")}
-    images = {pod["spec"]["containers"][0]["image"] for pod in ours}
-    assert images == {
-        "docker.io/library/gpu-device-plugin:v1.0",
-        "docker.io/library/cuda-client-update:v1.0",
-    }
+    for name, image in IMAGES.items():
+        pods = operator.pods(f"app.kubernetes.io/name={name}")
+        assert {(pod["spec"]["nodeName"], pod["status"]["phase"]) for pod in pods} == {
+            (NODE, "Running"),
+            (UNKEPT, "Running"),
+        }
+        assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {image}
 
 
 def client_pod(operator: Operator, node: str) -> str:
