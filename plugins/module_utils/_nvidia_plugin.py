@@ -66,7 +66,7 @@ SCHEMA: dict[str, t.Any] = {
             "machineTypeFile": str,
         },
     },
-    "resources": {},
+    "resources": {},  # its keys are read and thrown away
     "sharing": {"timeSlicing": _SHARING, "mps": _SHARING},
     "imex": {"channelIDs": list, "required": bool},
 }
@@ -93,7 +93,7 @@ def _check_keys(where: str, found: t.Any, schema: t.Mapping[str, t.Any]) -> None
             _refuse(
                 path,
                 "is no key that the plugin knows; it would be dropped without a word",
-                f"{where} may hold {', '.join(schema)}",
+                f"{where} may hold {', '.join(schema)}" if schema else f"leave {where} out",
             )
         _check_value(path, value, schema[key])
 

@@ -144,7 +144,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "resources that are not to be chosen": (
         changed("resources", {"gpus": []}),
-        "default.resources.gpus is no key that the plugin knows",
+        "default.resources.gpus is no key that the plugin knows; it would be dropped without a "
+        "word. Remedy: leave default.resources out.",
     ),
     "no mapping": ([], "default is list, not a mapping"),
 }
