@@ -16,15 +16,15 @@ from e2e.conftest import Demo
 from e2e.platform import ROOT, SCRIPTS, Platform, Run, recap, run
 
 # As far as running pods are concerned, what a new version does: the component's pods are made anew.
-UPGRADE = {
-    "gpupool_values": {"logLevel": "debug", "gpuClientUpdate": {"intervalS": 61}},
-    "volcano_weight": 11,
-}
+UPGRADE = {"gpupool_values": {"logLevel": "debug", "gpuClientUpdate": {"intervalS": 61}}}
 ROLLED = {
     "gpu-device-plugin": ("xpu", "app.kubernetes.io/name=gpu-device-plugin"),
     "client-update": ("xpu", "app.kubernetes.io/name=client-update"),
     "volcano-scheduler": ("volcano-system", "app=volcano-scheduler"),
+    "volcano-controllers": ("volcano-system", "app=volcano-controller"),
 }
+# A value of Volcano's makes it read its configuration anew; only an image makes new pods.
+VOLCANO = ("deployment/volcano-scheduler", "deployment/volcano-controllers")
 
 
 @pytest.fixture
@@ -72,6 +72,9 @@ def test_an_upgrade_of_every_component_leaves_a_running_slice_alone(
     platform = demo.platform
     before, parts = life(platform, workload), uids(platform)
     platform.playbook("cluster", "--extra-vars", json.dumps(UPGRADE))
+    for deployment in VOLCANO:
+        platform.kubectl("-n", "volcano-system", "rollout", "restart", deployment)
+        platform.kubectl("-n", "volcano-system", "rollout", "status", deployment, "--timeout=300s")
     after = uids(platform)
     # Else nothing was upgraded, and the rest would prove nothing.
     assert all(after[name] and not after[name] & parts[name] for name in ROLLED), (parts, after)
