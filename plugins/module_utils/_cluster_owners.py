@@ -22,6 +22,8 @@ IMAGES: dict[str, tuple[str, ...]] = {
     "a Volcano": ("vc-scheduler", "vc-controller-manager"),
 }
 NVIDIA_RESOURCE, OUR_RESOURCE = "nvidia.com/gpu", "huawei.com/vgpu-number"
+# Under another name where shares or instances of a card are given out.
+NVIDIA_RESOURCES = (NVIDIA_RESOURCE, f"{NVIDIA_RESOURCE}.shared", "nvidia.com/mig-")
 PODGROUPS = "podgroups.scheduling.volcano.sh"
 HELM_NAME, HELM_NAMESPACE = "meta.helm.sh/release-name", "meta.helm.sh/release-namespace"
 
@@ -70,9 +72,19 @@ def owners_of_workloads(workloads: t.Iterable[Object]) -> dict[str, list[str]]:
     return found
 
 
-def _offers(node: Object, resource: str) -> bool:
-    amount = ((node.get("status") or {}).get("allocatable") or {}).get(resource, "0")
-    return str(amount) not in ("0", "")
+def shows(node: Object, resource: str) -> bool:
+    """Whether a node has some of a resource, or of one whose name begins so where it ends in -."""
+    allocatable = (node.get("status") or {}).get("allocatable") or {}
+    return any(
+        str(amount) not in ("0", "")
+        for name, amount in allocatable.items()
+        if name == resource or (resource.endswith("-") and name.startswith(resource))
+    )
+
+
+def offers_nvidia(node: Object) -> bool:
+    """Whether a plugin like NVIDIA's gives the node's cards out."""
+    return any(shows(node, resource) for resource in NVIDIA_RESOURCES)
 
 
 def _records_of(seen: Seen, release: Release) -> list[Object]:
@@ -101,7 +113,7 @@ def _gpupool(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> C
     if foreign:
         return foreign
     ours = [node for node in seen.nodes if node["metadata"]["name"] in wanted.nodes]
-    given = sorted(node["metadata"]["name"] for node in ours if _offers(node, NVIDIA_RESOURCE))
+    given = sorted(node["metadata"]["name"] for node in ours if offers_nvidia(node))
     by_others = [owner for owner in (GPU_OPERATOR, NVIDIA_PLUGIN) if owner in owners]
     if given:
         owner = by_others[0] if by_others else "another device plugin"
@@ -114,7 +126,7 @@ def _gpupool(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> C
             "nvidia.com/gpu.deploy.device-plugin=false; the plugin: its nodeSelector), or take "
             "them out of flexai_kubernetes",
         )
-    offering = sorted(node["metadata"]["name"] for node in ours if _offers(node, OUR_RESOURCE))
+    offering = sorted(node["metadata"]["name"] for node in ours if shows(node, OUR_RESOURCE))
     if offering and not _records_of(seen, wanted.gpupool):
         return Claim(
             REFUSE,

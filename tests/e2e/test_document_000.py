@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,16 @@ from e2e.conftest import Demo
 from e2e.platform import WORKLOAD, Platform, recap
 
 NODE, SYSTEM = "gpu1", "debian"
+# Taken from role xpu_runtime for this test.
+UNKEPT = "gpu2"
 NAMESPACE = "deepseek-test"
-LIMIT = "--timeout=180s"
+# As chapter "打包镜像" names them.
+IMAGES = {
+    "gpu-device-plugin": "docker.io/library/gpu-device-plugin:v1.0",
+    "client-update": "docker.io/library/cuda-client-update:v1.0",
+}
+LIMIT_S = 180
+LIMIT = f"--timeout={LIMIT_S}s"
 PATCH = (
     '{"metadata":{"labels":{"app.kubernetes.io/managed-by":"helm"},'
     '"annotations":{"meta.helm.sh/release-name":"gpupool",'
@@ -33,14 +42,15 @@ PATCH = (
 
 
 class Operator:
-    """Somebody at the control-plane host who types."""
+    """The cluster's administrator, who types at the control-plane host."""
 
     def __init__(self, platform: Platform) -> None:
         self.platform = platform
         self.host: Host = load(platform.name).host("cp1")
 
     def types(self, line: str, check: bool = True) -> str:
-        done = self.platform.on_host("cp1", "sh", "-c", f"cd /root && {line}", check=check)
+        session = f"export KUBECONFIG=/etc/kubernetes/admin.conf; cd /root && {line}"
+        done = self.platform.on_host("cp1", "sh", "-c", session, check=check)
         return done.output
 
     def pods(self, selector: str = "") -> list[dict[str, Any]]:
@@ -49,6 +59,10 @@ class Operator:
             "items"
         ]
         return items
+
+
+def owner(platform: Platform, node: str) -> str:
+    return platform.on_host(node, "cat", "/opt/xpu/owner", check=False).output.strip()
 
 
 def copy_chart(host: Host) -> None:
@@ -71,7 +85,8 @@ def operator(demo: Demo) -> Iterator[Operator]:
     somebody.types(f"kubectl label node {NODE} node-type-")
     somebody.types(f"helm uninstall gpupool --ignore-not-found --wait {LIMIT}")
     somebody.types("rm -rf /usr/local/bin/helm /root/install /root/*.yaml /root/gpupool-*.tgz")
-    demo.platform.playbook("cluster")
+    demo.platform.playbook("site")
+    assert owner(demo.platform, UNKEPT) == "xpu_runtime"
 
 
 def test_the_chart_is_packed_and_installed_as_the_document_says(operator: Operator) -> None:
@@ -82,28 +97,44 @@ def test_the_chart_is_packed_and_installed_as_the_document_says(operator: Operat
         "helm install gpupool gpupool-0.1.0.tgz "
         f'--set runtimeType="containerd" --set osType={SYSTEM}'
     )
-    for name in ("gpu-device-plugin", "client-update"):
+    for name in IMAGES:
         operator.types(f"kubectl -n xpu rollout status daemonset/{name} {LIMIT}")
-    ours = operator.pods("app.kubernetes.io/part-of=gpupool")
-    running = {(pod["spec"]["nodeName"], pod["status"]["phase"]) for pod in ours}
-    assert running == {("gpu1", "Running"), ("gpu2", "Running")}
-    images = {pod["spec"]["containers"][0]["image"] for pod in ours}
-    assert images == {
-        "docker.io/library/gpu-device-plugin:v1.0",
-        "docker.io/library/cuda-client-update:v1.0",
-    }
+    for name, image in IMAGES.items():
+        pods = operator.pods(f"app.kubernetes.io/name={name}")
+        assert {(pod["spec"]["nodeName"], pod["status"]["phase"]) for pod in pods} == {
+            (NODE, "Running"),
+            (UNKEPT, "Running"),
+        }
+        assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {image}
+
+
+def client_pod(operator: Operator, node: str) -> str:
+    (name,) = (
+        pod["metadata"]["name"]
+        for pod in operator.pods("app.kubernetes.io/name=client-update")
+        if pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+    )
+    return str(name)
 
 
 def test_client_update_leaves_the_roles_nodes_alone(operator: Operator) -> None:
-    (pod, *_) = (
-        p["metadata"]["name"]
-        for p in operator.pods("app.kubernetes.io/name=client-update")
-        if p["spec"]["nodeName"] == NODE
-    )
-    said = operator.types(f"kubectl -n xpu logs {pod}")
+    said = operator.types(f"kubectl -n xpu logs {client_pod(operator, NODE)}")
     assert "role xpu_runtime looks after this node" in said
-    owner = operator.platform.on_host(NODE, "cat", "/opt/xpu/owner").output
-    assert owner.strip() == "xpu_runtime"
+    assert owner(operator.platform, NODE) == "xpu_runtime"
+
+
+def test_client_update_keeps_a_node_that_nobody_else_does(operator: Operator) -> None:
+    """The same release as the role's, since both are given the same tarball."""
+    current = ("readlink", "/opt/xpu/current")
+    before = operator.platform.on_host(UNKEPT, *current).output
+    operator.platform.on_host(UNKEPT, "rm", "-r", "/opt/xpu")
+    operator.types(f"kubectl -n xpu delete pod {client_pod(operator, UNKEPT)}")
+    deadline = time.monotonic() + LIMIT_S
+    while owner(operator.platform, UNKEPT) != "client-update" and time.monotonic() < deadline:
+        time.sleep(1)
+    operator.types(f"kubectl -n xpu rollout status daemonset/client-update {LIMIT}")
+    assert operator.platform.on_host(UNKEPT, *current).output == before
+    operator.platform.on_host(UNKEPT, "test", "-e", "/opt/xpu/lib/libcuda_direct.so")
 
 
 def test_the_documents_deployment_runs_on_a_slice(operator: Operator, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def role(root: Path, tarball: Path, state: str = "present") -> dict[str, Any]:
 
 
 def check(program: Path, home: Path, tarball: Path) -> subprocess.CompletedProcess[str]:
-    command = [program, "check", f"--home={home}", f"--release={tarball}"]
+    command = [str(program), "check", f"--home={home}", f"--release={tarball}"]
     return subprocess.run(command, text=True, capture_output=True, check=False)
 
 
@@ -69,7 +69,7 @@ def check(program: Path, home: Path, tarball: Path) -> subprocess.CompletedProce
 def running(program: Path, home: Path, tarball: Path) -> Iterator[None]:
     """client-update as its container runs it, looking again all the time."""
     home.mkdir(parents=True, exist_ok=True)
-    command = [program, f"--home={home}", f"--release={tarball}", "--interval=5ms"]
+    command = [str(program), f"--home={home}", f"--release={tarball}", "--interval=5ms"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + LIMIT_S

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import re
 import subprocess
 import sys
 import tempfile
@@ -230,6 +231,34 @@ def test_preflight_shows_the_plan_and_changes_nothing(tmp_path: Path, site: Site
     assert "gpu1  nvidia_driver      install  driver absent → 580.95.05" in done.stdout
     assert "changed=0" in done.stdout
     assert files(tmp_path / "gpu1") == before
+
+
+def test_with_a_registry_no_image_is_brought_to_the_nodes(tmp_path: Path, site: Site) -> None:
+    """And the password of it is in nothing that the run says."""
+    manifest = Path(variables(site)["flexai_manifest"])
+    archive = hostroot.put(manifest.parent, "image.tar", "an image")
+    image = {
+        "name": "gpu-device-plugin",
+        "version": "v1.0",
+        "arch": "x86_64",
+        "kind": "image",
+        "file": archive.name,
+        "source": archive.name,
+        "sha256": hostroot.digest(archive),
+        "image": "docker.io/library/gpu-device-plugin:v1.0",
+        "image_digest": f"sha256:{'1' * 64}",
+    }
+    document = yaml.safe_load(manifest.read_text())
+    document["artefacts"].append(image)
+    manifest.write_text(yaml.safe_dump(document))
+    without = run(tmp_path, site, "preflight")
+    assert re.search(r"^gpu1 +images", without.stdout, re.MULTILINE), without.stdout
+    secret = "correct-horse-battery"
+    variables(site).update(images_registry="registry.site/xpu", images_registry_password=secret)
+    done = run(tmp_path, site, "preflight", "-vvv")
+    assert done.returncode == 0, done.stdout
+    assert not [line for line in done.stdout.splitlines() if re.match(r"gpu\d +images", line)]
+    assert secret not in done.stdout + done.stderr
 
 
 def as_document_000(site: Site) -> None:
