@@ -74,6 +74,12 @@ class ActionModule(ActionBase):
         return templar.template
 
 
+def _is_artefact(component: str, values: t.Mapping[str, t.Any]) -> bool:
+    """Whether the component comes from the manifest; not every site wants a CUDA toolkit."""
+    wanted = values["cuda_toolkit_version"] and values["cuda_toolkit_method"] == "run"
+    return bool(wanted) or component != "cuda_toolkit"
+
+
 class _SiteCheck:
     def __init__(
         self,
@@ -174,7 +180,7 @@ class _SiteCheck:
         self._with_cluster[origin] = self._with_cluster.get(origin, False) or with_cluster
         needs = self._needs.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
-            if component in self._components:
+            if component in self._components and _is_artefact(component, values):
                 needs.add((artefact, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])
         self.warnings += [line for line in dangers(values) if line not in self.warnings]

@@ -90,6 +90,23 @@ def judge_driver(host: Host, wanted: str) -> Component:
     return Component(name, wanted, found, "ok", f"{cards} card{'' if cards == 1 else 's'}")
 
 
+# -- CUDA toolkit ------------------------------------------------------------------------------
+
+
+def judge_cuda(host: Host, wanted: str) -> Component:
+    """The release that its compiler says; `nvcc` knows no more of the toolkit's version."""
+    name, release = "cuda_toolkit", ".".join(wanted.split(".")[:2])
+    compiler = f"/usr/local/cuda-{release}/bin/nvcc"
+    done = host.run([compiler, "-V"], timeout_s=TOOL_LIMIT_S)
+    if done.rc == NOT_FOUND:
+        return Component(name, wanted, "", "absent", f"{compiler} is not installed")
+    said = re.search(r"release ([0-9.]+), V([0-9.]+)", done.out)
+    found = said.group(2) if said else ""
+    if done.rc != 0 or not said or said.group(1) != release:
+        return Component(name, wanted, found, "failed", f"{compiler} -V: rc {done.rc}")
+    return Component(name, wanted, found, "ok", f"nvcc of release {release}")
+
+
 # -- toolkit ---------------------------------------------------------------------------------
 
 
@@ -278,6 +295,7 @@ def _ask_toolkit(host: Host, wanted: Wanted) -> Component:
 
 JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
     "nvidia_driver": lambda host, wanted: judge_driver(host, wanted["nvidia_driver"]),
+    "cuda_toolkit": lambda host, wanted: judge_cuda(host, wanted["cuda_toolkit"]),
     "container_toolkit": _ask_toolkit,
     "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
     "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),
@@ -290,13 +308,15 @@ def judge(
     name: str,
     wanted: Wanted,
     planned: t.Mapping[str, str],
-    components: t.Iterable[str] = tuple(JUDGES),
+    components: t.Iterable[str] | None = None,
     transaction: bool = False,
 ) -> dict[str, t.Any]:
-    """The verdict of one host. ``planned`` maps a component to the action of this run; an open
+    """The verdict of one host, of all that is wanted of it unless ``components`` says which.
+    ``planned`` maps a component to the action of this run; an open
     ``transaction`` is part of it unless the one that is under way asks for itself.
     """
-    judged = [JUDGES[component](host, wanted) for component in components]
+    asked = [name for name in JUDGES if name in wanted] if components is None else components
+    judged = [JUDGES[component](host, wanted) for component in asked]
     if transaction:
         judged += judge_transaction(host)
     after = [_after_change(component, planned.get(component.name, "")) for component in judged]

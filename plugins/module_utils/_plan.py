@@ -15,6 +15,7 @@ import typing as t
 
 from . import _container_toolkit as toolkit
 from . import _containerd as containerd
+from . import _cuda_toolkit as cuda
 from . import _docker as docker
 from . import _images as images
 from . import _nvidia_driver as driver
@@ -27,10 +28,18 @@ from ._decision import BLOCKED, CHANGE, INSTALL, OK, Claim, Decision
 from ._host import Host
 
 # Order of installation: each component may rest on those before it.
-COMPONENTS = ("nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime", "images")
+COMPONENTS = (
+    "nvidia_driver",
+    "cuda_toolkit",
+    "container_toolkit",
+    "container_runtime",
+    "xpu_runtime",
+    "images",
+)
 # Which artefact a component is installed from; the runtime's configuration needs none.
 ARTEFACT_OF = {
     "nvidia_driver": "nvidia-driver",
+    "cuda_toolkit": "cuda-toolkit",
     "container_toolkit": "nvidia-container-toolkit",
     "xpu_runtime": "xpu-runtime",
 }
@@ -58,6 +67,8 @@ class HostFacts(t.NamedTuple):
 class Facts(t.NamedTuple):
     host: HostFacts
     driver: driver.Facts
+    # None where no CUDA toolkit is wanted.
+    cuda: cuda.Facts | None
     toolkit: toolkit.Facts
     containerd: containerd.Facts | None
     docker: docker.Facts | None
@@ -99,9 +110,11 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
     engine, dpkg_status = facts.engine, host.read(packages.DPKG_STATUS) or ""
     driver_wanted = driver.Wanted(**desired["nvidia_driver"])
     installed = packages.observe(host, dpkg_status)
+    cuda_wanted = wanted_cuda(desired)
     return Facts(
         host=facts,
         driver=driver.observe(host, installed, driver_wanted, facts.system),
+        cuda=cuda.observe(host, installed, cuda_wanted) if cuda_wanted else None,
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
         docker=docker.observe(host) if engine == "docker" else None,
@@ -116,9 +129,16 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
 
 
 def components_of(desired: t.Mapping[str, t.Any]) -> list[str]:
-    """The components that a run is about, in order of installation; all unless it names some."""
+    """The components that a run is about, in order of installation; all unless it names some. A
+    CUDA toolkit is one where the site wants it."""
     named = desired.get("components") or COMPONENTS
-    return [component for component in COMPONENTS if component in named]
+    there = [component for component in COMPONENTS if component in named]
+    return [component for component in there if component != cuda.COMPONENT or wanted_cuda(desired)]
+
+
+def wanted_cuda(desired: t.Mapping[str, t.Any]) -> str:
+    """The version of the CUDA toolkit; empty where none is wanted."""
+    return str(desired.get("cuda_toolkit", {}).get("version", ""))
 
 
 def wanted_release(desired: t.Mapping[str, t.Any], architecture: str) -> str:
@@ -162,6 +182,8 @@ def _without_artefact(
 ) -> Decision:
     """A change that lacks its artefact for this architecture is no plan."""
     artefact = ARTEFACT_OF.get(decision.component)
+    if decision.component == cuda.COMPONENT and desired["cuda_toolkit"]["method"] != "run":
+        return decision  # from the host's repositories
     there = desired["architectures"].get(decision.component, [])
     if not artefact or decision.action not in (INSTALL, CHANGE):
         return decision
@@ -189,8 +211,10 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     basis = toolkit.CdiBasis(driver_wanted.version, toolkit_wanted.version, facts.driver.cards)
     arch = facts.host.architecture
     trace = {component: owners.claim(facts.owners, component) for component in COMPONENTS}
-    decisions = [
-        driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"]),
+    decisions = [driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"])]
+    if facts.cuda is not None:
+        decisions.append(cuda.plan(facts.cuda, wanted_cuda(desired)))
+    decisions += [
         toolkit.plan(facts.toolkit, toolkit_wanted, basis, trace["container_toolkit"]),
         _runtime(facts, trace["container_runtime"]),
         xpu.plan(facts.xpu, wanted_release(desired, arch)),
@@ -218,8 +242,10 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
 
 def wanted(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """What the verdict shall ask for, told in the terms of the tools that it asks."""
+    wanted_toolkit = wanted_cuda(desired)
     return {
         "nvidia_driver": desired["nvidia_driver"]["version"],
+        **({"cuda_toolkit": wanted_toolkit} if wanted_toolkit else {}),
         "container_toolkit": desired["container_toolkit"]["version"],
         "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
         "container_runtime": facts.engine,

@@ -22,7 +22,14 @@ from . import _lock as locks
 
 ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "roles"))
 # The roles whose variables say what a node shall be.
-NODE_ROLES = ("preflight", "nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
+NODE_ROLES = (
+    "preflight",
+    "nvidia_driver",
+    "cuda_toolkit",
+    "container_toolkit",
+    "container_runtime",
+    "xpu_runtime",
+)
 
 Variables = t.Mapping[str, t.Any]
 # Makes, once per host, a function that templates values in one scope.
@@ -167,6 +174,10 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             "allow_downgrade": boolean(values["nvidia_driver_allow_downgrade"]),
             "signing_key": str(values["nvidia_driver_signing_key"]),
             "signing_certificate": str(values["nvidia_driver_signing_certificate"]),
+        },
+        "cuda_toolkit": {
+            "version": versions["cuda_toolkit"],
+            "method": str(values["cuda_toolkit_method"]),
         },
         "container_toolkit": {
             "version": versions["container_toolkit"],

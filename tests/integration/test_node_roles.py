@@ -21,6 +21,7 @@ from e2e import snapshot
 from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
 from e2e.drivers import with_older_driver
+from simulators.installers.cudarun import VERSION as CUDA
 from testbed import artefacts, down, machine, up
 from testbed.hosts import Host, Testbed
 from testbed.topology import read_topology
@@ -71,7 +72,7 @@ DOCKER = Engine(
     "former text again, and dockerd runs with it. It said: ",
 )
 # In the order of installation, which is the verdict's too.
-ROLES = ("nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
+ROLES = ("nvidia_driver", "cuda_toolkit", "container_toolkit", "container_runtime", "xpu_runtime")
 # A start and a reload both end badly as long as our configuration is there.
 BREAKAGE = """\
 [Service]
@@ -262,6 +263,7 @@ def write_site(tmp_path: Path, host: Host, **more: object) -> Path:
         "ansible_host": host.container,
         "ansible_python_interpreter": "/usr/bin/python3",
         "container_runtime_engine": CONTAINERD.name,
+        "cuda_toolkit_version": CUDA,
         "preflight_min_free_mib": 512,
         **more,
     }
@@ -329,13 +331,16 @@ def test_without_a_network_a_bundle_takes_a_host_there_as_predicted_and_back_wit
     assert foreseen == changes(done.output)
     assert {thing.rpartition(" ")[2] for thing in foreseen} >= set(FORESEEN)
 
-    variables["container_runtime_engine"] = CONTAINERD.name
+    variables |= {
+        "container_runtime_engine": CONTAINERD.name,
+        "cuda_toolkit_version": CUDA,
+    }
     rc, output = play(tmp_path, host, [role(name, "validate") for name in ROLES], **variables)
     assert rc == 0 and "changed=0" in output, output
     assert snapshot.differences(before, look(host))
 
     removed = run_site(site, "uninstall")
-    assert removed.rc == 0 and "changed=5" in removed.output, removed.output
+    assert removed.rc == 0 and "changed=6" in removed.output, removed.output
     assert snapshot.differences(before, look(host)) == []
     removed = run_site(site, "uninstall")
     assert removed.rc == 0 and "changed=0" in removed.output, removed.output
