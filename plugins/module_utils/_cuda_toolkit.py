@@ -14,10 +14,10 @@ import re
 import typing as t
 
 from . import _owners as owners
+from . import _packages as packages
 from . import _records as records
 from ._decision import ADOPT, CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._host import Host
-from ._packages import Packages
 
 COMPONENT = "cuda_toolkit"
 RECORD = "cuda_toolkit"
@@ -58,15 +58,8 @@ def installer_flags(version: str) -> list[str]:
 
 def package_argv(manager: str, version: str) -> list[str]:
     """From the site's own repositories; the name says the release, the version is asked for."""
-    if manager == "dpkg":
-        wanted = f"{package(version)}={version}-1"
-        return ["apt-get", "install", "--yes", "--no-install-recommends", wanted]
-    return ["dnf", "install", "--assumeyes", f"{package(version)}-{version}"]
-
-
-def removal_argv(manager: str, names: t.Sequence[str]) -> list[str]:
-    tool = ["apt-get", "purge", "--yes"] if manager == "dpkg" else ["dnf", "remove", "--assumeyes"]
-    return [*tool, *names]
+    exact = f"={version}-1" if manager == "dpkg" else f"-{version}"
+    return packages.install_argv(manager, [f"{package(version)}{exact}"])
 
 
 class Facts(t.NamedTuple):
@@ -94,7 +87,7 @@ def version_in(text: str | None) -> str:
         return ""
 
 
-def observe(host: Host, installed: Packages, wanted: str) -> Facts:
+def observe(host: Host, installed: packages.Packages, wanted: str) -> Facts:
     directory = home(wanted)
     pattern = re.compile(_PACKAGE.format(re.escape(release(wanted).replace(".", "-"))))
     return Facts(

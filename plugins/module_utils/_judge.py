@@ -139,6 +139,31 @@ def judge_toolkit(host: Host, wanted: str, driver: str, allow_envvar: bool) -> C
     return Component(name, wanted, found, "ok")
 
 
+# -- container engine ------------------------------------------------------------------------
+
+# Each says the version of what serves, not only of the program that asks.
+ENGINE_QUESTIONS = {
+    "containerd": ["ctr", "version"],
+    "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+}
+
+
+def judge_engine(host: Host, engine: str, since: str) -> Component:
+    name, wanted = "container_engine", f"{engine} {since} or newer"
+    question = ENGINE_QUESTIONS[engine]
+    done = host.run(question, timeout_s=TOOL_LIMIT_S)
+    if done.rc == NOT_FOUND:
+        return Component(name, wanted, "", "absent", f"{question[0]} is not installed")
+    said = re.findall(r"(?<![0-9.])v?([0-9]+)[.]([0-9]+)(?:[.]([0-9]+))?", done.out)
+    if done.rc != 0 or not said:
+        words = (done.err or done.out).strip()[-200:]
+        return Component(name, wanted, "", "failed", f"{' '.join(question)}: rc {done.rc}, {words}")
+    numbers = [int(number or 0) for number in said[-1]]  # the server's comes last
+    found = ".".join(map(str, numbers))
+    old = numbers < [int(number) for number in since.split(".")]
+    return Component(name, wanted, f"{engine} {found}", "failed" if old else "ok")
+
+
 # -- container runtime -----------------------------------------------------------------------
 
 
@@ -296,6 +321,9 @@ def _ask_toolkit(host: Host, wanted: Wanted) -> Component:
 JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
     "nvidia_driver": lambda host, wanted: judge_driver(host, wanted["nvidia_driver"]),
     "cuda_toolkit": lambda host, wanted: judge_cuda(host, wanted["cuda_toolkit"]),
+    "container_engine": lambda host, wanted: judge_engine(
+        host, wanted["container_engine"]["name"], wanted["container_engine"]["since"]
+    ),
     "container_toolkit": _ask_toolkit,
     "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
     "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),

@@ -13,6 +13,7 @@ import os
 import re
 import typing as t
 
+from . import _container_engine as engines
 from . import _container_toolkit as toolkit
 from . import _containerd as containerd
 from . import _cuda_toolkit as cuda
@@ -31,6 +32,7 @@ from ._host import Host
 COMPONENTS = (
     "nvidia_driver",
     "cuda_toolkit",
+    "container_engine",
     "container_toolkit",
     "container_runtime",
     "xpu_runtime",
@@ -69,6 +71,8 @@ class Facts(t.NamedTuple):
     driver: driver.Facts
     # None where no CUDA toolkit is wanted.
     cuda: cuda.Facts | None
+    # None where the role is not to install it.
+    engine: engines.Facts | None
     toolkit: toolkit.Facts
     containerd: containerd.Facts | None
     docker: docker.Facts | None
@@ -90,13 +94,19 @@ def choose_engine(host: Host, wanted: str) -> str:
     return "docker" if has_docker and not has_kubelet else "containerd"
 
 
+def system_of(host: Host) -> tuple[str, str]:
+    """(distribution, release)"""
+    found = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
 def observe_host(host: Host, desired: t.Mapping[str, t.Any]) -> HostFacts:
     """What every user may see."""
-    release = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    system, release = system_of(host)
     kernel = os.uname()
     return HostFacts(
-        system=release.get("ID", ""),
-        release=release.get("VERSION_ID", ""),
+        system=system,
+        release=release,
         architecture=kernel.machine,
         kernel=kernel.release,
         euid=os.geteuid(),
@@ -111,10 +121,12 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
     driver_wanted = driver.Wanted(**desired["nvidia_driver"])
     installed = packages.observe(host, dpkg_status)
     cuda_wanted = wanted_cuda(desired)
+    managed = wanted_engine(desired).install
     return Facts(
         host=facts,
         driver=driver.observe(host, installed, driver_wanted, facts.system),
         cuda=cuda.observe(host, installed, cuda_wanted) if cuda_wanted else None,
+        engine=engines.observe(host, engine, facts.system) if managed else None,
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
         docker=docker.observe(host) if engine == "docker" else None,
@@ -129,11 +141,17 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
 
 
 def components_of(desired: t.Mapping[str, t.Any]) -> list[str]:
-    """The components that a run is about, in order of installation; all unless it names some. A
-    CUDA toolkit is one where the site wants it."""
+    """The components that a run is about, in order of installation; all unless it names some. CUDA
+    toolkit and container engine are components where the site wants them to be."""
     named = desired.get("components") or COMPONENTS
-    there = [component for component in COMPONENTS if component in named]
-    return [component for component in there if component != cuda.COMPONENT or wanted_cuda(desired)]
+    unasked = set() if wanted_cuda(desired) else {cuda.COMPONENT}
+    unasked |= set() if wanted_engine(desired).install else {engines.COMPONENT}
+    return [name for name in COMPONENTS if name in named and name not in unasked]
+
+
+def wanted_engine(desired: t.Mapping[str, t.Any]) -> engines.Wanted:
+    said = desired.get("container_engine", {})
+    return engines.Wanted(**{**said, "packages": tuple(said.get("packages", ()))})
 
 
 def wanted_cuda(desired: t.Mapping[str, t.Any]) -> str:
@@ -204,6 +222,14 @@ def _runtime(facts: Facts, trace: Claim | None) -> Decision:
     return containerd.plan(facts.containerd, trace)
 
 
+def _with_engine(facts: Facts) -> Facts:
+    """As the host will be when its engine is installed."""
+    return facts._replace(
+        containerd=facts.containerd and facts.containerd._replace(installed=True),
+        docker=facts.docker and facts.docker._replace(installed=True),
+    )
+
+
 def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     """Per component, in order of installation, what to do; obstacles of the host itself first."""
     driver_wanted = driver.Wanted(**desired["nvidia_driver"])
@@ -214,6 +240,10 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     decisions = [driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"])]
     if facts.cuda is not None:
         decisions.append(cuda.plan(facts.cuda, wanted_cuda(desired)))
+    if facts.engine is not None:
+        decisions.append(engines.plan(facts.engine, wanted_engine(desired)))
+        if decisions[-1].action == INSTALL:
+            facts = _with_engine(facts)
     decisions += [
         toolkit.plan(facts.toolkit, toolkit_wanted, basis, trace["container_toolkit"]),
         _runtime(facts, trace["container_runtime"]),
@@ -240,12 +270,20 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     return decisions
 
 
+def _wanted_engine(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    asked = wanted_engine(desired)
+    if not asked.install:
+        return {}
+    return {"container_engine": {"name": facts.engine, "since": engines.since(asked, facts.engine)}}
+
+
 def wanted(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """What the verdict shall ask for, told in the terms of the tools that it asks."""
     wanted_toolkit = wanted_cuda(desired)
     return {
         "nvidia_driver": desired["nvidia_driver"]["version"],
         **({"cuda_toolkit": wanted_toolkit} if wanted_toolkit else {}),
+        **_wanted_engine(facts, desired),
         "container_toolkit": desired["container_toolkit"]["version"],
         "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
         "container_runtime": facts.engine,

@@ -21,6 +21,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  engine_expected:
+    description:
+      - Whether the engine is about to be installed, so that its absence is no error in check mode;
+        what will be configured can't be predicted then.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes
@@ -132,6 +138,8 @@ def restart(host: Host, texts: Texts, former: Texts) -> bool:
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     facts = containerd.observe(host)
+    if check and params.get("engine_expected") and not facts.installed:
+        return {"changed": True, "restarted": False}
     former: Texts = read(host, FILES)
     if params["state"] == "present":
         decision = containerd.plan(facts)
@@ -168,6 +176,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "engine_expected": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

@@ -77,8 +77,8 @@ def _must(host: Host, argv: t.Sequence[str], remedy: str) -> None:
         raise XpuError(f"{' '.join(argv)} ended with rc {done.rc}: {tail}.", remedy)
 
 
-def _installed(host: Host, words: t.Sequence[str] = ("cuda",)) -> packages.Packages:
-    return packages.observe(host, host.read(packages.DPKG_STATUS) or "", words)
+def _installed(host: Host) -> packages.Packages:
+    return packages.observe(host, host.read(packages.DPKG_STATUS) or "", ("cuda",))
 
 
 def _note(host: Host, **values: t.Any) -> None:
@@ -108,13 +108,13 @@ def _by_run(host: Host, version: str, installer: str) -> None:
 
 
 def _by_packages(host: Host, version: str) -> None:
-    before = _installed(host, ("",))
+    before = packages.everything(host)
     argv = cuda.package_argv(before.manager, version)
     try:
         _must(host, argv, "give the host a repository that has it, or take method run.")
     finally:
         # What came with it, dependencies too, is ours; noted also where it came in part.
-        came = _installed(host, ("",)).versions.keys() - before.versions.keys()
+        came = packages.everything(host).versions.keys() - before.versions.keys()
         _note(host, packages=sorted({*records.read(host, cuda.RECORD).get("packages", ()), *came}))
 
 
@@ -155,7 +155,7 @@ def _remove_files(host: Host, record: t.Mapping[str, t.Any]) -> None:
     version = str(record["version"])
     if record.get("packages"):
         manager = _installed(host).manager
-        argv = cuda.removal_argv(manager, record["packages"])
+        argv = packages.removal_argv(manager, record["packages"])
         _must(host, argv, "mend the package system and run again.")
     shutil.rmtree(host.path(cuda.home(version)), ignore_errors=True)
     host.remove(cuda.linker_file(version))

@@ -27,7 +27,13 @@ options:
     type: list
     elements: str
     choices:
-      [nvidia_driver, cuda_toolkit, container_toolkit, container_runtime, xpu_runtime, images]
+      - nvidia_driver
+      - cuda_toolkit
+      - container_engine
+      - container_toolkit
+      - container_runtime
+      - xpu_runtime
+      - images
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.
     type: dict

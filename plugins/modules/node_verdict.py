@@ -29,7 +29,13 @@ options:
     type: list
     elements: str
     choices:
-      [nvidia_driver, cuda_toolkit, container_toolkit, container_runtime, xpu_runtime, images]
+      - nvidia_driver
+      - cuda_toolkit
+      - container_engine
+      - container_toolkit
+      - container_runtime
+      - xpu_runtime
+      - images
   transaction:
     description: Whether a change of the node that has not come to its end is part of the verdict.
     type: bool

@@ -18,7 +18,13 @@ options:
     type: list
     elements: str
     choices:
-      [nvidia_driver, cuda_toolkit, container_toolkit, container_runtime, xpu_runtime, images]
+      - nvidia_driver
+      - cuda_toolkit
+      - container_engine
+      - container_toolkit
+      - container_runtime
+      - xpu_runtime
+      - images
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
 author:

@@ -26,6 +26,7 @@ NODE_ROLES = (
     "preflight",
     "nvidia_driver",
     "cuda_toolkit",
+    "container_engine",
     "container_toolkit",
     "container_runtime",
     "xpu_runtime",
@@ -178,6 +179,11 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
         "cuda_toolkit": {
             "version": versions["cuda_toolkit"],
             "method": str(values["cuda_toolkit_method"]),
+        },
+        "container_engine": {
+            "install": boolean(values["container_engine_install"]),
+            "packages": [str(name) for name in values["container_engine_packages"]],
+            "since": str(values["container_engine_since"]),
         },
         "container_toolkit": {
             "version": versions["container_toolkit"],

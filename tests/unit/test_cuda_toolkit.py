@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.flexai.xpu.plugins.module_utils import _cuda_toolkit as cuda
+from ansible_collections.flexai.xpu.plugins.module_utils import _packages as packages
 from ansible_collections.flexai.xpu.plugins.module_utils import _records as records
 from ansible_collections.flexai.xpu.plugins.module_utils import _site as sites
 from ansible_collections.flexai.xpu.plugins.module_utils._decision import Decision
@@ -219,7 +220,8 @@ echo '{{"cuda": {{"version": "12.2.0"}}}}' > {machine.root}/usr/local/cuda-12.2/
 def test_dnf_is_asked_in_its_own_words() -> None:
     argv = cuda.package_argv("rpm", OLD)
     assert argv == ["dnf", "install", "--assumeyes", "cuda-toolkit-12-2-12.2.0"]
-    assert cuda.removal_argv("rpm", ["a"]) == ["dnf", "remove", "--assumeyes", "a"]
+    removal = packages.removal_argv("rpm", ["a"])
+    assert removal == ["dnf", "remove", "--assumeyes", "a"]
 
 
 # -- in the plan and the verdict -------------------------------------------------------------
@@ -244,8 +246,8 @@ def test_without_its_artefact_it_is_blocked_unless_packages_are_asked_for(machin
     lacking = wanting(OLD)
     lacking["architectures"]["cuda_toolkit"] = ["aarch64"]
     assert steps(machine, lacking)["cuda_toolkit"] == "blocked"
-    packages = {**lacking, "cuda_toolkit": {"version": OLD, "method": "packages"}}
-    assert steps(machine, packages)["cuda_toolkit"] == "install"
+    by_packages = {**lacking, "cuda_toolkit": {"version": OLD, "method": "packages"}}
+    assert steps(machine, by_packages)["cuda_toolkit"] == "install"
 
 
 @as_root

@@ -35,8 +35,9 @@ def wanted_of(desired: Desired) -> dict[str, Any]:
     }
 
 
-# A CUDA toolkit is wanted only where a site says so: test_cuda_toolkit.py.
-ALWAYS = tuple(component for component in JUDGES if component != "cuda_toolkit")
+# These are components only where a site wants them: test_cuda_toolkit.py, test_container_engine.py.
+SOMETIMES = ("cuda_toolkit", "container_engine")
+ALWAYS = tuple(component for component in JUDGES if component not in SOMETIMES)
 
 
 @pytest.mark.parametrize("component", ALWAYS)
