@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The container engine: installed only where absent and wanted, never changed, its version judged."""
+"""The engine: installed where absent and wanted, never changed, its version judged."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The simulated CUDA installer refuses what NVIDIA's would, and a file that was cut off does nothing."""
+"""The simulated CUDA installer refuses what NVIDIA would; cut off, it does nothing."""
 
 from __future__ import annotations
 
