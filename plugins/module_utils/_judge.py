@@ -200,6 +200,10 @@ def _effective_programs(host: Host, engine: str) -> tuple[dict[str, str], str]:
             return {name: str(value.get("path")) for name, value in runtimes.items()}, ""
         except (ValueError, AttributeError):
             return {}, f"docker info: rc {done.rc}, {done.err.strip()[-200:]}"
+    for distribution in ("k3s", "rke2"):  # with a containerd of their own, and no dump of it
+        text = host.read(f"/var/lib/rancher/{distribution}/agent/etc/containerd/config.toml")
+        if text is not None:
+            return _containerd_programs(text), ""
     done = host.run(["containerd", "config", "dump"], timeout_s=TOOL_LIMIT_S)
     if done.rc != 0:
         return {}, f"containerd config dump: rc {done.rc}, {done.err.strip()[-200:]}"

@@ -22,6 +22,7 @@ from . import _images as images
 from . import _nvidia_driver as driver
 from . import _owners as owners
 from . import _packages as packages
+from . import _rancher as rancher
 from . import _records as records
 from . import _transaction as transaction
 from . import _xpu_runtime as xpu
@@ -75,6 +76,7 @@ class Facts(t.NamedTuple):
     engine: engines.Facts | None
     toolkit: toolkit.Facts
     containerd: containerd.Facts | None
+    rancher: rancher.Facts | None
     docker: docker.Facts | None
     xpu: xpu.Facts
     images: t.Mapping[str, str]
@@ -129,6 +131,7 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         engine=engines.observe(host, engine, facts.system) if managed else None,
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
+        rancher=rancher.observe(host) if engine == "containerd" else None,
         docker=docker.observe(host) if engine == "docker" else None,
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         images=images.observe(host, wanted_images(desired, engine)),
@@ -217,6 +220,8 @@ def _without_artefact(
 def _runtime(facts: Facts, trace: Claim | None) -> Decision:
     if facts.docker is not None:
         return docker.plan(facts.docker, trace)
+    if facts.rancher is not None:
+        return rancher.plan(facts.rancher)
     if facts.containerd is None:  # observe() fills the one that the engine names
         raise AssertionError("neither engine was observed")
     return containerd.plan(facts.containerd, trace)
