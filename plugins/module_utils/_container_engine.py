@@ -9,6 +9,7 @@ import re
 import typing as t
 
 from . import _containerd as containerd
+from . import _crio as crio
 from . import _docker as docker
 from . import _records as records
 from ._decision import BLOCKED, INSTALL, OK, REFUSE, Claim, Decision, version_key
@@ -16,10 +17,14 @@ from ._host import Host
 
 COMPONENT = "container_engine"
 RECORD = "container_engine"
-PROGRAMS = {"containerd": (containerd.PROGRAM,), "docker": docker.PROGRAMS}
-UNITS = {"containerd": "containerd.service", "docker": "docker.service"}
-# containerd: the oldest that slices were run on; Docker: document 002's.
-SINCE = {"containerd": "1.6.0", "docker": "25.0.3"}
+PROGRAMS = {"containerd": (containerd.PROGRAM,), "crio": (crio.PROGRAM,), "docker": docker.PROGRAMS}
+UNITS = {
+    "containerd": "containerd.service",
+    "crio": "crio.service",
+    "docker": "docker.service",
+}
+# containerd: the oldest that slices were run on; CRI-O: the first with CDI; Docker: document 002's.
+SINCE = {"containerd": "1.6.0", "crio": "1.23.0", "docker": "25.0.3"}
 _DEBIAN = {"containerd": ("containerd",), "docker": ("docker.io",)}
 _RHEL = {"containerd": ("containerd.io",), "docker": ("docker-ce",)}
 # The distributions' own packages; Docker's where a distribution has none.

@@ -144,6 +144,7 @@ def judge_toolkit(host: Host, wanted: str, driver: str, allow_envvar: bool) -> C
 # Each says the version of what serves, not only of the program that asks.
 ENGINE_QUESTIONS = {
     "containerd": ["ctr", "version"],
+    "crio": ["crio", "--version"],
     "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
 }
 
@@ -180,6 +181,19 @@ def _containerd_programs(dump: str) -> dict[str, str]:
     return programs
 
 
+def _crio_programs(config: str) -> dict[str, str]:
+    """Runtime → program, read out of what CRI-O says that it runs with."""
+    section = re.compile(
+        r"""^ *\[crio[.]runtime[.]runtimes[.]["']?([A-Za-z0-9_-]+)["']?\]$(.*?)(?=^ *\[|\Z)""",
+        re.MULTILINE | re.DOTALL,
+    )
+    programs = {}
+    for name, body in section.findall(config):
+        path = re.search(r"""^ *runtime_path *= *["']([^"']+)""", body, re.MULTILINE)
+        programs[name] = path.group(1) if path else ""
+    return programs
+
+
 def _not_restarted(host: Host) -> bool:
     """The daemon started before its configuration was last written."""
     socket = host.stat("/run/containerd/containerd.sock")
@@ -200,6 +214,11 @@ def _effective_programs(host: Host, engine: str) -> tuple[dict[str, str], str]:
             return {name: str(value.get("path")) for name, value in runtimes.items()}, ""
         except (ValueError, AttributeError):
             return {}, f"docker info: rc {done.rc}, {done.err.strip()[-200:]}"
+    if engine == "crio":
+        done = host.run(["crio", "status", "config"], timeout_s=TOOL_LIMIT_S)
+        if done.rc != 0:
+            return {}, f"crio status config: rc {done.rc}, {done.err.strip()[-200:]}"
+        return _crio_programs(done.out), ""
     for distribution in ("k3s", "rke2"):  # with a containerd of their own, and no dump of it
         text = host.read(f"/var/lib/rancher/{distribution}/agent/etc/containerd/config.toml")
         if text is not None:

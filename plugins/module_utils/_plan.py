@@ -16,6 +16,7 @@ import typing as t
 from . import _container_engine as engines
 from . import _container_toolkit as toolkit
 from . import _containerd as containerd
+from . import _crio as crio
 from . import _cuda_toolkit as cuda
 from . import _docker as docker
 from . import _images as images
@@ -77,6 +78,7 @@ class Facts(t.NamedTuple):
     toolkit: toolkit.Facts
     containerd: containerd.Facts | None
     rancher: rancher.Facts | None
+    crio: crio.Facts | None
     docker: docker.Facts | None
     xpu: xpu.Facts
     images: t.Mapping[str, str]
@@ -88,9 +90,12 @@ class Facts(t.NamedTuple):
 
 
 def choose_engine(host: Host, wanted: str) -> str:
-    """The container engine that slices run on; a host with a kubelet uses containerd."""
+    """The container engine that slices run on; a host with a kubelet uses CRI-O where that stands
+    alone, else containerd."""
     if wanted != "auto":
         return wanted
+    if host.program(crio.PROGRAM) and not host.program(containerd.PROGRAM):
+        return "crio"
     has_docker = any(host.program(program) for program in docker.PROGRAMS)
     has_kubelet = host.exists("/var/lib/kubelet")
     return "docker" if has_docker and not has_kubelet else "containerd"
@@ -132,6 +137,7 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
         rancher=rancher.observe(host) if engine == "containerd" else None,
+        crio=crio.observe(host) if engine == "crio" else None,
         docker=docker.observe(host) if engine == "docker" else None,
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         images=images.observe(host, wanted_images(desired, engine)),
@@ -220,10 +226,12 @@ def _without_artefact(
 def _runtime(facts: Facts, trace: Claim | None) -> Decision:
     if facts.docker is not None:
         return docker.plan(facts.docker, trace)
+    if facts.crio is not None:
+        return crio.plan(facts.crio, trace)
     if facts.rancher is not None:
         return rancher.plan(facts.rancher)
     if facts.containerd is None:  # observe() fills the one that the engine names
-        raise AssertionError("neither engine was observed")
+        raise AssertionError("no engine was observed")
     return containerd.plan(facts.containerd, trace)
 
 
@@ -231,6 +239,7 @@ def _with_engine(facts: Facts) -> Facts:
     """As the host will be when its engine is installed."""
     return facts._replace(
         containerd=facts.containerd and facts.containerd._replace(installed=True),
+        crio=facts.crio and facts.crio._replace(installed=True),
         docker=facts.docker and facts.docker._replace(installed=True),
     )
 
