@@ -74,6 +74,12 @@ class ActionModule(ActionBase):
         return templar.template
 
 
+def _is_artefact(component: str, values: t.Mapping[str, t.Any]) -> bool:
+    """Whether the component comes from the manifest; not every site wants a CUDA toolkit."""
+    wanted = values["cuda_toolkit_version"] and values["cuda_toolkit_method"] == "run"
+    return bool(wanted) or component != "cuda_toolkit"
+
+
 class _SiteCheck:
     def __init__(
         self,
@@ -177,7 +183,9 @@ class _SiteCheck:
         uses = self._uses.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
             state = str(values.get(f"{component}_state", "present"))
-            if component in self._components and state != "absent":
+            if component not in self._components or state == "absent":
+                continue
+            if _is_artefact(component, values):
                 wanted = uses if state == "auto" else needs
                 wanted.add((artefact, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])

@@ -90,6 +90,23 @@ def judge_driver(host: Host, wanted: str) -> Component:
     return Component(name, wanted, found, "ok", f"{cards} card{'' if cards == 1 else 's'}")
 
 
+# -- CUDA toolkit ------------------------------------------------------------------------------
+
+
+def judge_cuda(host: Host, wanted: str) -> Component:
+    """The release that its compiler says; `nvcc` knows no more of the toolkit's version."""
+    name, release = "cuda_toolkit", ".".join(wanted.split(".")[:2])
+    compiler = f"/usr/local/cuda-{release}/bin/nvcc"
+    done = host.run([compiler, "-V"], timeout_s=TOOL_LIMIT_S)
+    if done.rc == NOT_FOUND:
+        return Component(name, wanted, "", "absent", f"{compiler} is not installed")
+    said = re.search(r"release ([0-9.]+), V([0-9.]+)", done.out)
+    found = said.group(2) if said else ""
+    if done.rc != 0 or not said or said.group(1) != release:
+        return Component(name, wanted, found, "failed", f"{compiler} -V: rc {done.rc}")
+    return Component(name, wanted, found, "ok", f"nvcc of release {release}")
+
+
 # -- toolkit ---------------------------------------------------------------------------------
 
 
@@ -122,6 +139,32 @@ def judge_toolkit(host: Host, wanted: str, driver: str, allow_envvar: bool) -> C
     return Component(name, wanted, found, "ok")
 
 
+# -- container engine ------------------------------------------------------------------------
+
+# Each says the version of what serves, not only of the program that asks.
+ENGINE_QUESTIONS = {
+    "containerd": ["ctr", "version"],
+    "crio": ["crio", "--version"],
+    "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+}
+
+
+def judge_engine(host: Host, engine: str, since: str) -> Component:
+    name, wanted = "container_engine", f"{engine} {since} or newer"
+    question = ENGINE_QUESTIONS[engine]
+    done = host.run(question, timeout_s=TOOL_LIMIT_S)
+    if done.rc == NOT_FOUND:
+        return Component(name, wanted, "", "absent", f"{question[0]} is not installed")
+    said = re.findall(r"(?<![0-9.])v?([0-9]+)[.]([0-9]+)(?:[.]([0-9]+))?", done.out)
+    if done.rc != 0 or not said:
+        words = (done.err or done.out).strip()[-200:]
+        return Component(name, wanted, "", "failed", f"{' '.join(question)}: rc {done.rc}, {words}")
+    numbers = [int(number or 0) for number in said[-1]]  # the server's comes last
+    found = ".".join(map(str, numbers))
+    old = numbers < [int(number) for number in since.split(".")]
+    return Component(name, wanted, f"{engine} {found}", "failed" if old else "ok")
+
+
 # -- container runtime -----------------------------------------------------------------------
 
 
@@ -135,6 +178,19 @@ def _containerd_programs(dump: str) -> dict[str, str]:
             runtime = header.group(1) if header else ""
         elif runtime and line.strip().startswith("BinaryName"):
             programs[runtime] = line.split("=", 1)[1].strip().strip("\"'")
+    return programs
+
+
+def _crio_programs(config: str) -> dict[str, str]:
+    """Runtime → program, read out of what CRI-O says that it runs with."""
+    section = re.compile(
+        r"""^ *\[crio[.]runtime[.]runtimes[.]["']?([A-Za-z0-9_-]+)["']?\]$(.*?)(?=^ *\[|\Z)""",
+        re.MULTILINE | re.DOTALL,
+    )
+    programs = {}
+    for name, body in section.findall(config):
+        path = re.search(r"""^ *runtime_path *= *["']([^"']+)""", body, re.MULTILINE)
+        programs[name] = path.group(1) if path else ""
     return programs
 
 
@@ -158,6 +214,15 @@ def _effective_programs(host: Host, engine: str) -> tuple[dict[str, str], str]:
             return {name: str(value.get("path")) for name, value in runtimes.items()}, ""
         except (ValueError, AttributeError):
             return {}, f"docker info: rc {done.rc}, {done.err.strip()[-200:]}"
+    if engine == "crio":
+        done = host.run(["crio", "status", "config"], timeout_s=TOOL_LIMIT_S)
+        if done.rc != 0:
+            return {}, f"crio status config: rc {done.rc}, {done.err.strip()[-200:]}"
+        return _crio_programs(done.out), ""
+    for distribution in ("k3s", "rke2"):  # with a containerd of their own, and no dump of it
+        text = host.read(f"/var/lib/rancher/{distribution}/agent/etc/containerd/config.toml")
+        if text is not None:
+            return _containerd_programs(text), ""
     done = host.run(["containerd", "config", "dump"], timeout_s=TOOL_LIMIT_S)
     if done.rc != 0:
         return {}, f"containerd config dump: rc {done.rc}, {done.err.strip()[-200:]}"
@@ -302,6 +367,10 @@ def _ask_toolkit(host: Host, wanted: Wanted) -> Component:
 
 JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
     "nvidia_driver": lambda host, wanted: judge_driver(host, wanted["nvidia_driver"]),
+    "cuda_toolkit": lambda host, wanted: judge_cuda(host, wanted["cuda_toolkit"]),
+    "container_engine": lambda host, wanted: judge_engine(
+        host, wanted["container_engine"]["name"], wanted["container_engine"]["since"]
+    ),
     "container_toolkit": _ask_toolkit,
     "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
     "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),
@@ -315,13 +384,15 @@ def judge(
     name: str,
     wanted: Wanted,
     planned: t.Mapping[str, str],
-    components: t.Iterable[str] = tuple(JUDGES),
+    components: t.Iterable[str] | None = None,
     transaction: bool = False,
 ) -> dict[str, t.Any]:
-    """The verdict of one host. ``planned`` maps a component to the action of this run; an open
+    """The verdict of one host, of all that is wanted of it unless ``components`` says which.
+    ``planned`` maps a component to the action of this run; an open
     ``transaction`` is part of it unless the one that is under way asks for itself.
     """
-    judged = [JUDGES[component](host, wanted) for component in components]
+    asked = [name for name in JUDGES if name in wanted] if components is None else components
+    judged = [JUDGES[component](host, wanted) for component in asked]
     if transaction:
         judged += judge_transaction(host)
     after = [_after_change(component, planned.get(component.name, "")) for component in judged]

@@ -88,3 +88,22 @@ def observe(host: Host, dpkg_status: str, words: t.Sequence[str] = ("nvidia", "c
     if dpkg_status:
         return Packages("dpkg", from_dpkg(dpkg_status, words))
     return Packages("rpm", _from_rpm(host, words))
+
+
+def everything(host: Host) -> Packages:
+    """Every package of the host."""
+    return observe(host, host.read(DPKG_STATUS) or "", ("",))
+
+
+def install_argv(manager: str, names: t.Sequence[str]) -> list[str]:
+    """How the host's manager installs without a question."""
+    if manager == "dpkg":
+        return ["apt-get", "install", "--yes", "--no-install-recommends", *names]
+    return ["dnf", "install", "--assumeyes", *names]
+
+
+def removal_argv(manager: str, names: t.Sequence[str]) -> list[str]:
+    """How it removes them, configuration and all."""
+    if manager == "dpkg":
+        return ["apt-get", "purge", "--yes", *names]
+    return ["dnf", "remove", "--assumeyes", *names]

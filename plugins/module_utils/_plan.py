@@ -13,13 +13,17 @@ import os
 import re
 import typing as t
 
+from . import _container_engine as engines
 from . import _container_toolkit as toolkit
 from . import _containerd as containerd
+from . import _crio as crio
+from . import _cuda_toolkit as cuda
 from . import _docker as docker
 from . import _images as images
 from . import _nvidia_driver as driver
 from . import _owners as owners
 from . import _packages as packages
+from . import _rancher as rancher
 from . import _records as records
 from . import _transaction as transaction
 from . import _xpu_agent as agent
@@ -30,6 +34,8 @@ from ._host import Host
 # Order of installation: each component may rest on those before it.
 COMPONENTS = (
     "nvidia_driver",
+    "cuda_toolkit",
+    "container_engine",
     "container_toolkit",
     "container_runtime",
     "xpu_runtime",
@@ -39,6 +45,7 @@ COMPONENTS = (
 # Which artefact a component is installed from; the runtime's configuration needs none.
 ARTEFACT_OF = {
     "nvidia_driver": "nvidia-driver",
+    "cuda_toolkit": "cuda-toolkit",
     "container_toolkit": "nvidia-container-toolkit",
     "xpu_runtime": "xpu-runtime",
     "xpu_agent": agent.ARTEFACT,
@@ -67,8 +74,14 @@ class HostFacts(t.NamedTuple):
 class Facts(t.NamedTuple):
     host: HostFacts
     driver: driver.Facts
+    # None where no CUDA toolkit is wanted.
+    cuda: cuda.Facts | None
+    # None where the role is not to install it.
+    engine: engines.Facts | None
     toolkit: toolkit.Facts
     containerd: containerd.Facts | None
+    rancher: rancher.Facts | None
+    crio: crio.Facts | None
     docker: docker.Facts | None
     xpu: xpu.Facts
     agent: agent.Facts
@@ -81,21 +94,30 @@ class Facts(t.NamedTuple):
 
 
 def choose_engine(host: Host, wanted: str) -> str:
-    """The container engine that slices run on; a host with a kubelet uses containerd."""
+    """The container engine that slices run on; a host with a kubelet uses CRI-O where that stands
+    alone, else containerd."""
     if wanted != "auto":
         return wanted
+    if host.program(crio.PROGRAM) and not host.program(containerd.PROGRAM):
+        return "crio"
     has_docker = any(host.program(program) for program in docker.PROGRAMS)
     has_kubelet = host.exists("/var/lib/kubelet")
     return "docker" if has_docker and not has_kubelet else "containerd"
 
 
+def system_of(host: Host) -> tuple[str, str]:
+    """(distribution, release)"""
+    found = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
 def observe_host(host: Host, desired: t.Mapping[str, t.Any]) -> HostFacts:
     """What every user may see."""
-    release = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    system, release = system_of(host)
     kernel = os.uname()
     return HostFacts(
-        system=release.get("ID", ""),
-        release=release.get("VERSION_ID", ""),
+        system=system,
+        release=release,
         architecture=kernel.machine,
         kernel=kernel.release,
         euid=os.geteuid(),
@@ -109,11 +131,17 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
     engine, dpkg_status = facts.engine, host.read(packages.DPKG_STATUS) or ""
     driver_wanted = driver.Wanted(**desired["nvidia_driver"])
     installed = packages.observe(host, dpkg_status)
+    cuda_wanted = wanted_cuda(desired)
+    managed = wanted_engine(desired).install
     return Facts(
         host=facts,
         driver=driver.observe(host, installed, driver_wanted, facts.system),
+        cuda=cuda.observe(host, installed, cuda_wanted) if cuda_wanted else None,
+        engine=engines.observe(host, engine, facts.system) if managed else None,
         toolkit=toolkit.observe(host, dpkg_status),
         containerd=containerd.observe(host) if engine == "containerd" else None,
+        rancher=rancher.observe(host) if engine == "containerd" else None,
+        crio=crio.observe(host) if engine == "crio" else None,
         docker=docker.observe(host) if engine == "docker" else None,
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         agent=agent.observe(host),
@@ -127,9 +155,22 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
 
 
 def components_of(desired: t.Mapping[str, t.Any]) -> list[str]:
-    """The components that a run is about, in order of installation; all unless it names some."""
+    """The components that a run is about, in order of installation; all unless it names some. CUDA
+    toolkit and container engine are components where the site wants them to be."""
     named = desired.get("components") or COMPONENTS
-    return [component for component in COMPONENTS if component in named]
+    unasked = set() if wanted_cuda(desired) else {cuda.COMPONENT}
+    unasked |= set() if wanted_engine(desired).install else {engines.COMPONENT}
+    return [name for name in COMPONENTS if name in named and name not in unasked]
+
+
+def wanted_engine(desired: t.Mapping[str, t.Any]) -> engines.Wanted:
+    said = desired.get("container_engine", {})
+    return engines.Wanted(**{**said, "packages": tuple(said.get("packages", ()))})
+
+
+def wanted_cuda(desired: t.Mapping[str, t.Any]) -> str:
+    """The version of the CUDA toolkit; empty where none is wanted."""
+    return str(desired.get("cuda_toolkit", {}).get("version", ""))
 
 
 def wanted_release(desired: t.Mapping[str, t.Any], architecture: str) -> str:
@@ -183,6 +224,8 @@ def _without_artefact(
 ) -> Decision:
     """A change that lacks its artefact for this architecture is no plan."""
     artefact = ARTEFACT_OF.get(decision.component)
+    if decision.component == cuda.COMPONENT and desired["cuda_toolkit"]["method"] != "run":
+        return decision  # from the host's repositories
     there = desired["architectures"].get(decision.component, [])
     if not artefact or decision.action not in (INSTALL, CHANGE):
         return decision
@@ -198,9 +241,22 @@ def _without_artefact(
 def _runtime(facts: Facts, trace: Claim | None) -> Decision:
     if facts.docker is not None:
         return docker.plan(facts.docker, trace)
+    if facts.crio is not None:
+        return crio.plan(facts.crio, trace)
+    if facts.rancher is not None:
+        return rancher.plan(facts.rancher)
     if facts.containerd is None:  # observe() fills the one that the engine names
-        raise AssertionError("neither engine was observed")
+        raise AssertionError("no engine was observed")
     return containerd.plan(facts.containerd, trace)
+
+
+def _with_engine(facts: Facts) -> Facts:
+    """As the host will be when its engine is installed."""
+    return facts._replace(
+        containerd=facts.containerd and facts.containerd._replace(installed=True),
+        crio=facts.crio and facts.crio._replace(installed=True),
+        docker=facts.docker and facts.docker._replace(installed=True),
+    )
 
 
 def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
@@ -210,8 +266,14 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     basis = toolkit.CdiBasis(driver_wanted.version, toolkit_wanted.version, facts.driver.cards)
     arch = facts.host.architecture
     trace = {component: owners.claim(facts.owners, component) for component in COMPONENTS}
-    decisions = [
-        driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"]),
+    decisions = [driver.plan(facts.driver, driver_wanted, trace["nvidia_driver"])]
+    if facts.cuda is not None:
+        decisions.append(cuda.plan(facts.cuda, wanted_cuda(desired)))
+    if facts.engine is not None:
+        decisions.append(engines.plan(facts.engine, wanted_engine(desired)))
+        if decisions[-1].action == INSTALL:
+            facts = _with_engine(facts)
+    decisions += [
         toolkit.plan(facts.toolkit, toolkit_wanted, basis, trace["container_toolkit"]),
         _runtime(facts, trace["container_runtime"]),
         xpu.plan(facts.xpu, wanted_release(desired, arch)),
@@ -238,10 +300,20 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     return decisions
 
 
+def _wanted_engine(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    asked = wanted_engine(desired)
+    if not asked.install:
+        return {}
+    return {"container_engine": {"name": facts.engine, "since": engines.since(asked, facts.engine)}}
+
+
 def wanted(facts: HostFacts, desired: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """What the verdict shall ask for, told in the terms of the tools that it asks."""
+    wanted_toolkit = wanted_cuda(desired)
     return {
         "nvidia_driver": desired["nvidia_driver"]["version"],
+        **({"cuda_toolkit": wanted_toolkit} if wanted_toolkit else {}),
+        **_wanted_engine(facts, desired),
         "container_toolkit": desired["container_toolkit"]["version"],
         "accept_envvar_unprivileged": desired["container_toolkit"]["accept_envvar_unprivileged"],
         "container_runtime": facts.engine,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import typing as t
 
+from . import _cuda_compat as cuda_compat
 from ._decision import version_key
+from ._errors import XpuError
 
 SITE_VARIABLES: dict[str, dict[str, t.Any]] = {
     "flexai_site": {"type": "str", "default": "default"},
@@ -139,7 +141,22 @@ def contradictions(values: t.Mapping[str, t.Any]) -> list[str]:
             f"take {_DRIVER} {OPEN_MODULE_SINCE} or newer, or nvidia_driver_kernel_module_type: "
             "proprietary."
         )
+    cuda = str(values.get("cuda_toolkit_version") or "")
+    if cuda:
+        found += _cuda_faults(driver, cuda)
     return found
+
+
+def _cuda_faults(driver: str, cuda: str) -> list[str]:
+    """Why programs of the wanted CUDA toolkit can't run on the wanted driver."""
+    try:
+        said = cuda_compat.answer(cuda_compat.Question(driver, cuda))
+    except XpuError as error:
+        return [f"cuda_toolkit_version: {error.msg}. Remedy: {error.remedy}."]
+    if said.runs:
+        return []
+    remedy = f"take another {_DRIVER}, or an older cuda_toolkit_version"
+    return [f"cuda_toolkit_version {cuda}: {said.reason}. Remedy: {remedy}."]
 
 
 def dangers(values: t.Mapping[str, t.Any]) -> list[str]:

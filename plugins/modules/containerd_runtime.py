@@ -11,6 +11,7 @@ description:
     C(nvidia-cdi), since an imported file replaces the plugin's whole table.
   - C(config.toml) gets an C(imports) entry only when it has none that covers the drop-in; its
     former text is kept under C(/var/lib/flexai-xpu/originals) as long as the entry is there.
+  - K3s and RKE2 register the runtimes themselves when they start; their hosts are left alone.
   - containerd is restarted only when something changed. When it does not come back, the former
     files are put back, it is started with them, and the error says so.
 options:
@@ -21,6 +22,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  engine_expected:
+    description:
+      - Whether the engine is about to be installed, so that its absence is no error in check mode;
+        what will be configured can't be predicted then.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes
@@ -48,6 +55,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _containerd as containerd
+from ..module_utils import _rancher as rancher
 from ..module_utils import _service as service
 from ..module_utils._decision import BLOCKED
 from ..module_utils._errors import XpuError, run_module
@@ -131,7 +139,11 @@ def restart(host: Host, texts: Texts, former: Texts) -> bool:
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    if rancher.observe(host):
+        return {"changed": False, "restarted": False}
     facts = containerd.observe(host)
+    if check and params.get("engine_expected") and not facts.installed:
+        return {"changed": True, "restarted": False}
     former: Texts = read(host, FILES)
     if params["state"] == "present":
         decision = containerd.plan(facts)
@@ -168,6 +180,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "engine_expected": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

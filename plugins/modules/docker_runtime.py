@@ -18,6 +18,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  engine_expected:
+    description:
+      - Whether the engine is about to be installed, so that its absence is no error in check mode;
+        what will be configured can't be predicted then.
+    type: bool
+    default: false
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes
@@ -137,6 +143,8 @@ def _texts(host: Host, facts: docker.Facts, present: bool) -> Texts:
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     facts = docker.observe(host)
+    if check and params.get("engine_expected") and not facts.installed:
+        return {"changed": True, "restarted": False}
     texts = _texts(host, facts, params["state"] == "present")
     former: Texts = read(host, texts)
     differing = [path for path, text in texts.items() if former[path] != text]
@@ -162,6 +170,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "engine_expected": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

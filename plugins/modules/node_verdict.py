@@ -26,11 +26,18 @@ options:
     type: dict
     default: {}
   components:
-    description: The components to judge. Only for these must O(wanted) say something.
+    description: The components to judge; all that O(wanted) says something of when not given.
     type: list
     elements: str
-    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
-    default: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
+    choices:
+      - nvidia_driver
+      - cuda_toolkit
+      - container_engine
+      - container_toolkit
+      - container_runtime
+      - xpu_runtime
+      - xpu_agent
+      - images
   transaction:
     description: Whether a change of the node that has not come to its end is part of the verdict.
     type: bool
@@ -117,7 +124,6 @@ def main() -> None:
                 "type": "list",
                 "elements": "str",
                 "choices": list(JUDGES),
-                "default": list(JUDGES),
             },
             "transaction": {"type": "bool", "default": False},
             "strict": {"type": "bool", "default": False},

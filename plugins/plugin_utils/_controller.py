@@ -25,6 +25,8 @@ ROLES = os.path.normpath(os.path.join(os.path.dirname(__file__), "..", "..", "ro
 NODE_ROLES = (
     "preflight",
     "nvidia_driver",
+    "cuda_toolkit",
+    "container_engine",
     "container_toolkit",
     "container_runtime",
     "xpu_runtime",
@@ -174,6 +176,15 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             "allow_downgrade": boolean(values["nvidia_driver_allow_downgrade"]),
             "signing_key": str(values["nvidia_driver_signing_key"]),
             "signing_certificate": str(values["nvidia_driver_signing_certificate"]),
+        },
+        "cuda_toolkit": {
+            "version": versions["cuda_toolkit"],
+            "method": str(values["cuda_toolkit_method"]),
+        },
+        "container_engine": {
+            "install": boolean(values["container_engine_install"]),
+            "packages": [str(name) for name in values["container_engine_packages"]],
+            "since": str(values["container_engine_since"]),
         },
         "container_toolkit": {
             "version": versions["container_toolkit"],

@@ -20,6 +20,8 @@ MOLECULE = Path(sysconfig.get_path("scripts")) / "molecule"
 _STEPS = yaml.safe_load((SCENARIOS / "utils/vars/order.yml").read_text("utf-8"))
 ORDER = [step["role"] for step in _STEPS["role_order"]]
 CHANGED = re.compile(r"ok=\d+ +changed=(\d+)")
+# The testbed's hosts have their engine from the beginning.
+THERE_ALREADY = ("container_engine",)
 # One line of Ansible's own log: which process of it said what.
 LOGGED = re.compile(r"^\S+ \S+ p=(\d+) u=\S+ n=ansible \w+\| ?(.*)$")
 
@@ -119,7 +121,8 @@ def test_full_sequence(role: str, bare: Path, tmp_path: Path) -> None:
         # Molecule skips what it remembers to have done; the testbed is what tells here.
         return molecule("full.yml", name, "-s", role, state=tmp_path / name)
 
-    writes = (ROOT / "roles" / role / "tasks" / "uninstall.yml").exists()
+    undone = (ROOT / "roles" / role / "tasks" / "uninstall.yml").exists()
+    writes = undone and role not in THERE_ALREADY
     step("prepare")
     predicted = changes(step("check"))
     done = changes(step("converge"))

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +21,7 @@ from e2e import snapshot
 from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
 from e2e.drivers import with_older_driver
+from simulators.installers.cudarun import VERSION as CUDA
 from testbed import artefacts, down, machine, up
 from testbed.hosts import Host, Testbed
 from testbed.topology import read_topology
@@ -69,7 +72,7 @@ DOCKER = Engine(
     "former text again, and dockerd runs with it. It said: ",
 )
 # In the order of installation, which is the verdict's too.
-ROLES = ("nvidia_driver", "container_toolkit", "container_runtime", "xpu_runtime")
+ROLES = ("nvidia_driver", "cuda_toolkit", "container_toolkit", "container_runtime", "xpu_runtime")
 # A start and a reload both end badly as long as our configuration is there.
 BREAKAGE = """\
 [Service]
@@ -206,25 +209,141 @@ def test_a_failed_restart_is_undone_and_told_and_the_next_run_converges(
     assert snapshot.differences(before, look(host)) == []
 
 
-def test_the_roles_go_there_and_back_and_leave_nothing(
+# -- the whole node path, without a network ------------------------------------------------------
+
+# In a network of its own, with nothing but a loopback.
+WITHOUT_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+# The machine's own address in the testbed's network: it answers, be it by refusing.
+ASK_THE_MACHINE = "import socket; socket.create_connection(({gateway!r}, 9), 3)"
+# Some of what a check foresees, so that nothing is compared with nothing.
+FORESEEN = (
+    "packages",
+    "/etc/containerd/config.toml",
+    "/etc/containerd/conf.d/flexai-xpu.toml",
+    "/var/lib/flexai-xpu/originals/containerd-config.toml",
+)
+# A check can't know what the vendor's programs will write: the toolkit's packages bring their
+# configuration, nvidia-ctk describes the cards once the driver runs. That they change is predicted.
+UNPREDICTED = ("/etc/nvidia-container-runtime/config.toml", "/etc/cdi/nvidia.yaml")
+
+
+@contextmanager
+def cut_off(testbed: Testbed, host: Host) -> Iterator[None]:
+    """No packet leaves the host; the controller's connection is none of its network."""
+    network = ipaddress.ip_network(testbed.subnet)
+    ask = ["python3", "-c", ASK_THE_MACHINE.format(gateway=str(network[1]))]
+    rule = ["OUTPUT", "!", "-o", "lo", "-j", "DROP"]
+    inside = ["nsenter", "--target", str(host.pid()), "--net", "iptables"]
+    assert "ConnectionRefused" in host.exec(ask, check=False).stderr
+    subprocess.run([*inside, "-I", *rule], check=True)
+    try:
+        assert "timed out" in host.exec(ask, check=False).stderr
+        yield
+    finally:
+        subprocess.run([*inside, "-D", *rule], check=True)
+
+
+def for_a_node(manifest: Path, directory: Path) -> Path:
+    """*manifest* with what a node needs, and of the images, which are large, one."""
+    document = yaml.safe_load(manifest.read_text())
+    chosen = [
+        {**entry, "source": str(manifest.with_name(entry["source"]))}
+        for entry in document["artefacts"]
+        if entry["kind"] in ("run", "tarball") or entry["name"] == "vc-controller-manager"
+    ]
+    made = directory / "manifest.yml"
+    made.write_text(yaml.safe_dump({**document, "artefacts": chosen}))
+    return made
+
+
+def write_site(tmp_path: Path, host: Host, **more: object) -> Path:
+    """The inventory of a site that is this one host."""
+    variables = {
+        "ansible_connection": "containers.podman.podman",
+        "ansible_host": host.container,
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "container_runtime_engine": CONTAINERD.name,
+        "cuda_toolkit_version": CUDA,
+        "preflight_min_free_mib": 512,
+        **more,
+    }
+    nodes = {"hosts": {host.name: variables}}
+    groups = {"flexai_nodes": nodes, "flexai_kubernetes": {"hosts": {host.name: {}}}}
+    inventory = tmp_path / "site.yml"
+    inventory.write_text(yaml.safe_dump({"all": {"children": groups}}))
+    return inventory
+
+
+def run_site(inventory: Path, playbook: str, *more: str) -> Run:
+    """A playbook of ours, on a controller that has no network either."""
+    done = subprocess.run(
+        [*WITHOUT_NETWORK, str(PLAYBOOK), f"flexai.xpu.{playbook}", "-i", str(inventory), *more],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
+
+
+def changes(output: str) -> dict[str, str]:
+    """What a run with --diff says that it changes or would change: task, and file → how."""
+    found: dict[str, str] = {}
+    task, file, in_diff = "", "", False
+    for line in output.splitlines():
+        if line.startswith("TASK ["):
+            task = line.removeprefix("TASK [").partition("]")[0]
+        elif line.startswith("--- before"):
+            file, in_diff = line.partition(": ")[2], True
+            found[f"{task} {file}"] = ""
+        elif line.startswith("changed: ["):
+            found.setdefault(task, "")
+            in_diff = False
+        elif in_diff:
+            found[f"{task} {file}"] += f"{line}\n"
+    return {
+        thing: "" if thing.endswith(UNPREDICTED) else how.strip() for thing, how in found.items()
+    }
+
+
+def test_without_a_network_a_bundle_takes_a_host_there_as_predicted_and_back_without_a_trace(
     tmp_path: Path, testbed: Testbed, manifest: Path
 ) -> None:
-    host = testbed.host(CONTAINERD.host)
+    host, bundle = testbed.host(CONTAINERD.host), tmp_path / "bundle"
+    small = str(for_a_node(manifest, tmp_path))
+    more = ("-e", f"flexai_bundle={bundle}")
+    made = run_site(write_site(tmp_path, host, flexai_manifest=small), "bundle", *more)
+    assert made.rc == 0, made.output
+    variables = {"flexai_manifest": str(bundle / "manifest.yml"), "flexai_source": "bundle"}
+    site = write_site(tmp_path, host, **variables)
     before = look(host)
-    variables = {"flexai_manifest": str(manifest), "container_runtime_engine": CONTAINERD.name}
 
-    rc, output = play(tmp_path, host, [role(name) for name in ROLES], **variables)
-    assert rc == 0, output
+    with cut_off(testbed, host):
+        predicted = run_site(site, "site", "--check", "--diff")
+        assert predicted.rc == 0, predicted.output
+        assert snapshot.differences(before, look(host)) == []
+        done = run_site(site, "site", "--diff")
+    assert done.rc == 0, done.output
+    assert in_force(host) == NEW
+    foreseen = changes(predicted.output)
+    assert foreseen == changes(done.output)
+    assert {thing.rpartition(" ")[2] for thing in foreseen} >= set(FORESEEN)
+
+    variables |= {
+        "container_runtime_engine": CONTAINERD.name,
+        "cuda_toolkit_version": CUDA,
+    }
     rc, output = play(tmp_path, host, [role(name, "validate") for name in ROLES], **variables)
     assert rc == 0 and "changed=0" in output, output
     assert snapshot.differences(before, look(host))
 
-    way_back = [role(name, "uninstall") for name in reversed(ROLES)]
-    rc, output = play(tmp_path, host, way_back, **variables)
-    assert rc == 0 and "changed=4" in output, output
+    removed = run_site(site, "uninstall")
+    assert removed.rc == 0 and "changed=6" in removed.output, removed.output
     assert snapshot.differences(before, look(host)) == []
-    rc, output = play(tmp_path, host, way_back, **variables)
-    assert rc == 0 and "changed=0" in output, output
+    removed = run_site(site, "uninstall")
+    assert removed.rc == 0 and "changed=0" in removed.output, removed.output
 
 
 # -- a driver that is changed, killed, rolled back; and one that is somebody else's --------------

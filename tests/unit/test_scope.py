@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ SCOPES: dict[str, tuple[tuple[str, ...], set[str], set[str]]] = {
         {"gpu2"},
     ),
 }
+
+
+def applied(output: str) -> set[str]:
+    """Roles of which tasks ran, without the one that looks."""
+    found = set(re.findall(r"^TASK \[flexai\.xpu\.(\w+) : ", output, re.MULTILINE))
+    return found - {"preflight"}
 
 
 def without_xpu_runtime(site: Site) -> None:
@@ -62,6 +69,13 @@ def test_a_run_predicts_what_it_is_about_and_nothing_else(
         if line.split()[2:3] == ["install"]
     }
     assert planned == {(host, component) for host in hosts for component in components}
+    assert applied(done.stdout) == components
+
+
+def test_a_run_about_the_cluster_changes_no_host(tmp_path: Path, site: Site) -> None:
+    done = run(tmp_path, site, "site", "--check", "--tags", "cluster", "--limit", "gpu1")
+    assert done.returncode == 0, done.stdout
+    assert applied(done.stdout) == set()
 
 
 def test_a_whole_run_still_needs_every_artefact(tmp_path: Path, site: Site) -> None:

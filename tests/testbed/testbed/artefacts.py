@@ -21,13 +21,17 @@ LICENCE = "stand-in for the vendor's file, made by tests/simulators"
 
 
 def simulated_vendor(cache: Cache) -> list[artefacts.Artefact]:
-    """The simulated driver installer and the toolkit's release tarball."""
+    """The simulated installers of driver and CUDA, and the toolkit's release tarball."""
     built = vendor.build(cache)
     entries = [
         artefacts.Artefact(
             "nvidia-driver", path.stem.rpartition("-")[2], "x86_64", "run", path, LICENCE
         )
         for path in sorted(built.glob("NVIDIA-Linux-x86_64-*.run"))
+    ]
+    entries += [
+        artefacts.Artefact("cuda-toolkit", path.name.split("_")[1], "x86_64", "run", path, LICENCE)
+        for path in sorted(built.glob("cuda_*_linux.run"))
     ]
     for path in sorted(built.glob("nvidia-container-toolkit_*.tar.gz")):
         version = path.name.split("_")[1]

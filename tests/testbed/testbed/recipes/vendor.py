@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a site downloads from NVIDIA, made here: driver installer and toolkit release."""
+"""What a site downloads from NVIDIA, made here: installers of driver and CUDA, toolkit release."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from simulators.installers import runfile
+from simulators.installers import cudarun, runfile
 from simulators.installers import toolkit as release
 from xpubuild import artefacts
 from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
@@ -23,12 +23,14 @@ def _sources() -> str:
 
 
 def build(cache: Cache) -> Path:
-    """``NVIDIA-Linux-x86_64-<v>.run`` and ``nvidia-container-toolkit_<v>_deb_amd64.tar.gz``."""
+    """``NVIDIA-Linux-x86_64-<v>.run``, ``nvidia-container-toolkit_<v>_deb_amd64.tar.gz`` and
+    ``cuda_<v>_<driver>_linux.run``."""
     driver = simulators.build(cache)
     programs = toolkit.build(cache)
 
     def pack(out: Path) -> None:
         runfile.pack(driver, out)
+        cudarun.pack(out)
         release.pack(programs, toolkit.VERSION, out)
 
     inputs = {

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The simulated ``cuda_<version>_<driver>_linux.run``: a toolkit whose nvcc says its version.
+
+The same inputs give the same bytes, so that its digest can be pinned like a vendor's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .runfile import SOURCES, fill_in
+
+# Document 000's: the toolkit, the driver in its file's name, and what `nvcc -V` says.
+VERSION, DRIVER, BUILD = "12.2.0", "535.54.03", "12.2.91"
+
+
+def pack(out: Path, version: str = VERSION, build: str = BUILD) -> Path:
+    """Write the installer into *out*."""
+    template = (SOURCES / "cuda-installer.sh").read_text(encoding="utf-8")
+    release = ".".join(version.split(".")[:2])
+    values = {"VERSION": version, "RELEASE": release, "BUILD": build}
+    path = out / f"cuda_{version}_{DRIVER}_linux.run"
+    path.write_text(fill_in(template, values), encoding="utf-8")
+    path.chmod(0o755)
+    return path
