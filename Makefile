@@ -82,6 +82,9 @@ bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000
 .PHONY: bench-allocate
 bench-allocate: venv collection ## what the kubelet waits for when 100 mixed pods ask at once [root; 12 min; PODS=100 ROUNDS=1 FLOOR=50]
 	@$(PY) -m bench.allocate
+.PHONY: bench-scheduler
+bench-scheduler: venv ## what huawei-xpu costs Volcano a decision, and a random week of each policy [10 min; NODES=1000 PODS=5000 ROUNDS=3]
+	@$(PY) -m bench.scheduler
 
 .PHONY: bench-conductor bench-failover bench-cpu-plan
 bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]

@@ -45,9 +45,9 @@ type nodeCards struct {
 	oldest   int
 }
 
-func (n *nodeCards) load(node *api.NodeInfo, now time.Time, leaving func(*nodeCards)) {
+func (n *nodeCards) load(node *api.NodeInfo, now func() time.Time, leaving func(*nodeCards)) {
 	n.once.Do(func() {
-		n.broken = n.record.refresh(node, n.settings, now)
+		n.broken = n.record.refresh(node, n.settings, now())
 		if n.broken == "" && n.record.books.AnyLeaving() {
 			leaving(n)
 		}

@@ -103,7 +103,7 @@ func (p *plugin) cardsOf(node *api.NodeInfo) *nodeCards {
 	}
 	cards := p.nodes[node.Name]
 	if cards != nil {
-		cards.load(node, p.now(), p.isLeft)
+		cards.load(node, p.now, p.isLeft)
 	}
 	return cards
 }

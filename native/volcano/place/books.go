@@ -393,6 +393,15 @@ func (b *Books) unnumber(p Placement) {
 	}
 }
 
+// CoresTaken is the percentage of compute reserved on each card.
+func (b *Books) CoresTaken() []int {
+	cores := make([]int, len(b.cards))
+	for i := range cores {
+		cores[i] = b.used[i].cores
+	}
+	return cores
+}
+
 // String shows what is taken of each card, for tests and traces.
 func (b *Books) String() string {
 	return fmt.Sprint(b.used, b.leaving, b.coming, b.vids)

@@ -31,6 +31,12 @@ var (
 	}
 )
 
+// FirstFit is no policy that can be asked for; the others are measured beside it.
+var FirstFit = Policy{
+	Name: "first-fit", prefers: func(float64, float64) bool { return false },
+	worth: func(float64) float64 { return 0 },
+}
+
 var policies = []Policy{Binpack, Spread, Topology}
 
 // PolicyByName finds a policy; ok is false for a name that is none.
