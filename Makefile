@@ -32,6 +32,11 @@ artefacts: venv ## what the demo installs, with its manifest, in build/artefacts
 dist: venv ## collection tarball and native artefacts with their digests in build/dist [10 min once]
 	@$(PY) -m xpubuild dist --out build/dist
 
+.PHONY: volcano
+volcano: venv ## Volcano and huawei-xpu from a source tree, in build/volcano; VOLCANO_SRC=/path [5 min]
+	@test -n "$(VOLCANO_SRC)" || { echo "give Volcano's sources: make volcano VOLCANO_SRC=/path/to/volcano" >&2; exit 1; }
+	@$(PY) -m xpubuild volcano-source --tree "$(VOLCANO_SRC)" --out build/volcano
+
 .PHONY: demo demo-status demo-down
 demo: collection ## the main job, from bare hosts to a pod on a 20 % slice; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
 	@$(PY) -m e2e.demo up --name $(TESTBED) $(if $(SUBNET),--subnet $(SUBNET))
