@@ -203,7 +203,7 @@ func TestReclaim(t *testing.T) {
 			s := start(t, harness.Configuration, harness.Cluster{
 				Nodes: []*v1.Node{harness.Node("n", 2)}, Pods: c.pods, Queues: []*schedulingv1.Queue{rich, other},
 				Groups: []*schedulingv1.PodGroup{
-					util.BuildPodGroup("low", namespace, "queue", 1, nil, schedulingv1.PodGroupInqueue),
+					util.BuildPodGroup("low", namespace, "queue", 0, nil, schedulingv1.PodGroupInqueue),
 					util.BuildPodGroup("poor", namespace, "other", 1, nil, schedulingv1.PodGroupInqueue),
 				},
 			})

@@ -4,6 +4,7 @@ package bridge
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"volcano.sh/volcano/pkg/scheduler/api"
@@ -25,33 +26,35 @@ type verdict struct {
 	never  bool // it would not fit an empty node either
 }
 
-// verdictsKept is how many kinds of pods a node remembers between two changes.
-const verdictsKept = 8
+// verdicts are those on the last kinds of pods, latest first.
+type verdicts [8]verdict
 
 // nodeCards is one node's cards in one session. The record is brought up to date when a pod first
 // asks for a slice, so that sessions without such pods cost nothing; it is copied when the session
-// first changes something. The lock is for Volcano's 16 goroutines of predicates.
+// first changes something. Volcano asks from 16 goroutines, for every task about every node, so
+// what has been judged is read without a lock: verdicts are replaced, never written to.
 type nodeCards struct {
-	name     string
+	loaded   atomic.Bool
+	verdicts atomic.Pointer[verdicts]
 	record   *record
-	settings settings
+	settings *settings
 
-	once     sync.Once
-	mutex    sync.Mutex
-	broken   place.Reason
-	changed  *place.Books
-	undo     map[api.TaskID]func() // annotations written in this session
-	verdicts []verdict
-	oldest   int
+	mutex   sync.Mutex
+	broken  place.Reason
+	changed *place.Books
+	undo    map[api.TaskID]func() // annotations written in this session
 }
 
-func (n *nodeCards) load(node *api.NodeInfo, now func() time.Time, leaving func(*nodeCards)) {
-	n.once.Do(func() {
-		n.broken = n.record.refresh(node, n.settings, now())
-		if n.broken == "" && n.record.books.AnyLeaving() {
-			leaving(n)
-		}
-	})
+// load brings the record up to date; true when this call did and the node is being left.
+func (n *nodeCards) load(node *api.NodeInfo, now time.Time) (isLeft bool) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	if n.loaded.Load() {
+		return false
+	}
+	n.broken = n.record.refresh(node, *n.settings, now)
+	n.loaded.Store(true)
+	return n.broken == "" && n.record.books.AnyLeaving()
 }
 
 func (n *nodeCards) books() *place.Books {
@@ -66,22 +69,43 @@ func (n *nodeCards) change() *place.Books {
 	if n.changed == nil {
 		n.changed = n.record.books.Copy()
 	}
-	n.verdicts = n.verdicts[:0]
+	n.verdicts.Store(nil)
 	return n.changed
 }
 
 // judge answers whether and how well an ask fits, and changes nothing.
-func (n *nodeCards) judge(a *asked) verdict {
+func (n *nodeCards) judge(a *asked) *verdict {
+	if known := n.known(a); known != nil {
+		return known
+	}
 	n.mutex.Lock()
 	defer n.mutex.Unlock()
-	for i := range n.verdicts {
-		if n.verdicts[i].asked == a {
-			return n.verdicts[i]
+	judged := verdict{asked: a, reason: n.broken, never: true}
+	if n.broken == "" {
+		judged = n.ask(a)
+	}
+	fresh := &verdicts{judged}
+	if earlier := n.verdicts.Load(); earlier != nil {
+		copy(fresh[1:], earlier[:])
+	}
+	n.verdicts.Store(fresh)
+	return &fresh[0]
+}
+
+func (n *nodeCards) known(a *asked) *verdict {
+	kept := n.verdicts.Load()
+	if kept == nil {
+		return nil
+	}
+	for i := range kept {
+		if kept[i].asked == a {
+			return &kept[i]
 		}
 	}
-	if n.broken != "" {
-		return verdict{asked: a, reason: n.broken, never: true}
-	}
+	return nil
+}
+
+func (n *nodeCards) ask(a *asked) verdict {
 	books := n.books()
 	placement, reason := books.Place(a.Ask, n.settings.policy)
 	judged := verdict{asked: a, reason: reason, score: placement.Score}
@@ -91,12 +115,6 @@ func (n *nodeCards) judge(a *asked) verdict {
 			judged.later = still == ""
 		}
 		judged.never = books.PlaceEmpty(a.Ask, n.settings.policy) != ""
-	}
-	if len(n.verdicts) < verdictsKept {
-		n.verdicts = append(n.verdicts, judged)
-	} else {
-		n.verdicts[n.oldest] = judged
-		n.oldest = (n.oldest + 1) % verdictsKept
 	}
 	return judged
 }

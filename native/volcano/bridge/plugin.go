@@ -26,7 +26,7 @@ type plugin struct {
 	now      func() time.Time
 	library  *library
 	session  *framework.Session
-	nodes    map[string]*nodeCards
+	nodes    map[*api.NodeInfo]*nodeCards
 
 	// Predicates of one task run on all nodes, so the last task's wish is the next one's too.
 	last atomic.Pointer[wish]
@@ -84,12 +84,12 @@ func (p *plugin) open(session *framework.Session) {
 	p.session = session
 	p.kinds, p.leaving = map[string]*asked{}, map[*nodeCards]struct{}{}
 	records := p.library.of(session.Nodes)
-	p.nodes = make(map[string]*nodeCards, len(records))
+	p.nodes = make(map[*api.NodeInfo]*nodeCards, len(records))
 	nodes := make([]nodeCards, len(records))
-	for name, record := range records {
+	for name, info := range session.Nodes {
 		node := &nodes[len(p.nodes)]
-		node.name, node.record, node.settings = name, record, p.settings
-		p.nodes[name] = node
+		node.record, node.settings = records[name], &p.settings
+		p.nodes[info] = node
 	}
 }
 
@@ -98,12 +98,9 @@ func (p *plugin) OnSessionClose(*framework.Session) { p.nodes, p.session = nil, 
 // cardsOf returns the node's cards, read at the first call, or nil for a node that came later
 // than the session.
 func (p *plugin) cardsOf(node *api.NodeInfo) *nodeCards {
-	if node == nil {
-		return nil
-	}
-	cards := p.nodes[node.Name]
-	if cards != nil {
-		cards.load(node, p.now, p.isLeft)
+	cards := p.nodes[node]
+	if cards != nil && !cards.loaded.Load() && cards.load(node, p.now()) {
+		p.isLeft(cards)
 	}
 	return cards
 }
