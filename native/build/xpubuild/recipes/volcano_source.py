@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..toolchain import ToolchainError, go, go_build, run, say, zig_cc
+from ..cache import say
+from ..toolchain import ToolchainError, go, go_build, run, zig_cc
 from .volcano import LDFLAGS, MODULE, PLUGIN, TAGS, UPSTREAM
 
 OFFLINE: Mapping[str, str] = {"GOTOOLCHAIN": "local", "GOWORK": "off"}
