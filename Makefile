@@ -32,6 +32,11 @@ artefacts: venv ## what the demo installs, with its manifest, in build/artefacts
 dist: venv ## collection tarball and native artefacts with their digests in build/dist [10 min once]
 	@$(PY) -m xpubuild dist --out build/dist
 
+.PHONY: volcano
+volcano: venv ## Volcano and huawei-xpu from a source tree, in build/volcano; VOLCANO_SRC=/path [5 min]
+	@test -n "$(VOLCANO_SRC)" || { echo "give Volcano's sources: make volcano VOLCANO_SRC=/path/to/volcano" >&2; exit 1; }
+	@$(PY) -m xpubuild volcano-source --tree "$(VOLCANO_SRC)" --out build/volcano
+
 .PHONY: demo demo-status demo-down
 demo: collection ## the main job, from bare hosts to a pod on a 20 % slice; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
 	@$(PY) -m e2e.demo up --name $(TESTBED) $(if $(SUBNET),--subnet $(SUBNET))
@@ -82,6 +87,9 @@ bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000
 .PHONY: bench-allocate
 bench-allocate: venv collection ## what the kubelet waits for when 100 mixed pods ask at once [root; 12 min; PODS=100 ROUNDS=1 FLOOR=50]
 	@$(PY) -m bench.allocate
+.PHONY: bench-scheduler
+bench-scheduler: venv ## what huawei-xpu costs Volcano a decision, and a random week of each policy [10 min; NODES=1000 PODS=5000 ROUNDS=3]
+	@$(PY) -m bench.scheduler
 
 .PHONY: bench-conductor bench-failover bench-cpu-plan
 bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]

@@ -10,6 +10,7 @@ import click
 
 from . import artefacts, collection, gotest
 from .cache import Cache
+from .recipes import volcano_source
 from .toolchain import REPOSITORY, ToolchainError
 
 
@@ -38,6 +39,15 @@ def collection_command(into: Path) -> None:
 def docs_command(out: Path) -> None:
     """Reference pages of every plugin and role, from their own documentation."""
     click.echo(f"{collection.docs(out)} pages in {out}")
+
+
+@cli.command("volcano-source")
+@click.option("--tree", type=click.Path(path_type=Path), required=True, help="Volcano's sources")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="directory to fill")
+def volcano_source_command(tree: Path, out: Path) -> None:
+    """Volcano's programs and the plugin huawei-xpu from a source tree."""
+    volcano_source.build(tree, out.resolve())
+    click.echo(out)
 
 
 @cli.command("go-test")

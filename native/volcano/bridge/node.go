@@ -3,135 +3,168 @@
 package bridge
 
 import (
-	"sort"
 	"sync"
+	"sync/atomic"
+	"time"
 
-	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 	"volcano.sh/volcano/pkg/scheduler/api"
 
 	"flexai.io/xpu/volcano/place"
 )
 
-// holding is what a pod has of a node's cards in this session; undo takes the annotations back and
-// is nil for pods that were placed before the session.
-type holding struct {
-	placement place.Placement
-	undo      func()
+// asked is what pods of a kind want; pods that want the same share it within a session.
+type asked struct {
+	place.Ask
 }
 
-// nodeCards is one node's cards in one session. They are read when a pod first asks for a slice,
-// so that sessions without such pods cost nothing. Volcano calls predicates of one node from
-// several goroutines, hence the lock.
+// verdict is what a node's books say of an ask, as long as they don't change.
+type verdict struct {
+	asked  *asked
+	reason place.Reason // empty: it fits now
+	score  float64
+	later  bool // it fits once those that leave have left
+	never  bool // it would not fit an empty node either
+}
+
+// verdicts are those on the last kinds of pods, latest first.
+type verdicts [8]verdict
+
+// nodeCards is one node's cards in one session. The record is brought up to date when a pod first
+// asks for a slice, so that sessions without such pods cost nothing; it is copied when the session
+// first changes something. Volcano asks from 16 goroutines, for every task about every node, so
+// what has been judged is read without a lock: verdicts are replaced, never written to.
 type nodeCards struct {
-	once   sync.Once
-	mutex  sync.Mutex
-	policy place.Policy
-	cards  []place.Card
-	held   map[types.UID]holding
-	broken place.Reason
+	loaded   atomic.Bool
+	verdicts atomic.Pointer[verdicts]
+	record   *record
+	settings *settings
+
+	mutex   sync.Mutex
+	broken  place.Reason
+	changed *place.Books
+	undo    map[api.TaskID]func() // annotations written in this session
 }
 
-func (n *nodeCards) load(node *api.NodeInfo) {
-	n.once.Do(func() {
-		n.held = map[types.UID]holding{}
-		if node.Node == nil {
-			n.broken = "node is not known to the API server"
-			return
-		}
-		cards, err := place.DecodeCards(node.Node.Annotations[cardsAnnotation])
-		if err != nil {
-			klog.Errorf("%s: node %s: annotation %s: %v", Name, node.Name, cardsAnnotation, err)
-			n.broken = "annotation " + cardsAnnotation + " of the node is malformed"
-			return
-		}
-		n.cards = cards
-		n.loadTenants(node.Tasks)
-	})
-}
-
-// loadTenants counts the pods that are on the node. Those with a believable annotation come
-// first, at the places it names; the others get a place by our own policy, which keeps the
-// node's sum right though the card may be another.
-func (n *nodeCards) loadTenants(tasks map[api.TaskID]*api.TaskInfo) {
-	var unplaced []*v1.Pod
-	for _, task := range tasks {
-		ask, reason := askOf(task.Pod)
-		if reason != "" || ask.Empty() {
-			continue
-		}
-		placement, err := place.DecodePlacement(task.Pod.Annotations[grantsAnnotation])
-		if err != nil || !placement.Matches(ask) || !n.hold(task.Pod.UID, placement) {
-			unplaced = append(unplaced, task.Pod)
-		}
-	}
-	sort.Slice(unplaced, func(a, b int) bool { return unplaced[a].UID < unplaced[b].UID })
-	for _, pod := range unplaced {
-		ask, _ := askOf(pod)
-		placement, reason := place.Place(n.cards, ask, n.policy)
-		if reason != "" || !n.hold(pod.UID, placement) {
-			klog.Warningf("%s: pod %s/%s is on a node whose cards have no room for it: %s",
-				Name, pod.Namespace, pod.Name, reason)
-		}
-	}
-}
-
-func (n *nodeCards) hold(pod types.UID, placement place.Placement) bool {
-	settled, err := place.Commit(n.cards, placement)
-	if err != nil {
+// load brings the record up to date; true when this call did and the node is being left.
+func (n *nodeCards) load(node *api.NodeInfo, now time.Time) (isLeft bool) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	if n.loaded.Load() {
 		return false
 	}
-	n.held[pod] = holding{placement: settled}
-	return true
+	n.broken = n.record.refresh(node, *n.settings, now)
+	n.loaded.Store(true)
+	return n.broken == "" && n.record.books.AnyLeaving()
 }
 
-// try answers where a pod would go, and changes nothing. A pod that holds its place already (an
-// eviction that was taken back) fits.
-func (n *nodeCards) try(pod types.UID, ask place.Ask) (place.Placement, place.Reason) {
+func (n *nodeCards) books() *place.Books {
+	if n.changed != nil {
+		return n.changed
+	}
+	return n.record.books
+}
+
+// change is books to write in.
+func (n *nodeCards) change() *place.Books {
+	if n.changed == nil {
+		n.changed = n.record.books.Copy()
+	}
+	n.verdicts.Store(nil)
+	return n.changed
+}
+
+// judge answers whether and how well an ask fits, and changes nothing.
+func (n *nodeCards) judge(a *asked) *verdict {
+	if known := n.known(a); known != nil {
+		return known
+	}
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	judged := verdict{asked: a, reason: n.broken, never: true}
+	if n.broken == "" {
+		judged = n.ask(a)
+	}
+	fresh := &verdicts{judged}
+	if earlier := n.verdicts.Load(); earlier != nil {
+		copy(fresh[1:], earlier[:])
+	}
+	n.verdicts.Store(fresh)
+	return &fresh[0]
+}
+
+func (n *nodeCards) known(a *asked) *verdict {
+	kept := n.verdicts.Load()
+	if kept == nil {
+		return nil
+	}
+	for i := range kept {
+		if kept[i].asked == a {
+			return &kept[i]
+		}
+	}
+	return nil
+}
+
+func (n *nodeCards) ask(a *asked) verdict {
+	books := n.books()
+	placement, reason := books.Place(a.Ask, n.settings.policy)
+	judged := verdict{asked: a, reason: reason, score: placement.Score}
+	if reason != "" {
+		if books.AnyLeaving() {
+			_, still := books.PlaceLater(a.Ask, n.settings.policy)
+			judged.later = still == ""
+		}
+		judged.never = books.PlaceEmpty(a.Ask, n.settings.policy) != ""
+	}
+	return judged
+}
+
+// allocate gives the task its cards, or promises them where it waits for others to leave
+// (pipelined). annotate is called with a settled placement and returns how to undo it. A task that
+// has its cards, because an eviction was taken back, keeps them.
+func (n *nodeCards) allocate(
+	task *api.TaskInfo, a *asked, annotate func(place.Placement) func(),
+) place.Reason {
 	n.mutex.Lock()
 	defer n.mutex.Unlock()
 	if n.broken != "" {
-		return place.Placement{}, n.broken
+		return n.broken
 	}
-	if has, ok := n.held[pod]; ok {
-		return has.placement, ""
+	pod := string(task.UID)
+	if _, holds := n.books().Holds(pod); holds {
+		n.change().Stay(pod)
+		return ""
 	}
-	return place.Place(n.cards, ask, n.policy)
-}
-
-// allocate gives the pod its cards. annotate is called with the settled placement, unless the pod
-// has its cards already, and returns how to undo it.
-func (n *nodeCards) allocate(
-	pod types.UID, ask place.Ask, annotate func(place.Placement) func(),
-) place.Reason {
-	placement, reason := n.try(pod, ask)
+	if task.Status == api.Pipelined {
+		// It is placed anew when they have left; only the room is kept.
+		return n.change().Expect(pod, a.Ask, n.settings.policy)
+	}
+	placement, reason := n.change().Give(pod, a.Ask, n.settings.policy)
 	if reason != "" {
 		return reason
 	}
-	n.mutex.Lock()
-	defer n.mutex.Unlock()
-	if _, ok := n.held[pod]; ok {
-		return ""
+	if n.undo == nil {
+		n.undo = map[api.TaskID]func(){}
 	}
-	settled, err := place.Commit(n.cards, placement)
-	if err != nil {
-		return place.Reason(err.Error())
-	}
-	n.held[pod] = holding{placement: settled, undo: annotate(settled)}
+	n.undo[task.UID] = annotate(placement)
 	return ""
 }
 
-// deallocate takes back what this session gave. A pod that was on the node before keeps its
-// cards while it is being evicted: it still runs on them.
-func (n *nodeCards) deallocate(pod types.UID) {
+// deallocate takes back what this session gave or promised. A task that is evicted keeps its cards
+// until it is gone: it still runs on them.
+func (n *nodeCards) deallocate(task *api.TaskInfo) {
 	n.mutex.Lock()
 	defer n.mutex.Unlock()
-	has, ok := n.held[pod]
-	if !ok || has.undo == nil {
+	if n.broken != "" {
 		return
 	}
-	place.Release(n.cards, has.placement)
-	has.undo()
-	delete(n.held, pod)
+	if task.Status == api.Releasing {
+		n.change().Leave(string(task.UID))
+		return
+	}
+	n.change().Release(string(task.UID))
+	if undo := n.undo[task.UID]; undo != nil {
+		undo()
+		delete(n.undo, task.UID)
+	}
 }

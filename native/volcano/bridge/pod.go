@@ -22,31 +22,57 @@ const (
 // devices-to-allocate are left out: they serve its guess of the pod at Allocate, which the device
 // plugin's late binding does not make.
 const (
-	cardsAnnotation    = "huawei.com/node-vgpu-register"
+	cardsAnnotation     = "huawei.com/node-vgpu-register"
+	handshakeAnnotation = "huawei.com/node-vgpu-handshake"
+	topologyAnnotation  = "huawei.com/node-gpu-topology"
+	boundAnnotation     = "flexai.io/node-vgpu-slices"
+
+	shapeAnnotation     = "flexai.io/vgpu-shape"
+	classAnnotation     = "flexai.io/class"
+	modelsAnnotation    = "flexai.io/vgpu-type"
+	bandwidthAnnotation = "flexai.io/intra-bandwidth"
+	policyAnnotation    = "flexai.io/policy"
+
 	nodeAnnotation     = "huawei.com/vgpu-node"
 	grantsAnnotation   = "huawei.com/vgpu-ids-new"
 	bindTimeAnnotation = "huawei.com/bind-time"
 )
 
-// askOf reads what a pod wants of cards.
-func askOf(pod *v1.Pod) (place.Ask, place.Reason) {
-	for i := range pod.Spec.InitContainers {
-		container := &pod.Spec.InitContainers[i]
-		if totals := totalsOf(container); totals != (place.Totals{}) {
-			return nil, place.Reason("init container " + container.Name +
-				" asks for a vGPU, which is not supported; move the request to a container")
-		}
+// askOf reads what a pod wants of cards. groupPolicy is what its PodGroup says of the policy.
+func askOf(pod *v1.Pod, groupPolicy string, siteDefault place.Class) (place.Ask, place.Reason) {
+	policy := pod.Annotations[policyAnnotation]
+	if policy == "" {
+		policy = groupPolicy
 	}
-	ask := make(place.Ask, len(pod.Spec.Containers))
+	return place.NewAsk(containersOf(pod), place.Wishes{
+		Shapes:    pod.Annotations[shapeAnnotation],
+		Class:     pod.Annotations[classAnnotation],
+		Models:    pod.Annotations[modelsAnnotation],
+		Bandwidth: pod.Annotations[bandwidthAnnotation],
+		Policy:    policy,
+	}, siteDefault)
+}
+
+// containersOf lists the pod's containers, and its init containers behind them when one of those
+// asks for slices: so a container keeps its place in the grants annotation.
+func containersOf(pod *v1.Pod) []place.Container {
+	containers := make([]place.Container, 0, len(pod.Spec.Containers)+len(pod.Spec.InitContainers))
 	for i := range pod.Spec.Containers {
 		container := &pod.Spec.Containers[i]
-		one, reason := place.FromTotals(container.Name, totalsOf(container))
-		if reason != "" {
-			return nil, reason
-		}
-		ask[i] = one
+		containers = append(containers, place.Container{Name: container.Name, Totals: totalsOf(container)})
 	}
-	return ask, ""
+	asks := false
+	for i := range pod.Spec.InitContainers {
+		container := &pod.Spec.InitContainers[i]
+		lasts := container.RestartPolicy != nil && *container.RestartPolicy == v1.ContainerRestartPolicyAlways
+		one := place.Container{Name: container.Name, Totals: totalsOf(container), Passing: !lasts, Lasting: lasts}
+		asks = asks || one.Totals != place.Totals{}
+		containers = append(containers, one)
+	}
+	if !asks {
+		return containers[:len(pod.Spec.Containers)]
+	}
+	return containers
 }
 
 // totalsOf reads limits: for extended resources Kubernetes demands limits and makes requests equal.

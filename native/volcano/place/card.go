@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package place decides which cards of one node serve a pod. It knows neither Kubernetes nor
-// Volcano: cards and an ask in, a placement or the reason of a refusal out. Everything works on
-// values; only the caller commits.
+// Package place decides which cards of one node serve a pod, keeps the books of what is given out,
+// and names the tenants that would have to leave. It knows neither Kubernetes nor Volcano: cards
+// and an ask in, a placement or the reason of a refusal out.
 package place
+
+import "strings"
 
 // FullCores is the compute of one card in percent.
 const FullCores = 100
 
-// Card is one card of a node with what is given out of it.
+// Card is one card of a node, as its device plugin describes it.
 type Card struct {
 	Index   int
 	UUID    string
@@ -16,26 +18,29 @@ type Card struct {
 	Slots   int // most tenants at a time
 	MemMiB  int64
 	Healthy bool
-
-	usedCores int
-	usedMiB   int64
-	tenants   map[int]struct{} // by virtual id, the tenant's number on this card
+	NUMA    int
 }
 
-// Share is what one virtual card gets of its card. Cores 0 sets no compute limit; MemMiB 0 is all
-// of the card's memory.
+// typePrefix stands before the model in the register annotation's TYPE.
+const typePrefix = "GPU-"
+
+// isOne says whether the card is of one of the models; none named means that any will do.
+func (c *Card) isOne(models []string) bool {
+	model := strings.TrimPrefix(c.Type, typePrefix)
+	for _, wanted := range models {
+		if strings.EqualFold(model, wanted) {
+			return true
+		}
+	}
+	return len(models) == 0
+}
+
+// Share is what one virtual card gets of its card. Cores 0 reserves no compute; MemMiB 0 is all of
+// the card's memory. BestEffort runs only while its neighbours are idle.
 type Share struct {
-	Cores  int
-	MemMiB int64
-}
-
-// Grant is a share on a certain card, as the annotation writes it.
-type Grant struct {
-	Index  int
-	UUID   string
-	MemMiB int64
-	Cores  int
-	Vid    int
+	Cores      int
+	MemMiB     int64
+	BestEffort bool
 }
 
 // memoryOn resolves "all of the card" to the card's size.
@@ -46,31 +51,76 @@ func (s Share) memoryOn(c *Card) int64 {
 	return s.MemMiB
 }
 
-// fits says whether a share may join the tenants a card has. A full compute share and a share
-// without compute limit exclude each other in both directions: the second would eat the first.
-func (c *Card) fits(s Share) bool {
-	switch {
-	case !c.Healthy || len(c.tenants) >= c.Slots:
-		return false
-	case c.usedMiB+s.memoryOn(c) > c.MemMiB:
-		return false
-	case s.Cores >= FullCores:
-		return len(c.tenants) == 0
-	case s.Cores == 0:
-		return c.usedCores < FullCores
-	default:
-		return c.usedCores+s.Cores <= FullCores
+func (s Share) on(c *Card) usage {
+	used := usage{cores: s.Cores, memMiB: s.memoryOn(c), tenants: 1}
+	if s.BestEffort {
+		used.bestEffort = 1
+	}
+	return used
+}
+
+// Grant is a share on a certain card, as the annotation writes it. Vid is the tenant's number on
+// the card.
+type Grant struct {
+	Index  int
+	UUID   string
+	MemMiB int64
+	Cores  int
+	Vid    int
+}
+
+// usage is what is taken of one card.
+type usage struct {
+	cores      int
+	memMiB     int64
+	tenants    int
+	bestEffort int // of the tenants
+}
+
+func (u usage) plus(v usage) usage {
+	return usage{u.cores + v.cores, u.memMiB + v.memMiB, u.tenants + v.tenants, u.bestEffort + v.bestEffort}
+}
+
+func (u usage) minus(v usage) usage {
+	return usage{u.cores - v.cores, u.memMiB - v.memMiB, u.tenants - v.tenants, u.bestEffort - v.bestEffort}
+}
+
+// atLeast is the larger of both in each quantity.
+func (u usage) atLeast(v usage) usage {
+	return usage{
+		max(u.cores, v.cores), max(u.memMiB, v.memMiB),
+		max(u.tenants, v.tenants), max(u.bestEffort, v.bestEffort),
 	}
 }
 
-// fillWith is the fuller of compute and memory, 0 to 1, after the share joined.
-func (c *Card) fillWith(s Share) float64 {
-	cores := float64(c.usedCores+s.Cores) / FullCores
-	return max(cores, ratio(c.usedMiB+s.memoryOn(c), c.MemMiB))
+func (u usage) covers(v usage) bool { return u.atLeast(v) == u }
+
+// admits says whether a share may join what is taken of a card. A full compute share and one that
+// reserves no cores exclude each other in both directions, as the device plugin has it
+// (native/cluster/xpu): who is promised all of a card must not meet one without limit.
+func (c *Card) admits(taken usage, s Share) bool {
+	switch {
+	case taken.tenants >= c.Slots:
+		return false
+	case taken.memMiB+s.memoryOn(c) > c.MemMiB:
+		return false
+	case s.Cores >= FullCores:
+		return taken.tenants == 0
+	case s.Cores == 0:
+		return taken.cores < FullCores
+	default:
+		return taken.cores+s.Cores <= FullCores
+	}
 }
 
-func (c *Card) fill() float64 {
-	return max(float64(c.usedCores)/FullCores, ratio(c.usedMiB, c.MemMiB))
+// holds says whether the card is as large as what is taken of it.
+func (c *Card) holds(u usage) bool {
+	return u.cores <= FullCores && u.memMiB <= c.MemMiB && u.tenants <= c.Slots
+}
+
+// fill is the fuller of compute and memory, 0 to 1.
+func (c *Card) fill(u usage) float64 {
+	return max(float64(u.cores)/FullCores, ratio(u.memMiB, c.MemMiB))
 }
 
 func ratio(part, whole int64) float64 {
@@ -78,38 +128,4 @@ func ratio(part, whole int64) float64 {
 		return 1
 	}
 	return float64(part) / float64(whole)
-}
-
-// take gives the share out; the caller has asked fits. The tenant gets the wished virtual id, or
-// the next free one.
-func (c *Card) take(s Share, vid int) Grant {
-	for _, taken := c.tenants[vid]; taken; _, taken = c.tenants[vid] {
-		vid++
-	}
-	grant := Grant{
-		Index: c.Index, UUID: c.UUID, MemMiB: s.memoryOn(c), Cores: s.Cores, Vid: vid,
-	}
-	c.tenants[vid] = struct{}{}
-	c.usedCores += grant.Cores
-	c.usedMiB += grant.MemMiB
-	return grant
-}
-
-func (c *Card) remove(g Grant) {
-	delete(c.tenants, g.Vid)
-	c.usedCores -= g.Cores
-	c.usedMiB -= g.MemMiB
-}
-
-// clone copies the cards so that a trial leaves the original as it was.
-func clone(cards []Card) []Card {
-	copied := make([]Card, len(cards))
-	for i := range cards {
-		copied[i] = cards[i]
-		copied[i].tenants = make(map[int]struct{}, len(cards[i].tenants)+1)
-		for vid := range cards[i].tenants {
-			copied[i].tenants[vid] = struct{}{}
-		}
-	}
-	return copied
 }

@@ -8,10 +8,11 @@ import (
 	"strings"
 )
 
-// The two formats are those of docs/interfaces.md section 7.
+// The formats are those of docs/interfaces.md section 7.
 const (
 	cardFields  = 7 // index,UUID,count,memMiB,TYPE,health,numa
 	grantFields = 6 // index,UUID,GPU,memMiB,cores,vid
+	boundFields = 6 // podUID,container,UUID,vid,cores,memMiB
 	grantKind   = "GPU"
 )
 
@@ -47,9 +48,14 @@ func decodeCard(entry string) (Card, error) {
 	if err != nil {
 		return Card{}, fmt.Errorf("health %q is not true or false", fields[5])
 	}
+	// A card that belongs to no NUMA node says -1, or nothing.
+	numa, err := strconv.ParseInt(fields[6], 10, 32)
+	if err != nil && fields[6] != "" {
+		return Card{}, fmt.Errorf("NUMA node %q is not a number", fields[6])
+	}
 	return Card{
 		Index: int(numbers[0]), UUID: fields[1], Slots: int(numbers[1]), MemMiB: numbers[2],
-		Type: fields[4], Healthy: healthy, tenants: map[int]struct{}{},
+		Type: fields[4], Healthy: healthy, NUMA: int(numa),
 	}, nil
 }
 
@@ -96,6 +102,37 @@ func decodeGrant(entry string) (Grant, error) {
 		Index: int(numbers[0]), UUID: fields[1], MemMiB: numbers[1], Cores: int(numbers[2]),
 		Vid: int(numbers[3]),
 	}, nil
+}
+
+// Bound is a share that the device plugin has really given a container.
+type Bound struct {
+	Pod       string // UID, or HostPod
+	Container string
+	UUID      string
+	Vid       int
+	Cores     int
+	MemMiB    int64
+}
+
+// DecodeBound reads node annotation flexai.io/node-vgpu-slices. One malformed entry refuses all of
+// them, as with cards.
+func DecodeBound(text string) ([]Bound, error) {
+	var bound []Bound
+	for _, entry := range entries(text) {
+		fields := strings.Split(entry, ",")
+		if len(fields) != boundFields {
+			return nil, fmt.Errorf("share %q: %d fields, %d wanted", entry, len(fields), boundFields)
+		}
+		numbers, err := integers(fields[3:]...)
+		if err != nil {
+			return nil, fmt.Errorf("share %q: %w", entry, err)
+		}
+		bound = append(bound, Bound{
+			Pod: fields[0], Container: fields[1], UUID: fields[2],
+			Vid: int(numbers[0]), Cores: int(numbers[1]), MemMiB: numbers[2],
+		})
+	}
+	return bound, nil
 }
 
 func entries(text string) []string {
