@@ -70,7 +70,7 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	return run(ctx, cfg, deps{
 		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.split) },
 		kubelet:  kubelet, pods: api, report: api.Report, now: time.Now, log: log,
-		nvml: nvmlwatch.New(cfg.nvml),
+		nvml: nvmlwatch.New(cfg.nvml), gauges: nvmlwatch.New(cfg.nvml),
 	})
 }
 

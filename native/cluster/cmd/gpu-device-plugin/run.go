@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"flexai.io/xpu/cluster/agent"
+	"flexai.io/xpu/cluster/pids"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/tend"
@@ -34,12 +35,13 @@ type deps struct {
 	now      func() time.Time
 	log      *slog.Logger
 	nvml     tend.NVML
+	gauges   pids.Gauges
 }
 
 // tendDeps is the world of package tend.
-func (c config) tendDeps(nvml tend.NVML, log *slog.Logger) tend.Deps {
+func (c config) tendDeps(nvml tend.NVML, log *slog.Logger, observe func([]tend.Seen)) tend.Deps {
 	return tend.Deps{Slices: c.held, Pages: c.paths.Pages, Regrant: store.Regrant, NVML: nvml, Host: tend.Proc(c.tend.proc),
-		Policy: c.tend.policy, Now: tend.Now, Log: log}
+		Policy: c.tend.policy, Observe: observe, Now: tend.Now, Log: log}
 }
 
 // held are the slices of the node ledger, the host's own among them.
@@ -68,11 +70,12 @@ func run(ctx context.Context, cfg config, d deps) error {
 	if err != nil {
 		return err
 	}
+	service := cfg.pidsService(func() ([]xpu.Card, error) { return cards, nil }, d.gauges, d.log)
 	var group sync.WaitGroup
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
 	group.Go(func() { reportLoop(ctx, cfg.node, cards, d) })
 	group.Go(func() {
-		tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log))
+		tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log, service.Observe), cfg.servePids(service, d.log))
 	})
 	err = plugin.Serve(ctx, cfg.devicePlugins, resources(cfg, cards, binder), kubeletPoll, d.log)
 	group.Wait()

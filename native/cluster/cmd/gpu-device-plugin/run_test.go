@@ -96,7 +96,7 @@ func (h *host) deps(cards ...xpu.Card) deps {
 			h.reported <- node
 			return nil
 		},
-		nvml: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
+		nvml: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"), gauges: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
 	}
 }
 
@@ -237,7 +237,7 @@ func TestParseAgent(t *testing.T) {
 		"--on-misuse=shout": `policy "shout" is none of report, evict, kill`,
 		"--on-misuse=evict": "no evictor",
 		"--log-level=loud":  `"loud" is none`,
-		"--node-name=n1":    "not defined",
+		"--kubeconfig=x":    "not defined",
 		"extra":             `unexpected argument "extra"`,
 	} {
 		if _, err := parseAgent(strings.Fields(args), none); err == nil || !strings.Contains(err.Error(), want) {
