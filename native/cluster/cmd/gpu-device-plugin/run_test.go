@@ -23,6 +23,8 @@ import (
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/checkpoint"
 	"flexai.io/xpu/cluster/nvmlwatch"
+	"flexai.io/xpu/cluster/pids/api"
+	"flexai.io/xpu/cluster/vxpu"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -157,6 +159,28 @@ func (h *host) admit(t *testing.T, held map[string][]string) {
 	}
 }
 
+// told is what xpu-exporter hears.
+func (h *host) told(t *testing.T) vxpu.Node {
+	t.Helper()
+	connection, err := grpc.NewClient("unix:"+h.cfg.paths.State+"/exporter/pids.sock",
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	answer, err := api.NewPidsServiceClient(connection).GetAllVxpuInfo(ctx, &api.GetAllVxpuInfoRequest{Period: "60"}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := vxpu.Decode(answer.VxpuInfos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return node
+}
+
 func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	h := newHost(t)
 	card := xpu.Card{UUID: "GPU-0", MemoryMiB: 40960, Split: 4, Healthy: true}
@@ -199,6 +223,10 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	}
 	if node := <-h.reported; node != "n1" {
 		t.Errorf("reported for node %q", node)
+	}
+	if told := h.told(t); told["GPU-0"] == nil || len(told["GPU-0"].VxpuDeviceList) != 1 || told["GPU-0"].NodeName != "n1" ||
+		told["GPU-0"].VxpuDeviceList[0].PodUID != "u1" || told["GPU-0"].VxpuDeviceList[0].VxpuMemoryLimit != 3072 {
+		t.Errorf("the exporter is told %+v", told)
 	}
 	stop()
 
