@@ -35,11 +35,10 @@ def program() -> Path:
     return helm.build(Cache()) / "helm"
 
 
-def render(program: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+def render(program: Path, *settings: str, api: str = "v1") -> subprocess.CompletedProcess[str]:
     words = [word for setting in settings for word in ("--set", setting)]
-    return subprocess.run(
-        [program, "template", "gpupool", CHART, *words], text=True, capture_output=True, check=False
-    )
+    argv = [program, "template", "gpupool", CHART, "--api-versions", api, *words]
+    return subprocess.run(argv, text=True, capture_output=True, check=False)
 
 
 def objects(program: Path, *settings: str) -> dict[str, Any]:
@@ -168,6 +167,23 @@ def test_selinux_lets_it_speak_on_the_hosts_socket(program: Path) -> None:
         return "seLinuxOptions" in context
 
     assert [labelled(system) for system in ("openeuler", "rhel", "debian")] == [True, True, False]
+
+
+@pytest.mark.parametrize("network", [False, True])
+def test_openshift_admits_what_the_pod_asks_for_and_nothing_else(
+    program: Path, network: bool
+) -> None:
+    settings = (EXPORTER, f"xpuExporter.hostNetwork={str(network).lower()}")
+    done = render(program, *settings, api="security.openshift.io/v1")
+    made = [document for document in yaml.safe_load_all(done.stdout) if document]
+    name = "gpupool-xpu-exporter"
+    constraints = next(document for document in made if document["metadata"]["name"] == name)
+    spec = pod(objects(program, *settings))
+    assert constraints["users"] == [f"system:serviceaccount:xpu:{spec['serviceAccountName']}"]
+    assert constraints["allowHostNetwork"] is constraints["allowHostPorts"] is network
+    assert constraints["runAsUser"]["uid"] == spec["securityContext"]["runAsUser"]
+    asked = [constraints[key] for key in constraints if key.startswith("allow")]
+    assert asked.count(True) == (3 if network else 1)  # host directories
 
 
 def test_port_network_and_flags(program: Path) -> None:
