@@ -101,8 +101,7 @@ func (c *Collector) read() (answer, error) {
 	node, err := c.source.Node(ctx)
 	c.say(err)
 	if err != nil {
-		c.last = answer{}
-		return c.last, err
+		return answer{}, err
 	}
 	c.last = answer{node, began, time.Since(began)}
 	return c.last, nil
