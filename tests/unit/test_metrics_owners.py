@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from ansible_collections.flexai.xpu.plugins.module_utils._cluster import Cluster, Object
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.modules import metrics_owners
 
@@ -101,11 +102,11 @@ def test_objects_that_the_cluster_does_not_know_are_refused_with_the_remedy() ->
     assert metrics_owners.judge([], definitions, wanted)["exporters"] == []
 
 
-class FakeCluster:
+class FakeCluster(Cluster):
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def list(self, path: str) -> list[dict[str, Any]]:
+    def list(self, path: str, **more: Any) -> list[Object]:
         self.asked.append(path)
         return []
 

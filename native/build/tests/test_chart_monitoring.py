@@ -37,7 +37,7 @@ def program() -> Path:
 
 def render(program: Path, *settings: str, api: str = "v1") -> subprocess.CompletedProcess[str]:
     words = [word for setting in settings for word in ("--set", setting)]
-    argv = [program, "template", "gpupool", CHART, "--api-versions", api, *words]
+    argv = [str(program), "template", "gpupool", str(CHART), "--api-versions", api, *words]
     return subprocess.run(argv, text=True, capture_output=True, check=False)
 
 
