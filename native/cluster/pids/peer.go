@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
+
+	"flexai.io/xpu/cluster/pids/cgroup"
 )
 
 const (
@@ -35,17 +37,17 @@ type caller struct {
 	standing standing
 	pid      int
 	uid      uint32
-	page     fileID   // the config page a tenant sees
 	cgroups  []string // of a tenant
 }
 
 // AuthType names the way of credentials.AuthInfo.
 func (caller) AuthType() string { return "peercred" }
 
-// account is what connections are counted by.
+// account is what connections are counted by: of a tenant his container, since he could make mount namespaces
+// with other pages without end.
 func (c caller) account() any {
-	if c.standing == tenant {
-		return c.page
+	if container, ok := cgroup.Container(c.cgroups); ok {
+		return container
 	}
 	return [2]uint32{uint32(c.standing), c.uid}
 }
@@ -121,9 +123,9 @@ func (p *peers) stands(pid int, uid uint32) caller {
 	if pid == 0 {
 		return who // in a pid namespace that can't be seen from ours
 	}
-	if page, err := p.procfs.ConfigPage(pid); err == nil {
+	if _, err := p.procfs.ConfigPage(pid); err == nil {
 		if cgroups, err := p.procfs.Cgroups(pid); err == nil {
-			who.standing, who.page, who.cgroups = tenant, page, cgroups
+			who.standing, who.cgroups = tenant, cgroups
 		}
 		return who
 	}
@@ -137,7 +139,7 @@ func (p *peers) stands(pid int, uid uint32) caller {
 // already. Kernels before 6.5 can't say.
 func stillThere(descriptor int) error {
 	handle, err := unix.GetsockoptInt(descriptor, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
-	if errors.Is(err, unix.ENOPROTOOPT) || errors.Is(err, unix.EINVAL) {
+	if errors.Is(err, unix.ENOPROTOOPT) {
 		return nil
 	}
 	if err != nil {

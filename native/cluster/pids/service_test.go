@@ -303,9 +303,10 @@ func TestTenThousandAtOnce(t *testing.T) {
 
 func TestOneTenantsConnectionsLeaveRoomForOthers(t *testing.T) {
 	who := newPeers(newTree(t).Procfs, false)
-	greedy, other := caller{standing: tenant, page: fileID{1, 1}}, caller{standing: tenant, page: fileID{1, 2}}
+	greedy, other := caller{standing: tenant, cgroups: []string{"/pod/" + idA}}, caller{standing: tenant, cgroups: []string{"/pod/" + idB}}
 	var first net.Conn
 	for i := range connectionsEach {
+		greedy.cgroups[0] = fmt.Sprintf("/pod/%s/%d", idA, i) // his own below his container's are still his
 		made, err := who.count(&net.UnixConn{}, greedy)
 		if err != nil {
 			t.Fatalf("connection %d: %v", i, err)
