@@ -80,7 +80,7 @@ func TestTheMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := scrape(t, registry)
+	text := append([]byte("# SPDX-License-Identifier: Apache-2.0\n"), scrape(t, registry)...)
 	if *update {
 		if err := os.WriteFile(file, text, 0o644); err != nil {
 			t.Fatal(err)
