@@ -70,7 +70,7 @@ clean-room: venv ## the README's two commands on a bare system with git, make an
 	@$(PY) tests/cleanroom.py --suite $(or $(SUITE),bookworm) --caches $(or $(CACHES),own) $(if $(RUN),"$(RUN)")
 
 .PHONY: bench bench-testbed bench-site bench-launch bench-share bench-memory bench-init
-bench: bench-testbed bench-launch bench-memory bench-init bench-share bench-site ## every benchmark; reports in build/bench
+bench: bench-testbed bench-launch bench-memory bench-init bench-exporter bench-share bench-site ## every benchmark; reports in build/bench
 bench-launch: venv ## what the CUDA slice adds to a launch [root; 20 s; ROUNDS=60 BASELINE=other.so DEVICE=real]
 	@$(PY) -m bench.launch
 bench-share: venv ## accuracy of shares, per shape and tenants [root; 20 min; SHAPES="mid tenants" SHARES="30" SECONDS=60 CARDS=4]
@@ -90,6 +90,10 @@ bench-allocate: venv collection ## what the kubelet waits for when 100 mixed pod
 .PHONY: bench-scheduler
 bench-scheduler: venv ## what huawei-xpu costs Volcano a decision, and a random week of each policy [10 min; NODES=1000 PODS=5000 ROUNDS=3]
 	@$(PY) -m bench.scheduler
+
+.PHONY: bench-exporter
+bench-exporter: venv ## a scrape of 64 slices: how long, and what it costs the node [root; 1 min; SCRAPES=20]
+	@$(PY) -m bench.exporter
 
 .PHONY: bench-conductor bench-failover bench-cpu-plan
 bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]

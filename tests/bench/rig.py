@@ -191,6 +191,15 @@ class Agent:
             (self._etc / "bench" / pages.name).symlink_to(pages)
             (self._state / "slices" / pages.name).symlink_to(pages)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def state(self) -> Path:
+        """Its state directory, where its sockets are too."""
+        return self._state
+
     def check(self) -> None:
         """A run in which the agent died has measured something else."""
         if self._process.poll() is not None:

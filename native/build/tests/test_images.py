@@ -17,6 +17,7 @@ from xpubuild.toolchain import GLIBC_FLOOR
 def programs(tmp_path: Path) -> Path:
     for name in (
         "gpu-device-plugin",
+        "xpu-exporter",
         "xpu-webhook",
         "cuda-client-update",
         "xpu-runtime.tar.gz",
@@ -36,6 +37,7 @@ def every(programs: Path) -> list[images.Image]:
         images.device_plugin(programs),
         images.admission_webhook(programs),
         images.cuda_client_update(programs, programs / "xpu-runtime.tar.gz"),
+        images.exporter(programs / "xpu-exporter"),
         images.scheduler(programs),
         images.controller_manager(programs),
         images.workload([programs / "load.py"]),
@@ -47,6 +49,7 @@ def test_names_are_those_of_the_interfaces(programs: Path) -> None:
         "docker.io/library/gpu-device-plugin:v1.0",
         "docker.io/library/xpu-webhook:v1.0",
         "docker.io/library/cuda-client-update:v1.0",
+        "docker.io/library/xpu-exporter:v1.0",
         "docker.io/library/vc-scheduler:v1.0",
         "docker.io/library/vc-controller-manager:v1.0",
         "docker.io/library/xpu-workload:v1.0",

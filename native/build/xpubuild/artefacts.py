@@ -16,6 +16,7 @@ import yaml
 
 from .cache import Cache, digest_file, place
 from .recipes import charts, cluster, helm, images, runtime, volcano
+from .toolchain import collection_version
 
 # What runs inside a container comes for both; images and helm are x86_64's only.
 ARCHITECTURES = ("x86_64", "aarch64")
@@ -49,7 +50,7 @@ class Artefact:
 
 def _xpu_runtime(cache: Cache, arch: str) -> Artefact:
     path = runtime.build(cache, arch)
-    return Artefact("xpu-runtime", runtime.version(), arch, "tarball", path, OWN_LICENCE)
+    return Artefact("xpu-runtime", collection_version(), arch, "tarball", path, OWN_LICENCE)
 
 
 def _charts(cache: Cache) -> list[Artefact]:

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+import yaml
+
 from .cache import digest_file, digest_tree, say
 
 GO_MINIMUM = (1, 26)
@@ -70,6 +72,12 @@ def go() -> str:
 def go_version() -> str:
     """Full version string of the Go in use, for cache keys (``go1.26.8``)."""
     return run([go(), "env", "GOVERSION"]).strip()
+
+
+def collection_version() -> str:
+    """Version of the collection, which its own artefacts share."""
+    text = (REPOSITORY / "galaxy.yml").read_text(encoding="utf-8")
+    return str(yaml.safe_load(text)["version"])
 
 
 def go_inputs(module: Path, recipe: Path, **more: str) -> dict[str, str]:

@@ -30,6 +30,7 @@ const (
 	toolsDirectory  = "/opt/xpu/bin"
 	sliceDirectory  = "/etc/xpu"
 	ledgerPage      = "/run/xpu/ledger.page"
+	stateDirectory  = "/var/lib/xpu"
 )
 
 // compatDirectory is where NVIDIA's images keep a newer libcuda of their own, early in the search
@@ -47,12 +48,14 @@ var (
 )
 
 // Runtime says where our libraries and tools are on the host. NVML is empty where an older
-// release of ours is installed, and the driver's own is mounted then. Empty is an empty directory.
+// release of ours is installed, and the driver's own is mounted then. Empty is an empty directory. Sockets
+// holds pids.sock alone: a directory, so that a container finds the socket of a plugin that started anew.
 type Runtime struct {
 	Library string
 	NVML    string
 	Tools   string
 	Empty   string
+	Sockets string
 }
 
 // Slice is what one entry needs to know.
@@ -136,7 +139,7 @@ func commonEdits(base specs.ContainerEdits, runtime Runtime) (specs.ContainerEdi
 			"is the driver installed? run `nvidia-ctk cdi generate` again", swapped)
 	}
 	edits.Mounts = append(edits.Mounts, bind(runtime.Tools, toolsDirectory, "ro"),
-		bind(runtime.Empty, compatDirectory, "ro"))
+		bind(runtime.Empty, compatDirectory, "ro"), bind(runtime.Sockets, stateDirectory, "ro"))
 	return edits, nil
 }
 

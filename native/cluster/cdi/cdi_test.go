@@ -36,7 +36,7 @@ containerEdits:
 
 var (
 	runtime = Runtime{Library: "/opt/xpu/versions/v/lib/libcuda_direct.so", NVML: "/opt/xpu/versions/v/lib/libnvidia-ml_direct.so",
-		Tools: "/opt/xpu/versions/v/bin", Empty: "/var/lib/xpu/empty"}
+		Tools: "/opt/xpu/versions/v/bin", Empty: "/var/lib/xpu/empty", Sockets: "/var/lib/xpu/socket"}
 	second = Slice{Key: "s1", Minors: []int{1}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
 )
 
@@ -80,12 +80,13 @@ func TestOurLibraryTakesTheDriversPlace(t *testing.T) {
 		"/opt/xpu/lib/libnvidia-ml-original.so": "/usr/lib/libnvidia-ml.so.580.95.05",
 		"/opt/xpu/bin":                          runtime.Tools,
 		"/usr/local/cuda/compat":                runtime.Empty,
+		"/var/lib/xpu":                          runtime.Sockets,
 	} {
 		if got := found[place]; got != want+" ro" {
 			t.Errorf("%s holds %q, want %s", place, got, want)
 		}
 	}
-	if len(common.Mounts) != 8 || len(common.DeviceNodes) != 1 || len(common.Env) != 1 {
+	if len(common.Mounts) != 9 || len(common.DeviceNodes) != 1 || len(common.Env) != 1 {
 		t.Errorf("the rest was not copied: %+v", common)
 	}
 	if len(common.Hooks) != 1 || common.Hooks[0].Args[1] != "update-ldcache" {

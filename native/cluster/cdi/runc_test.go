@@ -5,6 +5,7 @@ package cdi
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,6 +38,8 @@ var want = map[string]string{
 	"/etc/xpu/config.page":                                "the grant",
 	"/run/xpu/ledger.page":                                "the ledger",
 	"/usr/local/cuda/compat":                              "directory of []",
+	"/var/lib/xpu":                                        "directory of [pids.sock]",
+	"connect:/var/lib/xpu/pids.sock":                      "done",
 	"write:/etc/xpu/config.page":                          "open /etc/xpu/config.page: read-only file system",
 	"write:/opt/xpu/bin/gpu-monitor":                      "open /opt/xpu/bin/gpu-monitor: read-only file system",
 }
@@ -64,16 +67,37 @@ func host(t *testing.T, root string) []*specs.Mount {
 	if err := os.Mkdir(root+"/empty", 0o555); err != nil {
 		t.Fatal(err)
 	}
+	listen(t, root+"/socket")
 	parsed, err := ParseBase([]byte(strings.ReplaceAll(hostBase, "HOST", root)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, err := Compose(parsed, Runtime{Library: root + "/v/lib/cuda", NVML: root + "/v/lib/nvml", Tools: root + "/v/bin", Empty: root + "/empty"},
+	spec, err := Compose(parsed, Runtime{Library: root + "/v/lib/cuda", NVML: root + "/v/lib/nvml", Tools: root + "/v/bin", Empty: root + "/empty",
+		Sockets: root + "/socket"},
 		[]Slice{{Key: "s1", Minors: []int{0}, Directory: root + "/slice", LedgerPage: root + "/ledger.page"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return append(spec.ContainerEdits.Mounts, spec.Devices[0].ContainerEdits.Mounts...)
+}
+
+// listen makes pids.sock in a directory. A test's own path is longer than a socket's may be, hence the descriptor.
+func listen(t *testing.T, directory string) {
+	t.Helper()
+	if err := os.Mkdir(directory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	opened, err := os.Open(directory)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	listener, err := net.Listen("unix", fmt.Sprintf("/proc/self/fd/%d/pids.sock", opened.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	t.Cleanup(func() { listener.Close() })
 }
 
 // bundle writes what a runtime makes of an image and CDI mounts.

@@ -28,3 +28,9 @@ func (*Reader) Busy(string) (int, error) { return 0, errNoCgo }
 
 // Processes can't be had without cgo.
 func (*Reader) Processes(string) ([]Process, error) { return nil, errNoCgo }
+
+// Driver can't be had without cgo.
+func (*Reader) Driver() (Driver, error) { return Driver{}, errNoCgo }
+
+// Status can't be had without cgo.
+func (*Reader) Status(string) (Status, error) { return Status{}, errNoCgo }

@@ -20,3 +20,17 @@ type Process struct {
 	PID   int
 	Bytes uint64
 }
+
+// Driver is the driver's own word.
+type Driver struct {
+	Version string
+	CUDA    string // the newest it knows, "12.8"
+}
+
+// Status is what a card says of itself; nil where it can't.
+type Status struct {
+	BusyPercent *float64 // over its latest sample period
+	UsedBytes   *uint64
+	PowerMw     *float64
+	Celsius     *float64
+}

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,6 +76,9 @@ func Open(paths Paths) (*Store, error) {
 	if err := os.MkdirAll(s.emptyDirectory(), 0o555); err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(s.paths.Sockets(), 0o755); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -97,6 +101,22 @@ func Read(paths Paths) (xpu.Ledger, error) { return At(paths).Load() }
 func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
 	s := Store{paths: p}
 	return filepath.Join(s.directory(slice.Owner), "config.page"), filepath.Join(s.pageDirectory(slice.Key), "ledger.page")
+}
+
+// Sockets is the directory of pids.sock, all that a container sees of State.
+func (p Paths) Sockets() string { return filepath.Join(p.State, "socket") }
+
+// WritePids makes a slice's pids.config hold content, where that is news. A slice that ended meanwhile has
+// no directory any more, which is an error.
+func (p Paths) WritePids(slice xpu.Slice, content []byte) error {
+	if err := checkNames(slice); err != nil {
+		return err
+	}
+	path := filepath.Join((&Store{paths: p}).directory(slice.Owner), "pids.config")
+	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, content) {
+		return nil
+	}
+	return writeWhole(path, content, 0o444)
 }
 
 // stored is the ledger's file.
@@ -348,7 +368,7 @@ func (s *Store) runtime() (cdi.Runtime, error) {
 	if err != nil {
 		return cdi.Runtime{}, fmt.Errorf("tools: %w; role xpu_runtime installs them", err)
 	}
-	return cdi.Runtime{Library: library, NVML: nvml, Tools: tools, Empty: s.emptyDirectory()}, nil
+	return cdi.Runtime{Library: library, NVML: nvml, Tools: tools, Empty: s.emptyDirectory(), Sockets: s.paths.Sockets()}, nil
 }
 
 // entries leaves out slices with a card that isn't there: one lost card must not keep the

@@ -299,3 +299,55 @@ func TestOwnersCannotLeaveTheirDirectory(t *testing.T) {
 		}
 	}
 }
+
+func TestPidsAreWrittenWholeAndOnlyWhenTheyChange(t *testing.T) {
+	s, paths := open(t)
+	if err := s.WriteSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	file := paths.Etc + "/u1/app/pids.config"
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) os.FileInfo {
+		t.Helper()
+		if err := paths.WritePids(slice, []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, file); got != text {
+			t.Errorf("%q, want %q", got, text)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	written := put("100         1          \n")
+	if os.SameFile(before, written) || written.Mode() != 0o444 {
+		t.Errorf("not replaced whole, or mode %v", written.Mode())
+	}
+	if again := put("100         1          \n"); !os.SameFile(written, again) {
+		t.Error("the same text was written again")
+	}
+	put("")
+}
+
+func TestPidsOfASliceThatEndedAreAnError(t *testing.T) {
+	s, paths := open(t)
+	if err := s.WriteSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RemoveSlice(slice); err != nil {
+		t.Fatal(err)
+	}
+	if err := paths.WritePids(slice, []byte("x")); err == nil {
+		t.Error("its directory was made anew")
+	}
+	escaping := slice
+	escaping.Owner.Container = ".."
+	if err := paths.WritePids(escaping, []byte("x")); err == nil {
+		t.Error("an owner left his directory")
+	}
+}

@@ -111,6 +111,9 @@ func (k *keeper) tick(ctx context.Context, at Instant) {
 	if now >= k.nextly.second {
 		k.nextly.second = now + secondEvery
 		trims = k.trims(ctx, now)
+		if k.Observe != nil {
+			k.Observe(k.seen(now))
+		}
 	}
 	for _, one := range k.slices {
 		k.publish(one, grants, trims, now)

@@ -102,6 +102,8 @@ type Deps struct {
 	Host    Host
 	Policy  Policy
 	Evictor Evictor // nil: policy evict reports
+	// Observe is told each second what the slices' pages say; nil where nobody wants to know. It must not wait.
+	Observe func([]Seen)
 	Now     func() Instant
 	Log     *slog.Logger
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import debian, oci
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
-from . import client_update, cluster, runtime, volcano, webhook
+from . import client_update, cluster, runtime, tools, volcano, webhook
 
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
@@ -70,6 +70,16 @@ def cuda_client_update(program: Path, release: Path) -> Image:
             "/release/xpu-runtime.tar.gz": release,
         },
         oci.Config(entrypoint=["/cuda-client-update"]),
+        on_debian=False,
+    )
+
+
+def exporter(program: Path) -> Image:
+    """Static and alone. The number is that of the group which may ask gpu-device-plugin."""
+    return Image(
+        "xpu-exporter",
+        {"/xpu-exporter": program},
+        oci.Config(entrypoint=["/xpu-exporter"], user="10001:10001"),
         on_debian=False,
     )
 
@@ -163,6 +173,7 @@ def build(cache: Cache) -> Path:
         device_plugin(programs),
         admission_webhook(webhook.build(cache)),
         cuda_client_update(client_update.build(cache), runtime.build(cache)),
+        exporter(tools.build(cache, tools.EXPORTER)),
         scheduler(scheduling),
         controller_manager(scheduling),
         workload(sorted(WORKLOAD.glob("*.py"))),

@@ -14,6 +14,7 @@ import (
 
 	"flexai.io/xpu/cluster/cards"
 	"flexai.io/xpu/cluster/nvmlwatch"
+	"flexai.io/xpu/cluster/pids"
 	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/tend"
 	"flexai.io/xpu/cluster/xpu"
@@ -27,14 +28,18 @@ const (
 
 // tendAlone looks after the slices as soon as nobody else on this machine does, and stands by until then:
 // a successor that starts before its predecessor has ended, or a unit on a node that has a device plugin.
-func tendAlone(ctx context.Context, paths store.Paths, deps tend.Deps) {
+// What is told of the slices is told by who looks after them, so serve runs beside that.
+func tendAlone(ctx context.Context, paths store.Paths, deps tend.Deps, serve func(context.Context)) {
 	since, said := time.Now(), false
 	for ctx.Err() == nil {
 		release, err := paths.TakeTending()
 		if err == nil {
 			defer release()
 			deps.Log.Info("looking after running slices", "ledger", paths.State, "policy", string(deps.Policy))
+			var group sync.WaitGroup
+			group.Go(func() { serve(ctx) })
 			tend.Run(ctx, deps)
+			group.Wait()
 			return
 		}
 		patient := errors.Is(err, store.ErrTaken) && time.Since(since) < tendPatience
@@ -59,7 +64,7 @@ func sleep(ctx context.Context, duration time.Duration) {
 func startAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 	return runAgent(ctx, cfg, agentDeps{
 		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, maxSplit) },
-		nvml:     nvmlwatch.New(cfg.nvml), ready: func() { tellSystemd("READY=1") }, log: log,
+		nvml:     nvmlwatch.New(cfg.nvml), gauges: nvmlwatch.New(cfg.nvml), ready: func() { tellSystemd("READY=1") }, log: log,
 	})
 }
 
@@ -67,6 +72,7 @@ func startAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 type agentDeps struct {
 	discover func() ([]xpu.Card, error)
 	nvml     tend.NVML
+	gauges   pids.Gauges
 	ready    func()
 	log      *slog.Logger
 }
@@ -88,7 +94,8 @@ func runAgent(ctx context.Context, cfg config, d agentDeps) error {
 			r.look()
 		}
 	})
-	tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log))
+	service := cfg.pidsService(onceFound(d.discover), d.gauges, d.log)
+	tendAlone(ctx, cfg.paths, cfg.tendDeps(d.nvml, d.log, service.Observe), cfg.servePids(service, d.log))
 	group.Wait()
 	return nil
 }

@@ -75,7 +75,8 @@ func (m *machine) agent(t *testing.T) func() {
 	ready, done := make(chan bool, 1), make(chan error, 1)
 	go func() {
 		done <- runAgent(ctx, m.cfg, agentDeps{discover: m.discover, nvml: nvmlwatch.New(m.cfg.paths.State + "/none.so"),
-			ready: func() { ready <- true }, log: slog.New(slog.NewTextHandler(&m.log, nil))})
+			gauges: nvmlwatch.New(m.cfg.paths.State + "/none.so"),
+			ready:  func() { ready <- true }, log: slog.New(slog.NewTextHandler(&m.log, nil))})
 	}()
 	select {
 	case <-ready:

@@ -39,12 +39,19 @@ type config struct {
 	evictAfter    time.Duration     // of a pod that finds no room; 0: never
 	xidQuiet      time.Duration     // after which a card with a critical XID is well again
 	shortNames    map[string]string // of models
+	pids          pidsConfig
 }
 
 // tendConfig is what looking after running slices needs; see package tend.
 type tendConfig struct {
 	policy tend.Policy
 	proc   string
+}
+
+// pidsConfig is what PidsService needs; see package pids.
+type pidsConfig struct {
+	nodeIP string
+	group  int
 }
 
 // hostFlags are those of every command: where this machine has what.
@@ -66,6 +73,9 @@ func (c *config) entryFlags(flags *flag.FlagSet) {
 // tendFlags are those that the device plugin and the agent share.
 func (c *config) tendFlags(flags *flag.FlagSet, env func(string) string) (policy, level *string) {
 	c.hostFlags(flags, env)
+	flags.StringVar(&c.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
+	flags.StringVar(&c.pids.nodeIP, "node-ip", env("HOST_IP"), "this node's address, for metrics (environment HOST_IP)")
+	flags.IntVar(&c.pids.group, "exporter-group", 10001, "group that may enter <state-dir>/exporter, where xpu-exporter asks")
 	return flags.String("on-misuse", string(tend.Report),
 			"what happens to a tenant who uses a card past the library: report, kill, or (with Kubernetes) evict"),
 		c.log.flags(flags)
@@ -102,7 +112,6 @@ func parse(args []string, env func(string) string) (config, error) {
 	var strategy, onError, class, types string
 	flags := flag.NewFlagSet("gpu-device-plugin", flag.ContinueOnError)
 	flags.IntVar(&cfg.split, "device-split-count", 2, "most slices a card holds at a time")
-	flags.StringVar(&cfg.node, "node-name", env("NODE_NAME"), "this node's name (environment NODE_NAME)")
 	flags.StringVar(&cfg.resources.Number, "resource-name", "huawei.com/vgpu-number", "resource that counts slices")
 	flags.StringVar(&cfg.resources.Cores, "cores-resource-name", "huawei.com/vgpu-cores", "resource of compute, in percent of a card")
 	flags.StringVar(&cfg.resources.Memory, "memory-resource-name", "huawei.com/vgpu-memory-1Gi", "resource of memory, in GiB")

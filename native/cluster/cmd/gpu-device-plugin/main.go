@@ -76,6 +76,7 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	return run(ctx, cfg, deps{
 		discover: finder.Find, kubelet: kubelet, api: api, now: time.Now, log: log,
 		nvml: reader, driver: health.NewNVML(cfg.nvml), looks: health.Regular, inUse: reader.IsOpen,
+		gauges: nvmlwatch.New(cfg.nvml),
 	})
 }
 

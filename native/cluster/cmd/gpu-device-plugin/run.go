@@ -13,6 +13,7 @@ import (
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/evict"
 	"flexai.io/xpu/cluster/health"
+	"flexai.io/xpu/cluster/pids"
 	"flexai.io/xpu/cluster/plugin"
 	"flexai.io/xpu/cluster/store"
 	"flexai.io/xpu/cluster/tend"
@@ -45,12 +46,13 @@ type deps struct {
 	driver   health.Driver
 	looks    health.Pace
 	inUse    func() bool // whether slices have processes
+	gauges   pids.Gauges
 }
 
 // tendDeps is the world of package tend.
-func (c config) tendDeps(nvml tend.NVML, log *slog.Logger) tend.Deps {
+func (c config) tendDeps(nvml tend.NVML, log *slog.Logger, observe func([]tend.Seen)) tend.Deps {
 	return tend.Deps{Slices: c.held, Pages: c.paths.Pages, Regrant: store.Regrant, NVML: nvml, Host: tend.Proc(c.tend.proc),
-		Policy: c.tend.policy, Now: tend.Now, Log: log}
+		Policy: c.tend.policy, Observe: observe, Now: tend.Now, Log: log}
 }
 
 // held are the slices of the node ledger, the host's own among them.
@@ -95,14 +97,15 @@ func life(ctx context.Context, cfg config, d deps) error {
 	known := &held{}
 	n := &node{binder: binder, resources: resources(cfg, cards, binder, known), announcer: announcing(d, binder), held: known,
 		evictions: evict.NewQueue(d.api, d.log), patience: cfg.evictAfter, log: d.log}
-	tending := cfg.tendDeps(d.nvml, d.log)
+	service := cfg.pidsService(func() ([]xpu.Card, error) { return cards, nil }, d.gauges, d.log)
+	tending := cfg.tendDeps(d.nvml, d.log, service.Observe)
 	tending.Evictor = n.evictions
 	var group sync.WaitGroup
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
 	group.Go(func() { n.run(ctx, reapInterval, changed) })
 	group.Go(func() { n.announcer.Run(ctx) })
 	group.Go(func() { n.evictions.Run(ctx) })
-	group.Go(func() { tendAlone(ctx, cfg.paths, tending) })
+	group.Go(func() { tendAlone(ctx, cfg.paths, tending, cfg.servePids(service, d.log)) })
 	group.Go(func() {
 		if err := judge(ctx, cfg, d, cards, binder, func() { n.announcer.Changed(); poke(changed) }); err != nil {
 			end(err)

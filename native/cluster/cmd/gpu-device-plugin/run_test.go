@@ -25,6 +25,8 @@ import (
 	"flexai.io/xpu/cluster/checkpoint"
 	"flexai.io/xpu/cluster/health"
 	"flexai.io/xpu/cluster/nvmlwatch"
+	"flexai.io/xpu/cluster/pids/api"
+	"flexai.io/xpu/cluster/vxpu"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -163,6 +165,7 @@ func (h *host) deps(cards ...xpu.Card) deps {
 		kubelet:  h, api: h, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		nvml:   nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
 		driver: h.driver, looks: health.Pace{Wait: pause, InUse: pause, Idle: pause}, inUse: func() bool { return false },
+		gauges: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
 	}
 }
 
@@ -228,6 +231,28 @@ func (h *host) admit(t *testing.T, held map[string][]string) {
 	}
 }
 
+// told is what xpu-exporter hears.
+func (h *host) told(t *testing.T) vxpu.Node {
+	t.Helper()
+	connection, err := grpc.NewClient("unix:"+h.cfg.paths.State+"/exporter/pids.sock",
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patient)
+	defer cancel()
+	answer, err := api.NewPidsServiceClient(connection).GetAllVxpuInfo(ctx, &api.GetAllVxpuInfoRequest{Period: "60"}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := vxpu.Decode(answer.VxpuInfos)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return node
+}
+
 func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	h := newHost(t)
 	card := xpu.Card{UUID: "GPU-0", MemoryMiB: 40960, Split: 4, Healthy: true}
@@ -274,6 +299,10 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	if err != nil || !slices.Equal(preferred.ContainerResponses[0].DeviceIDs, []string{"GPU-0-1"}) {
 		t.Errorf("with GPU-0-0 in the ledger preferred are %v, %v", preferred, err)
 	}
+	if told := h.told(t); told["GPU-0"] == nil || len(told["GPU-0"].VxpuDeviceList) != 1 || told["GPU-0"].NodeName != "n1" ||
+		told["GPU-0"].VxpuDeviceList[0].PodUID != "u1" || told["GPU-0"].VxpuDeviceList[0].VxpuMemoryLimit != 3072 {
+		t.Errorf("the exporter is told %+v", told)
+	}
 	stop()
 
 	// A new life of the program: the container restarts on the same share.
@@ -311,7 +340,7 @@ func TestParseAgent(t *testing.T) {
 		"--on-misuse=shout": `policy "shout" is none of report, evict, kill`,
 		"--on-misuse=evict": "nobody to evict",
 		"--log-level=loud":  `"loud" is none`,
-		"--node-name=n1":    "not defined",
+		"--kubeconfig=x":    "not defined",
 		"extra":             `unexpected argument "extra"`,
 	} {
 		if _, err := parseAgent(strings.Fields(args), none); err == nil || !strings.Contains(err.Error(), want) {

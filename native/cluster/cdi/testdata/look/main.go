@@ -6,6 +6,7 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"os"
 	"strings"
 )
@@ -21,6 +22,10 @@ func main() {
 func look(path string) string {
 	if write, yes := strings.CutPrefix(path, "write:"); yes {
 		return result(os.WriteFile(write, nil, 0o644))
+	}
+	if socket, yes := strings.CutPrefix(path, "connect:"); yes {
+		_, err := net.Dial("unix", socket)
+		return result(err)
 	}
 	entries, err := os.ReadDir(path)
 	if err == nil {
