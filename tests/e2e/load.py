@@ -210,7 +210,12 @@ class Crowd:
 
     def _create(self, pod: Pod) -> None:
         body = pod.manifest()
-        self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
+        try:
+            self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
+        except client.ApiException as error:  # an admission webhook's word
+            if pod.shape.fate is not Fate.REFUSED or not re.search(pod.shape.reason, error.body):
+                raise
+            self.outcome.refused[pod.name] = str(error.body)
 
     def _look(self) -> list[Document]:
         """Take in what is new; the pods that have not met their fate yet."""
