@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 Document = dict[str, Any]
 POLL_S = 1.0
 AWAY_S = 180
-PATIENCE_S = 900
+PATIENCE_S = 600
 PASSING_TROUBLE = (0, 429, 500, 502, 503, 504)
 CONFLICT, NOT_FOUND = 409, 404
 AT_ONCE = 8
@@ -213,7 +213,9 @@ class Crowd:
         try:
             self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
         except client.ApiException as error:  # an admission webhook's word
-            if pod.shape.fate is not Fate.REFUSED or not re.search(pod.shape.reason, error.body):
+            if pod.shape.fate is not Fate.REFUSED or not re.search(
+                pod.shape.reason, str(error.body)
+            ):
                 raise
             self.outcome.refused[pod.name] = str(error.body)
 
@@ -249,10 +251,12 @@ class Crowd:
         started = [name for name, status in statuses(found).items() if status.get("containerID")]
         if started:
             raise StuckError(f"{pod.name} had to be refused; {started} started")
+        reason = pod.shape.reason
+        if found["status"].get("phase") == "Failed":
+            # Turned away at the kubelet's door, for a reason of its own that may have come first.
+            reason = f"{reason}|^{found['status'].get('reason')}: "
         said = [
-            text
-            for text in events.get(found["metadata"]["uid"], ())
-            if re.search(pod.shape.reason, text)
+            text for text in events.get(found["metadata"]["uid"], ()) if re.search(reason, text)
         ]
         if said:
             self.outcome.refused[pod.name] = said[-1]
