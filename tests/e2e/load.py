@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 
-from e2e.mixed import Fate, Pod
+from e2e.mixed import DEFAULT_SCHEDULER, SHAPE_ANNOTATION, SHAPES, Fate, Pod
 from e2e.platform import STATE, Platform, PlatformError
 from e2e.referee import Card, Ledger, Owner, Seen, read_ledger
 
@@ -99,6 +99,16 @@ class Crowd:
             if time.monotonic() > deadline:
                 raise PlatformError(f"namespace {self.namespace} got no service account")
             time.sleep(POLL_S)
+
+    def seen_by_webhook(self) -> bool:
+        """Whether the admission webhook sees pods of the namespace: it notes what one asks for."""
+        probe = Pod("probe", SHAPES[0], DEFAULT_SCHEDULER, None).manifest()
+        answer = persistently(
+            lambda: self.api.create_namespaced_pod(
+                self.namespace, probe, dry_run="All", _preload_content=False
+            )
+        )
+        return SHAPE_ANNOTATION in json.loads(answer.data)["metadata"].get("annotations", {})
 
     def close(self) -> None:
         """Remove the namespace and wait until nothing of it is left, slices included."""
