@@ -100,9 +100,10 @@ SHAPES = (
     Shape("passing-two", (Ask(1, 3, 1), Ask(1, 2, 1)), 2, Fate.PASSES),
     # By name: a node's sums don't tell a scheduler without huawei-xpu where a whole card is free.
     Shape("whole", (Ask(1),), 1, Fate.PASSES, pinned=0),
+    # By name: what Volcano takes into its queue and can't place keeps others out of it for good.
     Shape(
-        "too-many", (Ask(50),), 1, Fate.REFUSED,
-        reason=r"\b50\b|Insufficient huawei.com/vgpu-(number|cores)",
+        "too-many", (Ask(9),), 1, Fate.REFUSED, pinned=0,
+        reason=r"no room for 9 card|huawei.com/vgpu-cores",
     ),
     # Once only: it holds tokens of a whole card as long as its kubelet tries.
     Shape(
