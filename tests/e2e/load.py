@@ -146,11 +146,17 @@ class Crowd:
         return self.outcome
 
     def running(self) -> dict[Owner, tuple[str, str]]:
-        """Running containers of pods that stay → (container id, start), which must not change."""
+        """Running containers of pods that stay → (container id, start), which must not change.
+
+        Pods with an init container that holds devices are left out: a kubelet that starts again
+        admits what runs without a look at its devices, but an init container doesn't run any more,
+        and until the device plugin has registered again the kubelet turns the whole pod away
+        (1.33, ``devicesToAllocate``).
+        """
         found = {}
         for pod in self._list("pod"):
             mine = self.pods.get(pod["metadata"]["name"])
-            if mine is None or mine.shape.fate is not Fate.STAYS:
+            if mine is None or mine.shape.fate is not Fate.STAYS or mine.shape.init:
                 continue
             for name, status in statuses(pod).items():
                 if running := status["state"].get("running"):
