@@ -155,7 +155,16 @@ def one_round(platform: Platform, number: int, pods: int, floor_s: float, found:
     state = STATE / platform.name / "hosts" / hosts[0] / "var-lib" / "xpu"
     try:
         with bare_writes(state, floor_s, found.floor_ms):
-            load.submit(crowd(pods, hosts, SCHEDULERS, seed=number, prefix=f"r{number}x"))
+            load.submit(
+                crowd(
+                    pods,
+                    hosts,
+                    SCHEDULERS,
+                    seen=load.seen_by_webhook(),
+                    seed=number,
+                    prefix=f"r{number}x",
+                )
+            )
             try:
                 load.settle()
             except StuckError as error:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 
-from e2e.mixed import Fate, Pod
+from e2e.mixed import DEFAULT_SCHEDULER, SHAPE_ANNOTATION, SHAPES, Fate, Pod
 from e2e.platform import STATE, Platform, PlatformError
 from e2e.referee import Card, Ledger, Owner, Seen, read_ledger
 
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 Document = dict[str, Any]
 POLL_S = 1.0
 AWAY_S = 180
-PATIENCE_S = 900
+PATIENCE_S = 600
 PASSING_TROUBLE = (0, 429, 500, 502, 503, 504)
 CONFLICT, NOT_FOUND = 409, 404
 AT_ONCE = 8
@@ -100,6 +100,16 @@ class Crowd:
                 raise PlatformError(f"namespace {self.namespace} got no service account")
             time.sleep(POLL_S)
 
+    def seen_by_webhook(self) -> bool:
+        """Whether the admission webhook sees pods of the namespace: it notes what one asks for."""
+        probe = Pod("probe", SHAPES[0], DEFAULT_SCHEDULER, None).manifest()
+        answer = persistently(
+            lambda: self.api.create_namespaced_pod(
+                self.namespace, probe, dry_run="All", _preload_content=False
+            )
+        )
+        return SHAPE_ANNOTATION in json.loads(answer.data)["metadata"].get("annotations", {})
+
     def close(self) -> None:
         """Remove the namespace and wait until nothing of it is left, slices included."""
         self._unless(NOT_FOUND, lambda: self.api.delete_namespace(self.namespace))
@@ -136,11 +146,17 @@ class Crowd:
         return self.outcome
 
     def running(self) -> dict[Owner, tuple[str, str]]:
-        """Running containers of pods that stay → (container id, start), which must not change."""
+        """Running containers of pods that stay → (container id, start), which must not change.
+
+        Pods with an init container that holds devices are left out: a kubelet that starts again
+        admits what runs without a look at its devices, but an init container doesn't run any more,
+        and until the device plugin has registered again the kubelet turns the whole pod away
+        (1.33, ``devicesToAllocate``).
+        """
         found = {}
         for pod in self._list("pod"):
             mine = self.pods.get(pod["metadata"]["name"])
-            if mine is None or mine.shape.fate is not Fate.STAYS:
+            if mine is None or mine.shape.fate is not Fate.STAYS or mine.shape.init:
                 continue
             for name, status in statuses(pod).items():
                 if running := status["state"].get("running"):
@@ -210,7 +226,14 @@ class Crowd:
 
     def _create(self, pod: Pod) -> None:
         body = pod.manifest()
-        self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
+        try:
+            self._unless(CONFLICT, lambda: self.api.create_namespaced_pod(self.namespace, body))
+        except client.ApiException as error:  # an admission webhook's word
+            if pod.shape.fate is not Fate.REFUSED or not re.search(
+                pod.shape.reason, str(error.body)
+            ):
+                raise
+            self.outcome.refused[pod.name] = str(error.body)
 
     def _look(self) -> list[Document]:
         """Take in what is new; the pods that have not met their fate yet."""
@@ -246,10 +269,12 @@ class Crowd:
         started = [name for name, status in statuses(found).items() if status.get("containerID")]
         if started:
             raise StuckError(f"{pod.name} had to be refused; {started} started")
+        reason = pod.shape.reason
+        if found["status"].get("phase") == "Failed":
+            # Turned away at the kubelet's door, for a reason of its own that may have come first.
+            reason = f"{reason}|^{found['status'].get('reason')}: "
         said = [
-            text
-            for text in events.get(found["metadata"]["uid"], ())
-            if re.search(pod.shape.reason, text)
+            text for text in events.get(found["metadata"]["uid"], ()) if re.search(reason, text)
         ]
         if said:
             self.outcome.refused[pod.name] = said[-1]

@@ -2,19 +2,21 @@
 """A mixed crowd of pods that ask for slices, as data: what each asks for, what becomes of it.
 
 Pure. A shape that is added to ``SHAPES`` takes part in every test and in ``make bench-allocate``.
-Counts are totals of a container, as a node sums them (docs/interfaces.md section 7).
+Where the admission webhook sees a pod, several vGPUs a container are several slices; elsewhere that
+is refused (docs/interfaces.md section 7), and the scheduler is the one that the pod names.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from random import Random
 from typing import Any
 
 IMAGE = "docker.io/library/xpu-workload:v1.0"
+DEFAULT_SCHEDULER = "default-scheduler"
 RUNTIME_CLASS = "flexai-xpu"
 SHAPE_ANNOTATION = "flexai.io/vgpu-shape"
 FULL_CORES = 100
@@ -25,7 +27,7 @@ PASSING_S = 3
 
 @dataclass(frozen=True)
 class Ask:
-    """Totals of one container; all zero is a container that wants no card."""
+    """One container, per vGPU as a user writes it; all zero is a container that wants no card."""
 
     number: int = 0
     cores: int = 0
@@ -44,13 +46,12 @@ class Ask:
     @property
     def cores_each(self) -> int:
         """Percent of each card; by number alone a card is whole."""
-        whole = not self.cores and not self.memory_gib
-        return FULL_CORES if whole else self.cores // max(self.number, 1)
+        return self.cores if self.cores or self.memory_gib else FULL_CORES
 
     @property
     def memory_mib_each(self) -> int | None:
         """MiB of each card, None for all it has."""
-        return self.memory_gib * MIB_PER_GIB // self.number if self.memory_gib else None
+        return self.memory_gib * MIB_PER_GIB or None
 
 
 class Fate(Enum):
@@ -74,6 +75,14 @@ class Shape:
     # None: the scheduler's choice; else the node's place in the list of nodes with cards, given as
     # nodeName, so that no scheduler is asked.
     pinned: int | None = None
+    # Why it is refused where no webhook has seen it; empty: it means the same there.
+    unseen: str = ""
+
+    def where(self, seen: bool) -> Shape:
+        """What becomes of it where the webhook sees pods, or doesn't."""
+        if seen or not self.unseen:
+            return self
+        return replace(self, fate=Fate.REFUSED, reason=self.unseen)
 
 
 SHAPES = (
@@ -82,23 +91,29 @@ SHAPES = (
     Shape("two", (Ask(1, 4, 1), Ask(1, 3, 1)), 4),
     Shape("three", (Ask(1, 2, 1), Ask(), Ask(1, 0, 1)), 3),
     Shape("init", (Ask(1, 3, 1),), 2, init=(Ask(1, 3, 1),)),
+    # They pass, so that a small node has a whole card free for those who wait for one.
+    Shape("pair", (Ask(2, 4, 1),), 2, Fate.PASSES, unseen="webhook", pinned=0),
+    Shape("four", (Ask(2, 3, 1), Ask(2, 0, 1)), 1, Fate.PASSES, unseen="webhook", pinned=0),
     Shape("pinned", (Ask(1, 5, 1),), 3, pinned=0),
     Shape("pinned-last", (Ask(1, 5, 1),), 2, pinned=-1),
     Shape("passing", (Ask(1, 5, 2),), 4, Fate.PASSES),
     Shape("passing-two", (Ask(1, 3, 1), Ask(1, 2, 1)), 2, Fate.PASSES),
     # By name: a node's sums don't tell a scheduler without huawei-xpu where a whole card is free.
     Shape("whole", (Ask(1),), 1, Fate.PASSES, pinned=0),
-    Shape("too-many", (Ask(50),), 1, Fate.REFUSED, reason=r"no room for 50 card|[Ii]nsufficient"),
+    # By name: what Volcano takes into its queue and can't place keeps others out of it for good.
     Shape(
-        "over-a-card", (Ask(1, 101, 1),), 1, Fate.REFUSED, pinned=0,
-        reason="vgpu-cores 101 on one card; the most is 100",
+        "too-many", (Ask(9),), 1, Fate.REFUSED, pinned=0,
+        reason=r"no room for 9 card|huawei.com/vgpu-cores",
     ),
+    # Once only: it holds tokens of a whole card as long as its kubelet tries.
     Shape(
-        "unshaped", (Ask(2, 6, 2),), 1, Fate.REFUSED, pinned=0, reason="webhook|several slices",
+        "over-a-card", (Ask(1, 101, 1),), 0, Fate.REFUSED, pinned=0,
+        reason=r"\b101\b",
     ),
+    # Volcano leaves what is larger than its queue out of scheduling and says no more than that.
     Shape(
         "over-the-node", (Ask(1, 0, 5000),), 1, Fate.REFUSED,
-        reason=r"Insufficient huawei.com/vgpu-memory-1Gi|not enough|[Ii]nsufficient",
+        reason="vgpu-memory-1Gi|Unschedulable",
     ),
     Shape(
         "over-the-node-pinned", (Ask(1, 0, 5000),), 1, Fate.REFUSED, pinned=0,
@@ -167,8 +182,9 @@ def _container(name: str, ask: Ask, arguments: list[str]) -> dict[str, Any]:
 def crowd(
     count: int,
     nodes: Sequence[str],
-    schedulers: Sequence[str] = ("default-scheduler",),
+    schedulers: Sequence[str] = (DEFAULT_SCHEDULER,),
     *,
+    seen: bool = True,
     seed: int = 1,
     shapes: Sequence[Shape] = SHAPES,
     prefix: str = "m",
@@ -182,7 +198,7 @@ def crowd(
     return [
         Pod(
             f"{prefix}{i:03}-{shape.name}",
-            shape,
+            shape.where(seen),
             next(turns),
             None if shape.pinned is None else nodes[shape.pinned],
         )

@@ -56,7 +56,7 @@ def test_what_is_right_is_found_right() -> None:
         saw("A", ask=SLICE),
         saw("B", ask=WHOLE, pod="whole"),
         saw(ask=Ask(), pod="none"),
-        saw("A", "B", ask=Ask(2, 40, 6), pod="pair", at=9.0),
+        saw("A", "B", ask=Ask(2, 20, 3), pod="pair", at=9.0),
     ]
     seen[1] = replace(seen[1], until=8.0)
     assert wrong_cards(seen, CARDS) == []
@@ -158,5 +158,7 @@ def test_a_crowd_holds_every_shape_both_schedulers_and_pinned_pods() -> None:
     assert [pod.name for pod in crowd(60, ("n1", "n2"))] == [pod.name for pod in pods]
     refused = [pod for pod in pods if pod.shape.fate is Fate.REFUSED]
     assert refused and all(pod.shape.reason for pod in refused)
+    unseen = [pod for pod in crowd(60, ("n1", "n2"), seen=False) if len(pod.shape.unseen) > 0]
+    assert unseen and all(pod.shape.fate is Fate.REFUSED for pod in unseen)
     with_init = next(pod for pod in pods if pod.shape.init).manifest()["spec"]
     assert with_init["initContainers"][0]["args"] == ["look"]

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"sort"
+	"sync"
 )
 
 // maxBytes bounds what is read; a node with 10,000 containers stays far below.
@@ -61,11 +62,68 @@ func Decode(text []byte) ([]Entry, error) {
 
 // Read decodes the file at path.
 func Read(path string) ([]Entry, error) {
-	stream, err := os.Open(path)
+	reader := NewReader(path)
+	defer reader.Close()
+	return reader.Read()
+}
+
+// Reader reads one file again and again. It decodes only what it has not read before: each start of a
+// container asks, and the kubelet writes when it admits a pod.
+type Reader struct {
+	path  string
+	mutex sync.Mutex
+	// What entries were read from stays open: so no other file can have its inode, and the kubelet, which
+	// writes by rename, never changes its bytes.
+	held    *os.File
+	last    os.FileInfo
+	entries []Entry
+}
+
+// NewReader reads nothing yet.
+func NewReader(path string) *Reader { return &Reader{path: path} }
+
+// Close lets go of the file.
+func (r *Reader) Close() {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	if r.held != nil {
+		r.held.Close()
+		r.held, r.last, r.entries = nil, nil, nil
+	}
+}
+
+// Read is what the file says now; callers share the answer and must not change it.
+func (r *Reader) Read() ([]Entry, error) {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	info, err := os.Stat(r.path)
 	if err != nil {
 		return nil, fmt.Errorf("kubelet's checkpoint: %w", err)
 	}
-	defer stream.Close()
+	if r.held != nil && os.SameFile(r.last, info) {
+		return r.entries, nil
+	}
+	stream, err := os.Open(r.path)
+	if err != nil {
+		return nil, fmt.Errorf("kubelet's checkpoint: %w", err)
+	}
+	info, err = stream.Stat()
+	var entries []Entry
+	if err == nil {
+		entries, err = decode(stream, r.path)
+	}
+	if err != nil {
+		stream.Close()
+		return nil, err
+	}
+	if r.held != nil {
+		r.held.Close()
+	}
+	r.held, r.last, r.entries = stream, info, entries
+	return entries, nil
+}
+
+func decode(stream io.Reader, path string) ([]Entry, error) {
 	text, err := io.ReadAll(io.LimitReader(stream, maxBytes+1))
 	if err != nil {
 		return nil, fmt.Errorf("kubelet's checkpoint %s: %w", path, err)

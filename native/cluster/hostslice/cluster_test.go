@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"flexai.io/xpu/cluster/agent"
 	"flexai.io/xpu/cluster/checkpoint"
@@ -40,6 +41,9 @@ func (kubelet) Holdings(context.Context) ([]agent.Holding, error) { return nil, 
 func (kubelet) Pod(context.Context, string, string) (agent.Pod, error) {
 	return agent.Pod{}, errors.New("not here")
 }
+func (kubelet) PodOf(context.Context, string) (agent.Pod, error) {
+	return agent.Pod{}, errors.New("not here")
+}
 
 // Workers of the host and a device plugin at the same time, on one disk.
 func TestHostAndClusterNeverPromiseTheSameShare(t *testing.T) {
@@ -50,7 +54,7 @@ func TestHostAndClusterNeverPromiseTheSameShare(t *testing.T) {
 	}
 	const pods = 30
 	plugin, err := agent.New(agent.Deps{Resources: names, Cards: twoCards, Kubelet: kubelet{pods}, Pods: kubelet{},
-		Store: disk, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Store: disk, Now: time.Now, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Changed: func() {}})
 	if err != nil {
 		t.Fatal(err)
 	}

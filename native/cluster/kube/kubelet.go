@@ -26,7 +26,7 @@ const (
 
 // Kubelet reads the checkpoint and PodResources.
 type Kubelet struct {
-	checkpoint string
+	checkpoint *checkpoint.Reader
 	resource   string
 	client     podresources.PodResourcesListerClient
 
@@ -50,12 +50,12 @@ func NewKubelet(directory, podResourcesSocket, resource string) (*Kubelet, error
 	if err != nil {
 		return nil, err
 	}
-	return &Kubelet{checkpoint: filepath.Join(directory, checkpointFile), resource: resource,
+	return &Kubelet{checkpoint: checkpoint.NewReader(filepath.Join(directory, checkpointFile)), resource: resource,
 		client: podresources.NewPodResourcesListerClient(connection)}, nil
 }
 
 // Checkpoint reads the kubelet's record.
-func (k *Kubelet) Checkpoint() ([]checkpoint.Entry, error) { return checkpoint.Read(k.checkpoint) }
+func (k *Kubelet) Checkpoint() ([]checkpoint.Entry, error) { return k.checkpoint.Read() }
 
 // Holdings lists who PodResources shows. The kubelet refuses more than a few calls at once, so
 // callers share answers; nobody gets one that was asked for before he asked.
