@@ -3,9 +3,9 @@
 package webhook
 
 import (
-	"fmt"
-
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"flexai.io/xpu/cluster/xpu"
 )
 
 // guarded annotations must not change once a pod is there: what it may use was decided by them.
@@ -40,44 +40,24 @@ func (a asker) settled(known *Shape) field.ErrorList {
 			return field.ErrorList{field.Forbidden(limit(a.path, name), unseen("no node offers it"))}
 		}
 	}
-	totals := Totals{a.wants.number, a.wants.cores, a.wants.memoryGiB}
-	_, err := Settle(totals, known)
+	counts := xpu.Counts{Number: int(a.wants.number), Cores: int(a.wants.cores), MemoryGiB: int(a.wants.memoryGiB)}
+	_, err := xpu.Settle(counts, known.settling())
 	if err == nil {
 		return nil
 	}
-	return field.ErrorList{field.Invalid(a.path.Child("resources", "limits"), totals.String(), err.Error())}
+	return field.ErrorList{field.Invalid(a.path.Child("resources", "limits"), counts.String(), err.Error())}
+}
+
+// settling is the shape as the device plugin will read it.
+func (s *Shape) settling() *xpu.Shape {
+	if s == nil {
+		return nil
+	}
+	return &xpu.Shape{Number: int(s.Number), Cores: int(s.Cores), MemoryGiB: int(s.MemoryGiB)}
 }
 
 func unseen(what string) string {
 	return what + ": the mutating webhook did not see this pod; create it again"
-}
-
-// Settle says what totals and a shape mean per vGPU, by the vectors of native/common/vectors/slices.json.
-func Settle(totals Totals, shape *Shape) (Shape, error) {
-	n := totals.Number
-	switch {
-	case n < 0 || totals.Cores < 0 || totals.MemoryGiB < 0:
-		return Shape{}, fmt.Errorf("%s: less than nothing", totals)
-	case n == 0:
-		return Shape{}, fmt.Errorf("%s: add %s: 1", totals, numberResource)
-	case shape != nil && !shape.plausible() && shape.Cores > fullCores:
-		return Shape{}, fmt.Errorf("%d %% cores of one card; at most %d", shape.Cores, fullCores)
-	case shape != nil && shape.plausible() && shape.Totals() == totals:
-		return *shape, nil
-	case totals.MemoryGiB == 0 && (totals.Cores == 0 || totals.Cores == n*fullCores) && (shape == nil || *shape == Shape{Number: n}):
-		return Shape{Number: n}, nil
-	case shape != nil:
-		return Shape{}, fmt.Errorf("%s is not what annotation %s makes", totals, shapeAnnotation)
-	case n > 1:
-		return Shape{}, fmt.Errorf("%s: %s", totals, unseen("whether these are totals can't be told"))
-	case totals.Cores > fullCores:
-		return Shape{}, fmt.Errorf("%d %% cores of one card; at most %d", totals.Cores, fullCores)
-	}
-	return Shape(totals), nil
-}
-
-func (t Totals) String() string {
-	return fmt.Sprintf("%s %d, %s %d, %s %d", numberResource, t.Number, coresResource, t.Cores, memoryResource, t.MemoryGiB)
 }
 
 // Guard judges an update: only annotations are looked at, since a pod's resources can't change.

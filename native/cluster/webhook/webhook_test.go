@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flexai.io/xpu/cluster/xpu"
 )
 
 var site = Policy{Scheduler: "volcano", RuntimeClass: "flexai-xpu"}
@@ -399,7 +400,7 @@ func TestAForgedShapeGainsNothing(t *testing.T) {
 			continue
 		}
 		counted := count(after.Spec.Containers[0])
-		if each := referenceSettle(t, counted, &shape); counted.Cores != asked.Number*each.cores ||
+		if each := settle(t, counted, &shape); counted.Cores != asked.Number*each.cores ||
 			each.cores > 100 || each.memoryGiB > 0 && counted.MemoryGiB != asked.Number*each.memoryGiB {
 			t.Fatalf("%+v claimed, %+v asked: %+v counted, each gets %+v", claimed, asked, counted, each)
 		}
@@ -432,20 +433,14 @@ func TestAContainerThatCameBetweenTwoPassesIsNormalisedAlone(t *testing.T) {
 // meant is what a user wrote for each vGPU of a container; whole cards are all cores.
 type meant struct{ cards, cores, memoryGiB int64 }
 
-// referenceSettle is the vectors' rule for what was accepted, written without the code under test.
-func referenceSettle(t testing.TB, totals Totals, shape *Shape) meant {
+// settle is what the device plugin makes of it.
+func settle(t testing.TB, totals Totals, shape *Shape) meant {
 	t.Helper()
-	n := shape.Number
-	if n != totals.Number || n < 1 {
-		t.Fatalf("shape %+v of totals %+v", shape, totals)
+	ask, err := xpu.Settle(xpu.Counts{Number: int(totals.Number), Cores: int(totals.Cores), MemoryGiB: int(totals.MemoryGiB)}, shape.settling())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if shape.Cores == 0 && shape.MemoryGiB == 0 {
-		return meant{n, 100, 0}
-	}
-	if n*shape.Cores != totals.Cores || n*shape.MemoryGiB != totals.MemoryGiB {
-		t.Fatalf("shape %+v of totals %+v", shape, totals)
-	}
-	return meant{n, shape.Cores, shape.MemoryGiB}
+	return meant{int64(ask.Cards), int64(ask.CoresPercent), int64(ask.MemoryMiB / xpu.MiBPerGiB)}
 }
 
 func count(c corev1.Container) Totals {
@@ -513,7 +508,7 @@ func TestWhatIsWrittenSettlesToWhatWasMeant(t *testing.T) {
 				want.cores = 100
 			}
 			shape := shapes[c.Name]
-			if found := referenceSettle(t, count(c), &shape); found != want {
+			if found := settle(t, count(c), &shape); found != want {
 				t.Fatalf("%v asked, %v granted", want, found)
 			}
 			judged++
@@ -528,50 +523,16 @@ func TestWhatIsWrittenSettlesToWhatWasMeant(t *testing.T) {
 	}
 }
 
-func TestSettleAgreesWithTheVectors(t *testing.T) {
-	text, err := os.ReadFile("../../common/vectors/slices.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var vectors []struct {
-		Name    string
-		Totals  Totals
-		Shape   *Shape
-		Ask     *struct{ Cards, CoresPercent, MemoryMiB int64 }
-		Refused string
-	}
-	if err := json.Unmarshal(text, &vectors); err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range vectors {
-		t.Run(v.Name, func(t *testing.T) {
-			got, err := Settle(v.Totals, v.Shape)
-			if v.Ask == nil {
-				if err == nil || !strings.Contains(err.Error(), v.Refused) {
-					t.Errorf("error %v, want %q", err, v.Refused)
-				}
-				return
-			}
-			if got.whole() {
-				got.Cores = fullCores
-			}
-			if want := (Shape{v.Ask.Cards, v.Ask.CoresPercent, v.Ask.MemoryMiB / 1024}); err != nil || got != want {
-				t.Errorf("%+v, %v; want %+v", got, err, want)
-			}
-		})
-	}
-}
-
 func TestAPodThatMutationMissedIsRefusedWithTheReason(t *testing.T) {
 	two := amounts{"vgpu-number": "2", "vgpu-cores": "20"}
 	for name, test := range map[string]struct {
 		pod  *corev1.Pod
 		want string
 	}{
-		"several slices":   {podOf(asking("main", two)), "the mutating webhook did not see this pod"},
+		"several slices":   {podOf(asking("main", two)), "that the webhook has not seen"},
 		"the alias":        {podOf(asking("main", amounts{"vgpu-number": "1", "vgpu-memory.1Gi": "3"})), "no node offers it"},
 		"a bind":           {annotated(podOf(asking("main", amounts{"vgpu-number": "1"})), "huawei.com/vgpu-node", "gpu1"), "is the scheduler's, written with the bind"},
-		"a shape too wide": {annotated(podOf(asking("main", amounts{"vgpu-number": "1", "vgpu-cores": "20"})), shapeAnnotation, `{"main":{"number":1,"cores":90}}`), "is not what annotation flexai.io/vgpu-shape makes"},
+		"a shape too wide": {annotated(podOf(asking("main", amounts{"vgpu-number": "1", "vgpu-cores": "20"})), shapeAnnotation, `{"main":{"number":1,"cores":90}}`), "annotation vgpu-shape (1 virtual card(s) of 90 % cores and 0 GiB) doesn't multiply"},
 		"one slice":        {podOf(asking("main", amounts{"vgpu-number": "1", "vgpu-cores": "20"})), ""},
 		"a whole card":     {podOf(asking("main", amounts{"vgpu-number": "1"})), ""},
 	} {
