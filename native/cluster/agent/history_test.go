@@ -365,7 +365,7 @@ func (k *kubelet) leaves() {
 // happens in any order: Σ slices ≤ card, one owner per id, a running container's slice never changes,
 // nothing is forgotten or left behind. HISTORIES sets how many.
 func TestInvariantsOverRandomHistories(t *testing.T) {
-	histories := int64(150)
+	histories := int64(100)
 	if text := os.Getenv("HISTORIES"); text != "" {
 		var err error
 		if histories, err = strconv.ParseInt(text, 10, 64); err != nil {
