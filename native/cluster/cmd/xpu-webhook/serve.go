@@ -63,8 +63,7 @@ func (a answerer) answering(decide func(body []byte) ([]byte, error)) http.Handl
 		if a.turns.Acquire(r.Context(), 1) != nil {
 			return // the client is gone
 		}
-		answer, err := decide(body)
-		a.turns.Release(1)
+		answer, err := a.turn(decide, body)
 		if err != nil {
 			// Not above debug: whoever reaches this port could fill the log.
 			a.log.Debug("no review", "from", r.RemoteAddr, "error", err)
@@ -74,6 +73,13 @@ func (a answerer) answering(decide func(body []byte) ([]byte, error)) http.Handl
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(answer) // the client is gone; there is nobody to tell
 	})
+}
+
+// turn gives its place back before the answer is written, which a client can delay, and also where a
+// decision panics, which the server survives.
+func (a answerer) turn(decide func(body []byte) ([]byte, error), body []byte) ([]byte, error) {
+	defer a.turns.Release(1)
+	return decide(body)
 }
 
 var errBusy = errors.New("too much at once")
