@@ -32,6 +32,12 @@ func (j *journal) Write(line []byte) (int, error) {
 	return j.text.Write(line)
 }
 
+func (j *journal) reset() {
+	j.mutex.Lock()
+	defer j.mutex.Unlock()
+	j.text.Reset()
+}
+
 func (j *journal) has(text string) bool {
 	j.mutex.Lock()
 	defer j.mutex.Unlock()
@@ -164,7 +170,7 @@ func TestTheSecondOfTwoStandsByAndTakesOver(t *testing.T) {
 	m := newMachine(t)
 	first := m.agent(t)
 	await(t, "the first looks after the slices", func() bool { return m.log.has("looking after") })
-	m.log.text.Reset()
+	m.log.reset()
 	second := m.agent(t)
 	defer second()
 	await(t, "the second says why it doesn't", func() bool { return m.log.has("standing by") && m.log.has("pid ") })
