@@ -49,8 +49,7 @@ POD = {
                 "name": "main",
                 "image": "docker.io/library/xpu-workload:v1.0",
                 "command": ["sleep", "infinity"],
-                # The image asks for every card; what the plugin gives must win.
-                "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
+                # The image asks for every card; the plugin's own environment goes before that.
                 "resources": {"limits": {"nvidia.com/gpu.shared": "1"}},
             }
         ],
