@@ -72,7 +72,7 @@ def test_the_site_has_fifty_hosts_with_cards_of_two_systems_and_two_kinds() -> N
     assert groups["flexai_control_plane"]
 
 
-def test_every_variable_of_the_site_and_of_roles_that_change_a_host_stands_there_explained() -> None:
+def test_every_variable_of_site_and_host_roles_stands_there_explained() -> None:
     files = sorted((SITE / "group_vars").glob("*.yml"))
     both = explained(SITE / "group_vars/all.yml"), explained(SITE / "group_vars/flexai_nodes.yml")
     assert not both[0].keys() & both[1].keys()

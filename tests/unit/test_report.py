@@ -28,7 +28,7 @@ def a_report(reason: str = "") -> reports.Report:
         verdicts.build("gpu2", [part("nvidia_driver", "575.64.03", "pending-reboot", reason)]),
     ]
     step = {"component": "nvidia_driver", "action": "change", "reason": "575.64.03 → 580.95.05"}
-    probes = {
+    probes: dict[str, dict[str, Any]] = {
         "gpu1": {"facts": {"host": {"system": "debian", "euid": 0}}, "plan": []},
         "gpu2": {"plan": [step, {"component": "images", "action": "ok", "reason": ""}]},
     }

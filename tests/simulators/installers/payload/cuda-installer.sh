@@ -80,7 +80,8 @@ END
 install() {
     home=$root$toolkitpath
     mkdir -p "$home/bin" "$home/lib64" "$root/etc/ld.so.conf.d" || die "cannot create $toolkitpath; is its disk full?"
-    compiler >"$home/bin/nvcc" && chmod 755 "$home/bin/nvcc" || die "cannot write $toolkitpath/bin/nvcc."
+    { compiler >"$home/bin/nvcc" && chmod 755 "$home/bin/nvcc"; } ||
+        die "cannot write $toolkitpath/bin/nvcc; is its disk full?"
     faulty half-way && kill -9 $$
     faulty disk-full && die "cannot write $toolkitpath/lib64: No space left on device."
     echo "$toolkitpath/lib64" >"$root/etc/ld.so.conf.d/cuda-$(echo "$release" | tr . -).conf"
