@@ -75,7 +75,7 @@ def _helm(cache: Cache) -> Artefact:
 def _xpu_agent(cache: Cache) -> Artefact:
     """The device plugin's program once more, for hosts without Kubernetes; one file, for x86_64."""
     path = cluster.build(cache) / "gpu-device-plugin"
-    return Artefact("xpu-agent", runtime.version(), "x86_64", "binary", path, OWN_LICENCE)
+    return Artefact("xpu-agent", collection_version(), "x86_64", "binary", path, OWN_LICENCE)
 
 
 def _images(cache: Cache) -> list[Artefact]:
