@@ -26,7 +26,7 @@ options:
     description: The components that the plan is about; all when not given.
     type: list
     elements: str
-    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.
     type: dict

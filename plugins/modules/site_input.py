@@ -17,7 +17,7 @@ options:
     description: The components of a node that the run is about; all when not given.
     type: list
     elements: str
-    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, images]
+    choices: [nvidia_driver, container_toolkit, container_runtime, xpu_runtime, xpu_agent, images]
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
 author:
