@@ -33,6 +33,7 @@ options:
       - container_toolkit
       - container_runtime
       - xpu_runtime
+      - xpu_agent
       - images
   desired:
     description: The desired state as plain data; made from the roles' variables when not given.

@@ -24,6 +24,7 @@ options:
       - container_toolkit
       - container_runtime
       - xpu_runtime
+      - xpu_agent
       - images
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
