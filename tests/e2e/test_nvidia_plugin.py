@@ -167,7 +167,7 @@ def test_a_card_is_shared_as_the_configuration_says(site: Site) -> None:
 
 
 def test_a_pod_is_told_its_card(site: Site) -> None:
-    """By a mount, which libnvidia-container would read; the testbed has none, so no driver follows."""
+    """By a mount, which libnvidia-container reads; the testbed has none, so no driver follows."""
     site.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(POD))
     site.platform.kubectl("wait", "pod/shared", "--for=condition=Ready", "--timeout=120s")
     told = site.platform.in_pod("default/shared", "ls", "/var/run/nvidia-container-devices").output
