@@ -41,7 +41,6 @@ POD = {
     "kind": "Pod",
     "metadata": {"name": "shared", "namespace": "default"},
     "spec": {
-        # NVIDIA's runtime in CDI mode; the plugin names the card by a mount.
         "runtimeClassName": "flexai-xpu",
         "terminationGracePeriodSeconds": 1,
         "containers": [
@@ -167,13 +166,13 @@ def test_a_card_is_shared_as_the_configuration_says(site: Site) -> None:
     assert changed(site.role()) == {0}
 
 
-def test_a_pod_gets_the_card_and_the_whole_of_it(site: Site) -> None:
+def test_a_pod_is_told_its_card(site: Site) -> None:
+    """By a mount, which libnvidia-container reads; the testbed has none, so no driver follows."""
     site.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(POD))
     site.platform.kubectl("wait", "pod/shared", "--for=condition=Ready", "--timeout=120s")
-    shown = site.platform.in_pod("default/shared", "nvidia-smi", "--list-gpus").output
+    told = site.platform.in_pod("default/shared", "ls", "/var/run/nvidia-container-devices").output
     (card,) = load(site.platform.name).host(THEIRS).cards
-    assert [line for line in shown.splitlines() if line.startswith("GPU ")]
-    assert card.uuid in shown
+    assert told.split() == [card.uuid]
     # Time slices limit nothing: there is no slice in this container.
     assert site.platform.in_pod("default/shared", "ls", "/etc/xpu", check=False).rc != 0
 
