@@ -50,7 +50,7 @@ def test_a_host_bears_what_it_is_and_what_would_be_done_to_it() -> None:
 def test_markdown_is_whole_whatever_a_tool_said() -> None:
     text = reports.markdown(a_report("rc 1 | <b>\nand more"))
     assert text.startswith("# Site north is not ready: 1 of 2, 2026-11-25T00:00:00+00:00\n")
-    assert text.split("## What is where")[0].splitlines()[2:] == [
+    assert text.split("## What is where", maxsplit=1)[0].splitlines()[2:] == [
         "## Not as it should be",
         "",
         "| node | component | state | reason |",
@@ -73,7 +73,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.fetched += [f"{tag} {name}" for name, _ in attrs if name in ("src", "href")]
+        self.fetched += [f"{tag} {name}" for name, _value in attrs if name in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
         self.words.append(data)
@@ -89,7 +89,7 @@ def test_the_page_needs_nothing_else_and_runs_no_word_of_a_tool() -> None:
 def test_a_ready_site_has_no_table_of_what_is_wrong() -> None:
     node = verdicts.build("gpu1", [part("nvidia_driver", "580.95.05")])
     report = reports.build(verdicts.merge("north", "now", [node]), {})
-    assert [heading for heading, _ in reports.tables(report)] == ["What is where", "All"]
+    assert [heading for heading, _table in reports.tables(report)] == ["What is where", "All"]
 
 
 def test_the_playbook_reports_hosts_that_no_other_could_go_on_with(
