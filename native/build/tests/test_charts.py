@@ -123,7 +123,7 @@ def test_runtime_docker_has_no_field_strategy(program: Path) -> None:
 def test_rights_are_those_that_are_used(program: Path) -> None:
     role = objects(program)["ClusterRole/gpupool-gpu-device-plugin"]
     assert [(rule["resources"], rule["verbs"]) for rule in role["rules"]] == [
-        (["pods"], ["get", "list"]),
+        (["pods"], ["get", "list", "watch"]),
         (["pods/eviction", "events"], ["create"]),
         (["nodes"], ["patch"]),
     ]

@@ -77,9 +77,11 @@ type Deps struct {
 	Class     xpu.Class // of pods that name none
 	Kubelet   Kubelet
 	Pods      Pods
-	Store     Store
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Known is a pod of this node by its UID, as far as somebody keeps watch; it asks nobody. Nil: nobody does.
+	Known func(uid string) (Pod, bool)
+	Store Store
+	Now   func() time.Time
+	Log   *slog.Logger
 	// Changed hears that the ledger or who waits for room may be others; it must not wait.
 	Changed func()
 }
@@ -95,6 +97,9 @@ type Agent struct {
 
 // New loads the ledger and removes what a killed predecessor left half done.
 func New(deps Deps) (*Agent, error) {
+	if deps.Known == nil {
+		deps.Known = func(string) (Pod, bool) { return Pod{}, false }
+	}
 	a := &Agent{Deps: deps}
 	err := deps.Store.Transact(func(ledger xpu.Ledger) error {
 		a.ledger = ledger

@@ -26,6 +26,7 @@ type world struct {
 	pods      map[string]Pod
 	noAPI     bool
 	noList    bool
+	watched   bool // somebody keeps the pods
 	asked     int
 	saved     xpu.Ledger
 	files     map[string]xpu.Slice // by owner, as directories are
@@ -59,6 +60,14 @@ func (w *world) Pod(_ context.Context, namespace, name string) (Pod, error) {
 	return pod, nil
 }
 
+func (w *world) known(uid string) (Pod, bool) {
+	for _, pod := range w.pods {
+		if w.watched && pod.UID == uid {
+			return pod, true
+		}
+	}
+	return Pod{}, false
+}
 func (w *world) PodOf(_ context.Context, uid string) (Pod, error) {
 	w.asked++
 	if w.noAPI {
@@ -181,7 +190,7 @@ func (w *world) start(t *testing.T) *Agent {
 	for i := range 2 {
 		cards = append(cards, xpu.Card{UUID: fmt.Sprint("GPU-", i), Index: i, Minor: i, MemoryMiB: 40960, Split: 20, Healthy: true})
 	}
-	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Store: w, Now: func() time.Time { return w.now }, Changed: func() {},
+	a, err := New(Deps{Resources: names, Cards: cards, Kubelet: w, Pods: w, Known: w.known, Store: w, Now: func() time.Time { return w.now }, Changed: func() {},
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)

@@ -23,7 +23,7 @@ type location struct {
 // claim finds out what a container that has no slice yet is to get.
 func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, tokens []string) (xpu.Claim, error) {
 	uid := holders[0].PodUID
-	place, err := a.locate(ctx, uid, tokens)
+	place, err := a.locate(ctx, holders, tokens)
 	if err != nil {
 		return xpu.Claim{}, err
 	}
@@ -54,8 +54,14 @@ func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, token
 	return claim, nil
 }
 
-// locate asks PodResources for the pod's name, and the API server for the rest.
-func (a *Agent) locate(ctx context.Context, uid string, tokens []string) (location, error) {
+// locate asks PodResources for the pod's name, and the API server for the rest, unless the pod is known: with
+// a hundred containers starting at once their answers are what each of them waits for. Of several holders
+// only PodResources tells which one starts.
+func (a *Agent) locate(ctx context.Context, holders []checkpoint.Container, tokens []string) (location, error) {
+	uid := holders[0].PodUID
+	if pod, known := a.Known(uid); known && len(holders) == 1 {
+		return location{namespace: pod.Namespace, name: pod.Name, pod: &pod}, nil
+	}
 	where, err := a.name(ctx, tokens)
 	if err != nil {
 		a.Log.Warn("PodResources did not answer; going by the kubelet's checkpoint alone", "error", err)

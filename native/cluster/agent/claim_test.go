@@ -80,6 +80,29 @@ func TestAnnotationsThatAreWrongAreRefusedByName(t *testing.T) {
 	}
 }
 
+// A hundred containers that start at once wait for nobody's answer, and none waits for an API server that is away.
+func TestAWatchedPodIsSettledWithoutAsking(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a", "b"}, 40, 6)
+	w.annotate("p1", func(p *Pod) { p.Shapes, p.Preference = `{"app":{"number":2,"cores":20,"memoryGiB":3}}`, ";" })
+	w.watched, w.noAPI, w.noList = true, true, true
+	slice := prepare(t, w.start(t), "a", "b")
+	if len(slice.Shares) != 2 || slice.Pod != "p1" || slice.Namespace != "n" || w.asked != 0 {
+		t.Errorf("settled %+v after %d questions", slice, w.asked)
+	}
+}
+
+// An init container and its heir hold the same ids: which of them starts only PodResources tells.
+func TestOfTwoHoldersTheOneThatStartsIsAskedFor(t *testing.T) {
+	w := newWorld()
+	w.assign("u1", "init", []string{"a"}, 20, 3)
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	w.watched = true
+	if slice := prepare(t, w.start(t), "a"); slice.Owner.Container != "app" || w.asked == 0 {
+		t.Errorf("settled for %s after %d questions", slice.Owner, w.asked)
+	}
+}
+
 // Cores and class are never bypassed: what the pod's annotations might change waits for them.
 func TestWhatAnnotationsDecideWaitsForTheAPIServer(t *testing.T) {
 	for name, test := range map[string]struct {

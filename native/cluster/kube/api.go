@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
@@ -54,14 +55,10 @@ type API struct {
 
 // NewAPI connects by the pod's service account, or by what config says.
 func NewAPI(config *rest.Config, node string) (*API, error) {
-	scheme := runtime.NewScheme()
-	if err := corev1.AddToScheme(scheme); err != nil {
+	own, err := settings(config)
+	if err != nil {
 		return nil, err
 	}
-	own := rest.CopyConfig(config)
-	own.APIPath = "/api"
-	own.GroupVersion = &corev1.SchemeGroupVersion
-	own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	own.Timeout = callLimit
 	// The library's own 5 calls a second would queue the containers of a busy node's start.
 	own.QPS, own.Burst = callsPerSecond, callsAtOnce
@@ -70,6 +67,20 @@ func NewAPI(config *rest.Config, node string) (*API, error) {
 		return nil, err
 	}
 	return &API{client: client, node: node}, nil
+}
+
+// settings are those of a client of the core group alone.
+func settings(config *rest.Config) (*rest.Config, error) {
+	scheme := runtime.NewScheme()
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	if err := corev1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	own := rest.CopyConfig(config)
+	own.APIPath = "/api"
+	own.GroupVersion = &corev1.SchemeGroupVersion
+	own.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	return own, nil
 }
 
 // Pod reads one pod.

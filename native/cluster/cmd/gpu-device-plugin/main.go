@@ -63,7 +63,15 @@ func main() {
 }
 
 func start(ctx context.Context, cfg config, log *slog.Logger) error {
-	api, err := connect(cfg.kubeconfig, cfg.node)
+	settings, err := connect(cfg.kubeconfig)
+	if err != nil {
+		return err
+	}
+	api, err := kube.NewAPI(settings, cfg.node)
+	if err != nil {
+		return err
+	}
+	pods, err := kube.NewNodePods(settings, cfg.node)
 	if err != nil {
 		return err
 	}
@@ -74,13 +82,13 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	finder := cards.Finder{Path: cfg.nvml, Split: cfg.split, ShortNames: cfg.shortNames, Log: log}
 	reader := nvmlwatch.New(cfg.nvml)
 	return run(ctx, cfg, deps{
-		discover: finder.Find, kubelet: kubelet, api: api, now: time.Now, log: log,
+		discover: finder.Find, kubelet: kubelet, api: api, pods: pods, now: time.Now, log: log,
 		nvml: reader, driver: health.NewNVML(cfg.nvml), looks: health.Regular, inUse: reader.IsOpen,
 		gauges: nvmlwatch.New(cfg.nvml),
 	})
 }
 
-func connect(kubeconfig, node string) (*kube.API, error) {
+func connect(kubeconfig string) (*rest.Config, error) {
 	var settings *rest.Config
 	var err error
 	if kubeconfig == "" {
@@ -91,5 +99,5 @@ func connect(kubeconfig, node string) (*kube.API, error) {
 	if err != nil {
 		return nil, fmt.Errorf("API server: %w; outside a pod pass --kubeconfig", err)
 	}
-	return kube.NewAPI(settings, node)
+	return settings, nil
 }

@@ -35,11 +35,18 @@ type server interface {
 	Annotate(ctx context.Context, annotations map[string]string) error
 }
 
+// watched are the node's pods as somebody keeps them.
+type watched interface {
+	Run(ctx context.Context)
+	Known(uid string) (agent.Pod, bool)
+}
+
 // deps is the world as run sees it.
 type deps struct {
 	discover func() ([]xpu.Card, error)
 	kubelet  agent.Kubelet
 	api      server
+	pods     watched
 	now      func() time.Time
 	log      *slog.Logger
 	nvml     tend.NVML
@@ -88,7 +95,7 @@ func life(ctx context.Context, cfg config, d deps) error {
 	disk.OnError = cfg.onError
 	changed := make(chan struct{}, 1)
 	binder, err := agent.New(agent.Deps{Resources: cfg.resources, Cards: cards, Class: cfg.class, Kubelet: d.kubelet,
-		Pods: d.api, Store: disk, Now: d.now, Log: d.log, Changed: func() { poke(changed) }})
+		Pods: d.api, Known: d.pods.Known, Store: disk, Now: d.now, Log: d.log, Changed: func() { poke(changed) }})
 	if err != nil {
 		return err
 	}
@@ -101,6 +108,7 @@ func life(ctx context.Context, cfg config, d deps) error {
 	tending := cfg.tendDeps(d.nvml, d.log, service.Observe)
 	tending.Evictor = n.evictions
 	var group sync.WaitGroup
+	group.Go(func() { d.pods.Run(ctx) })
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
 	group.Go(func() { n.run(ctx, reapInterval, changed) })
 	group.Go(func() { n.announcer.Run(ctx) })

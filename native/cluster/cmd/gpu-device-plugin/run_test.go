@@ -43,6 +43,12 @@ containerEdits:
   mounts: [{hostPath: /lib/libcuda.so.580.95.05, containerPath: /lib/libcuda.so.580.95.05}]
 `
 
+// unwatched knows no pod.
+type unwatched struct{}
+
+func (unwatched) Run(ctx context.Context)        { <-ctx.Done() }
+func (unwatched) Known(string) (agent.Pod, bool) { return agent.Pod{}, false }
+
 // host is a node's directories under one root.
 type host struct {
 	cfg        config
@@ -162,7 +168,7 @@ func (h *host) awaitAnnotation(t *testing.T, key, want string) {
 func (h *host) deps(cards ...xpu.Card) deps {
 	return deps{
 		discover: func() ([]xpu.Card, error) { return cards, nil },
-		kubelet:  h, api: h, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		kubelet:  h, api: h, pods: unwatched{}, now: time.Now, log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		nvml:   nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
 		driver: h.driver, looks: health.Pace{Wait: pause, InUse: pause, Idle: pause}, inUse: func() bool { return false },
 		gauges: nvmlwatch.New(h.cfg.paths.State + "/no-nvml.so"),
