@@ -55,7 +55,7 @@ class Registry:
 
     def repository(self, reference: str) -> tuple[str, str]:
         """(repository here, tag) of an image that is named ``…/name:tag``."""
-        name, _, tag = reference.rpartition("/")[2].partition(":")
+        name, tag = reference.rpartition("/")[2].split(":", 1)
         return (f"{self.path}/{name}" if self.path else name), tag
 
 
@@ -127,7 +127,7 @@ class Image:
 
 def challenge(header: str) -> tuple[str, dict[str, str]]:
     """``WWW-Authenticate`` → (scheme in lower case, its parameters)."""
-    scheme, _, rest = header.partition(" ")
+    scheme, rest = header.partition(" ")[::2]
     return scheme.lower(), dict(_CHALLENGE.findall(rest))
 
 

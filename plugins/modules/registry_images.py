@@ -70,10 +70,10 @@ prefix:
 """
 
 import contextlib
-import os
 import ssl
 import tarfile
 import typing as t
+from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from ansible.module_utils.basic import AnsibleModule
@@ -123,8 +123,8 @@ def opened(directory: str, artefact: Artefact) -> t.Iterator[Image]:
             "be pushed.",
             "fetch it to the controller and name the file as source in the manifest.",
         )
-    path = os.path.join(directory, os.path.expanduser(artefact.source))
-    if not os.path.exists(path):
+    path = Path(directory, Path(artefact.source).expanduser())
+    if not path.exists():
         raise XpuError(
             f"The archive {path} of {artefact.image} does not exist.",
             "put the file there, or correct source in the manifest.",
