@@ -11,7 +11,7 @@ from ..module_utils._artefacts import Artefact, require
 from ..module_utils._errors import XpuError
 from ..plugin_utils import _fetch as fetch
 from ..plugin_utils import _lock as locks
-from ..plugin_utils._controller import checked_source, load_artefacts, lock_path, source_path
+from ..plugin_utils._controller import checked_source, load_artefacts, lock_path
 
 
 class ActionModule(ActionBase):
@@ -80,4 +80,4 @@ class ActionModule(ActionBase):
 def _pinned(directory: str, answer: dict[str, t.Any], lock: str) -> Artefact:
     """The entry that the host chose, with a digest from now on."""
     chosen = Artefact(**answer["artefact"])
-    return locks.pinned(chosen, lock, lambda: fetch.digest(source_path(directory, chosen)))
+    return locks.pinned(chosen, lock, lambda: fetch.digest(chosen.source_in(directory)))

@@ -15,7 +15,7 @@ from ..module_utils._errors import XpuError
 from ..module_utils._host import Host
 from ..plugin_utils import _fetch as fetch
 from ..plugin_utils import _lock as locks
-from ..plugin_utils._controller import absolute, load_artefacts, lock_path, source_path
+from ..plugin_utils._controller import absolute, load_artefacts, lock_path
 
 HEADER = "# Written by flexai.xpu.bundle; use it with flexai_source: bundle.\n---\n"
 
@@ -78,7 +78,7 @@ def write(manifest: str, dest: str, lock: str, check: bool) -> dict[str, t.Any]:
     lacking = [entry for entry in entries if not bundle.holds(entry)]
     if not check:
         entries = [
-            bundle.put(entry, source_path(directory, entry)) if entry in lacking else entry
+            bundle.put(entry, entry.source_in(directory)) if entry in lacking else entry
             for entry in entries
         ]
     path, text = os.path.join(dest, "manifest.yml"), manifest_text(entries)

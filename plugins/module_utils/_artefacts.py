@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 from dataclasses import asdict, dataclass, replace
@@ -55,6 +56,12 @@ class Artefact:
     @property
     def is_remote(self) -> bool:
         return self.source.startswith(("http://", "https://"))
+
+    def source_in(self, directory: str) -> str:
+        """Where the controller finds it: a URL, or a file beside the manifest."""
+        if self.is_remote:
+            return self.source
+        return os.path.normpath(os.path.join(directory, os.path.expanduser(self.source)))
 
     @property
     def bundle_path(self) -> str:

@@ -123,7 +123,7 @@ def opened(directory: str, artefact: Artefact) -> t.Iterator[Image]:
             "be pushed.",
             "fetch it to the controller and name the file as source in the manifest.",
         )
-    path = Path(directory, Path(artefact.source).expanduser())
+    path = Path(artefact.source_in(directory))
     if not path.exists():
         raise XpuError(
             f"The archive {path} of {artefact.image} does not exist.",

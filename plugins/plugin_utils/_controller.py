@@ -85,16 +85,9 @@ def load_artefacts(
     return directory, locks.applied(entries, locks.read(where), where)
 
 
-def source_path(directory: str, artefact: Artefact) -> str:
-    """Where the controller finds it: a URL, or a file beside the manifest."""
-    if artefact.is_remote:
-        return artefact.source
-    return os.path.normpath(os.path.join(directory, os.path.expanduser(artefact.source)))
-
-
 def checked_source(directory: str, artefact: Artefact) -> str:
     """Likewise, and the file is the one that the manifest names."""
-    path = source_path(directory, artefact)
+    path = artefact.source_in(directory)
     found = Host().digest(path)
     if not found and artefact.source == artefact.bundle_path:
         raise XpuError(

@@ -39,7 +39,9 @@ def host(tmp_path: Path) -> Host:
     hostroot.install_toolkit(root)
     (root / "usr/bin/containerd").unlink()
     hostroot.put(root, "/var/lib/kubelet/config.yaml", "")
-    hostroot.put(root, "/etc/crio/crio.conf", SITES_OWN.split('    [crio.runtime.runtimes."n')[0])
+    hostroot.put(
+        root, "/etc/crio/crio.conf", SITES_OWN.partition('    [crio.runtime.runtimes."n')[0]
+    )
     said = f'#!/bin/sh\n[ "$1" = status ] || exit 1\ncat {root}/etc/crio/crio.conf '
     hostroot.put(root, "/usr/bin/crio", f"{said}{root}/etc/crio/crio.conf.d/*\nexit 0\n", 0o755)
     return Host(str(root))

@@ -25,7 +25,7 @@ SCOPES: dict[str, tuple[tuple[str, ...], set[str], set[str]]] = {
         {"gpu1", "gpu2"},
     ),
     "components left out": (
-        ("site", "--skip-tags", "xpu_runtime,images", "--limit", "gpu2"),
+        ("site", "--skip-tags", "xpu_runtime,xpu_agent,images", "--limit", "gpu2"),
         NVIDIA,
         {"gpu2"},
     ),
