@@ -54,6 +54,11 @@ def added(found: Mapping[str, Sequence[float]], name: str) -> list[float]:
     return [mine - bare for mine, bare in zip(found[name], found[BARE], strict=True)]
 
 
+def against(ours_ns: float, theirs_ns: float) -> float | None:
+    """How many times theirs ours costs; none where theirs can't be told from the bare driver."""
+    return round(ours_ns / theirs_ns, 3) if theirs_ns > 0 else None
+
+
 def two_figures(values: Sequence[float], what: str, target: float | None) -> dict[str, Figure]:
     """Median and spread of a series of nanoseconds."""
     return {
@@ -112,8 +117,8 @@ def measure() -> int:
     for name in set(places) - {BARE, UNLIMITED, LIMITED}:
         theirs = added(single, name)
         baselines[name] = two_figures(theirs, "added per launch", None)
-        if baseline and name == Path(baseline).name:
-            ratio = round(ours / statistics.median(theirs), 3)
+        ratio = against(ours, statistics.median(theirs))
+        if baseline and name == Path(baseline).name and ratio is not None:
             judged[f"limited, against {name}"] = Figure(ratio, "times", 0.5)
     return benchlib.publish(
         Report(

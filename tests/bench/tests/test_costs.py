@@ -56,3 +56,9 @@ def test_the_higher_of_both_counts_is_held_against_the_quota(
 )
 def test_a_growth_within_its_noise_is_none(grown: float, error: float, beyond: float) -> None:
     assert init.beyond_noise(grown, error) == pytest.approx(beyond)
+
+
+def test_what_cannot_be_told_from_the_bare_driver_is_no_yardstick() -> None:
+    assert launch.against(30.0, 60.0) == 0.5
+    assert launch.against(30.0, 0.0) is None
+    assert launch.against(30.0, -2.5) is None

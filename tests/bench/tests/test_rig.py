@@ -69,7 +69,9 @@ def test_bench_launch_puts_a_named_interposer_in_the_table(
         monkeypatch.setenv(name, str(value))
     assert launch.measure() == 0
     assert {"other.so", "small foreign interposer"} <= set(reports[0].baselines)
-    assert "limited, against other.so" in reports[0].figures
+    # One round may not tell its cost from nothing.
+    costly = reports[0].baselines["other.so"]["added per launch"].value > 0
+    assert ("limited, against other.so" in reports[0].figures) == costly
     assert int(counted.read_text()) > 0, "it saw launches"
 
 
