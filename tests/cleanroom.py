@@ -40,8 +40,9 @@ NETNS = "flexai-cleanroom"
 # Link-local: whatever a testbed, the machine or its registries use, it isn't this.
 INNER, OUTER, LINK = "169.254.93.2", "169.254.93.1", "169.254.93.0/30"
 # Mount namespace of its own: what the room mounts ends with it. PID namespace: so do its processes.
+# nsenter, since `ip netns exec` mounts a /sys without cgroups.
 ENTER = (
-    f"ip netns exec {NETNS} "
+    f"nsenter --net=/run/netns/{NETNS} "
     "setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child --propagation private"
 ).split()
 INSIDE = """\
