@@ -30,6 +30,8 @@ Document = dict[str, Any]
 POLL_S = 1.0
 AWAY_S = 180
 PATIENCE_S = 600
+# What stands between the name of a pod that was made again and how often it was.
+AGAIN = "-again"
 PASSING_TROUBLE = (0, 429, 500, 502, 503, 504)
 CONFLICT, NOT_FOUND = 409, 404
 AT_ONCE = 8
@@ -127,9 +129,11 @@ class Crowd:
         self._end(lambda one: one.node == node, now)
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete pods; those gone already are fine."""
-        for name in names:
-            self._delete(name)
+        """Delete pods, also as what they were made again; those gone already are fine."""
+        wanted = set(names)
+        for name in list(self.pods):
+            if wanted & {name, name.partition(AGAIN)[0]}:
+                self._delete(name)
 
     def _delete(self, name: str) -> None:
         del self.pods[name]
@@ -283,8 +287,8 @@ class Crowd:
     def _make_again(self, pod: Pod, why: str) -> None:
         self.outcome.turned_away[pod.name] = why
         self.delete([pod.name])
-        stem, _, tries = pod.name.partition("-again")
-        self.submit([replace(pod, name=f"{stem}-again{int(tries or 0) + 1}")])
+        stem, _, tries = pod.name.partition(AGAIN)
+        self.submit([replace(pod, name=f"{stem}{AGAIN}{int(tries or 0) + 1}")])
 
     def _has_reported(self, pod: Pod, found: Document) -> bool:
         known = statuses(found)

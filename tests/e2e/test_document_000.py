@@ -23,6 +23,9 @@ from xpubuild.recipes import charts, helm
 from e2e.conftest import Demo
 from e2e.platform import WORKLOAD, Platform, recap
 
+# Takes the cluster's part away and back, several minutes of waiting.
+pytestmark = pytest.mark.soak
+
 NODE, SYSTEM = "gpu1", "debian"
 # Taken from role xpu_runtime for this test.
 UNKEPT = "gpu2"
@@ -53,11 +56,11 @@ class Operator:
         done = self.platform.on_host("cp1", "sh", "-c", session, check=check)
         return done.output
 
-    def pods(self, selector: str = "") -> list[dict[str, Any]]:
+    def pods(self, selector: str = "", where: str = "-A") -> list[dict[str, Any]]:
         words = f" --selector={shlex.quote(selector)}" if selector else ""
-        items: list[dict[str, Any]] = json.loads(self.types(f"kubectl get pod -A{words} -o json"))[
-            "items"
-        ]
+        items: list[dict[str, Any]] = json.loads(
+            self.types(f"kubectl get pod {where}{words} -o json")
+        )["items"]
         return items
 
 
@@ -76,6 +79,8 @@ def operator(demo: Demo) -> Iterator[Operator]:
     """A cluster without gpupool, and the document's files on its control-plane host."""
     somebody = Operator(demo.platform)
     somebody.host.put("/usr/local/bin/helm", helm.build(Cache()) / "helm", 0o755)
+    # What ran on a slice would lose its library with the node's /opt/xpu.
+    somebody.types(f"kubectl delete namespace slice-demo --ignore-not-found {LIMIT}")
     somebody.types(f"helm uninstall gpupool --wait {LIMIT}")
     somebody.types(f"kubectl delete namespace xpu {LIMIT}")
     somebody.types(f"kubectl label node {NODE} gpupool.com/gpu-ready-")
@@ -153,7 +158,7 @@ def test_the_documents_deployment_runs_on_a_slice(operator: Operator, tmp_path: 
         operator.host.put(f"/root/{file}", yaml.safe_dump(document).encode())
         operator.types(f"kubectl apply -f {file}")
     operator.types(f"kubectl -n {NAMESPACE} rollout status deployment/slice-demo {LIMIT}")
-    (pod,) = operator.pods("app=slice-demo")
+    (pod,) = operator.pods("app=slice-demo", f"-n {NAMESPACE}")
     name = pod["metadata"]["name"]
     assert pod["spec"]["nodeName"] == NODE
     assert "huawei.com/vgpu-cores" in operator.types(f"kubectl -n {NAMESPACE} describe pods {name}")

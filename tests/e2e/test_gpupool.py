@@ -15,6 +15,9 @@ from testbed.hosts import load
 from e2e.conftest import Demo
 from e2e.platform import ROOT, SCRIPTS, Platform, Run, recap, run
 
+# Rolls every component, several minutes of waiting.
+pytestmark = pytest.mark.soak
+
 # As far as running pods are concerned, what a new version does: the component's pods are made anew.
 UPGRADE = {"gpupool_values": {"logLevel": "debug", "gpuClientUpdate": {"intervalS": 61}}}
 ROLLED = {
