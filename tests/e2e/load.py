@@ -196,7 +196,9 @@ class Crowd:
                     "-n", self.namespace, "exec", name, "-c", container, "--",
                     "python3", "/workload/witness.py", "look",
                 )  # fmt: skip
-                found.append(self._seen(pod, container, json.loads(said.output)))
+                # kubectl remarks on its own connection, beside what the container said.
+                (answer,) = (line for line in said.output.splitlines() if line.startswith("{"))
+                found.append(self._seen(pod, container, json.loads(answer)))
         return found
 
     def events(self) -> dict[str, list[str]]:

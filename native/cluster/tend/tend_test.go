@@ -353,7 +353,7 @@ func TestTheDeadAreClearedAndNamedOnce(t *testing.T) {
 	dying.Die()
 	b.pass(600 * ms)
 	b.logged("process ended, its slot was cleared", 1)
-	for _, part := range []string{"key=a", "owner=pod/a", "pid=11", fmt.Sprintf("host_pid=%d", dying.PID),
+	for _, part := range []string{"key=a", "owner=pod/a", " pid=11 ", fmt.Sprintf("host_pid=%d", dying.PID),
 		`card=GPU-0 held="7340032 bytes"`, `card=GPU-1 held="9437184 bytes"`, "by=\"the node agent\""} {
 		b.logged(part, 1)
 	}
