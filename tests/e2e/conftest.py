@@ -38,3 +38,13 @@ def demo() -> Iterator[Demo]:
             cwd=ROOT,
             check=True,
         )
+
+
+@pytest.fixture(scope="module")
+def workload(demo: Demo) -> Iterator[str]:
+    """The pod of the demo's Deployment, as ``namespace/name``.
+
+    Taken away to the end: the next module's would be refused by a namespace that is still leaving.
+    """
+    yield demo.platform.start_workload()
+    demo.platform.kubectl("delete", "namespace", "slice-demo", "--timeout=120s")

@@ -6,9 +6,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from e2e.conftest import Demo
 from e2e.platform import Platform
@@ -16,13 +13,6 @@ from e2e.platform import Platform
 PATIENCE_S = 300.0
 TOOL = "/opt/xpu/bin/xpu-client-tool"
 LINE = re.compile(r"\d+ {0,10} \d+ {0,10}")
-
-
-@pytest.fixture(scope="module")
-def workload(demo: Demo) -> Iterator[str]:
-    """The pod of the demo's Deployment, as ``namespace/name``."""
-    yield demo.platform.start_workload()
-    demo.platform.kubectl("delete", "namespace", "slice-demo", "--wait=false")
 
 
 def exporters(platform: Platform) -> dict[str, str]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,6 @@ ROLLED = {
 }
 # A value of Volcano's makes it read its configuration anew; only an image makes new pods.
 VOLCANO = ("deployment/volcano-scheduler", "deployment/volcano-controllers")
-
-
-@pytest.fixture
-def workload(demo: Demo) -> Iterator[str]:
-    """The pod of the demo's Deployment, as ``namespace/name``."""
-    yield demo.platform.start_workload()
-    demo.platform.kubectl("delete", "namespace", "slice-demo", "--wait=false")
 
 
 def items(platform: Platform, namespace: str, selector: str) -> list[dict[str, Any]]:

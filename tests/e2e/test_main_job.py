@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
-
-import pytest
 
 from e2e import snapshot
 from e2e.conftest import Demo
@@ -25,13 +22,6 @@ def hosts(platform: Platform) -> list[dict[str, Any]]:
     state = json.loads(platform.state_file.read_text(encoding="utf-8"))
     found: list[dict[str, Any]] = state["hosts"]
     return found
-
-
-@pytest.fixture(scope="module")
-def workload(demo: Demo) -> Iterator[str]:
-    """The pod of the demo's Deployment, as ``namespace/name``."""
-    yield demo.platform.start_workload()
-    demo.platform.kubectl("delete", "namespace", "slice-demo", "--wait=false")
 
 
 def test_every_host_and_the_cluster_are_ready(demo: Demo) -> None:
