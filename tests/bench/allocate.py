@@ -66,6 +66,7 @@ class Found:
     stuck: int = 0
     granted: int = 0
     refused: int = 0
+    given_up: int = 0
     seconds: float = 0.0
 
 
@@ -100,6 +101,7 @@ def figures(found: Found) -> dict[str, Figure]:
         "stuck pods": Figure(found.stuck, "", 0),
         "containers judged from inside": Figure(found.granted, ""),
         "pods refused with the reason": Figure(found.refused, ""),
+        "whole cards out of reach": Figure(found.given_up, ""),
         "calls": Figure(len(found.calls), ""),
         "calls refused": Figure(failed, ""),
         "until all had settled, per round": Figure(round(found.seconds, 1), "s"),
@@ -177,6 +179,7 @@ def one_round(platform: Platform, number: int, pods: int, floor_s: float, found:
         found.wrong += referee.overbooked(ledger, cards)
         found.granted += len(seen)
         found.refused += len(load.outcome.refused)
+        found.given_up += len(load.outcome.given_up)
     finally:
         load.close()
 

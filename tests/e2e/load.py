@@ -23,7 +23,7 @@ from kubernetes import client, config
 
 from e2e.mixed import DEFAULT_SCHEDULER, SHAPE_ANNOTATION, SHAPES, Fate, Pod
 from e2e.platform import STATE, Platform, PlatformError
-from e2e.referee import Card, Ledger, Owner, Seen, read_ledger
+from e2e.referee import Card, Ledger, Owner, Seen, all_in_part, read_ledger
 
 Answer = TypeVar("Answer")
 Document = dict[str, Any]
@@ -63,6 +63,8 @@ class Outcome:
     refused: dict[str, str] = field(default_factory=dict)
     # Pods that were turned away or evicted and that were made again → why.
     turned_away: dict[str, str] = field(default_factory=dict)
+    # Pods that waited for a whole card where those that stay have a part of each → what said so.
+    given_up: dict[str, str] = field(default_factory=dict)
 
 
 def _seconds(text: str | None) -> float:
@@ -246,15 +248,47 @@ class Crowd:
         listed = {pod["metadata"]["name"]: pod for pod in self._list("pod")}
         events: dict[str, list[str]] = {}
         if any(
-            pod.shape.fate is Fate.REFUSED and pod.name not in self.outcome.refused
+            pod.shape.waits
+            or (pod.shape.fate is Fate.REFUSED and pod.name not in self.outcome.refused)
             for pod in self.pods.values()
         ):
             events = self.events()
-        return [
-            listed.get(pod.name, {"metadata": {"name": pod.name}})
+        still_open = [
+            pod
             for pod in list(self.pods.values())
             if not self._met(pod, listed.get(pod.name), events)
         ]
+        given_up = self._give_up([pod for pod in still_open if pod.shape.waits], listed, events)
+        return [
+            listed.get(pod.name, {"metadata": {"name": pod.name}})
+            for pod in still_open
+            if pod.name not in given_up
+        ]
+
+    def _give_up(
+        self,
+        waiting: Sequence[Pod],
+        listed: Mapping[str, Document],
+        events: Mapping[str, list[str]],
+    ) -> set[str]:
+        """Delete those that wait for good, so that the ids they hold are free for others."""
+        staying = {
+            listed[pod.name]["metadata"]["uid"]
+            for pod in self.pods.values()
+            if pod.shape.fate is Fate.STAYS and pod.name in listed
+        }
+        done = set()
+        for pod in waiting:
+            uid = listed.get(pod.name, {}).get("metadata", {}).get("uid", "")
+            said = [text for text in events.get(uid, ()) if re.search(pod.shape.waits, text)]
+            if not said or pod.node is None:
+                continue
+            cards = cards_of(self.platform, [pod.node]).values()
+            if all_in_part(ledgers(self.platform, [pod.node]), staying, cards):
+                self.outcome.given_up[pod.name] = said[-1]
+                self._delete(pod.name)
+                done.add(pod.name)
+        return done
 
     def _met(self, pod: Pod, found: Document | None, events: Mapping[str, list[str]]) -> bool:
         if pod.name in self.outcome.refused:

@@ -77,6 +77,9 @@ class Shape:
     pinned: int | None = None
     # Why it is refused where no webhook has seen it; empty: it means the same there.
     unseen: str = ""
+    # What an event says while it waits for a card that nobody has a part of. Those that stay may
+    # have come to lie on every card of its node; then it waits for good, and is right to.
+    waits: str = ""
 
     def where(self, seen: bool) -> Shape:
         """What becomes of it where the webhook sees pods, or doesn't."""
@@ -99,7 +102,7 @@ SHAPES = (
     Shape("passing", (Ask(1, 5, 2),), 4, Fate.PASSES),
     Shape("passing-two", (Ask(1, 3, 1), Ask(1, 2, 1)), 2, Fate.PASSES),
     # By name: a node's sums don't tell a scheduler without huawei-xpu where a whole card is free.
-    Shape("whole", (Ask(1),), 1, Fate.PASSES, pinned=0),
+    Shape("whole", (Ask(1),), 1, Fate.PASSES, pinned=0, waits=r"no room for 1 card"),
     # By name: what Volcano takes into its queue and can't place keeps others out of it for good.
     Shape(
         "too-many", (Ask(9),), 1, Fate.REFUSED, pinned=0,

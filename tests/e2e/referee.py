@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,6 +181,12 @@ def unlike_the_ledger(seen: Iterable[Seen], ledger: Ledger) -> list[str]:
         if held != sorted(one.uuids):
             found.append(f"{one.who} sees {sorted(one.uuids)}; the ledger says {held}")
     return found
+
+
+def all_in_part(ledger: Ledger, holders: Collection[str], cards: Iterable[Card]) -> bool:
+    """Whether none of the *cards* is free of slices of *holders* (pod UIDs)."""
+    taken = {share.uuid for (uid, _), held in ledger.items() if uid in holders for share in held}
+    return all(card.uuid in taken for card in cards)
 
 
 def leaked(ledger: Ledger, alive: Iterable[Owner]) -> list[str]:

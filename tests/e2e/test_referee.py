@@ -13,6 +13,7 @@ from e2e.referee import (
     Card,
     Seen,
     Share,
+    all_in_part,
     given_twice,
     leaked,
     overbooked,
@@ -135,6 +136,13 @@ def test_the_ledger_is_judged_by_itself_and_by_who_runs() -> None:
     ]
 
 
+def test_a_whole_card_is_out_of_reach_once_those_that_stay_have_a_part_of_each() -> None:
+    ledger = {("p", "c"): [Share("A", 0, 5, 1024)], ("q", "c"): [Share("B", 0, 5, 1024)]}
+    assert all_in_part(ledger, {"p", "q"}, [CARDS["A"], CARDS["B"]])
+    assert not all_in_part(ledger, {"p"}, [CARDS["A"], CARDS["B"]])
+    assert not all_in_part({}, {"p", "q"}, [CARDS["A"]])
+
+
 @pytest.mark.parametrize(
     "second",
     [
@@ -156,6 +164,7 @@ def test_a_crowd_holds_every_shape_both_schedulers_and_pinned_pods() -> None:
     assert {pod.node for pod in pods} == {None, "n1", "n2"}
     assert len({pod.name for pod in pods}) == 60
     assert [pod.name for pod in crowd(60, ("n1", "n2"))] == [pod.name for pod in pods]
+    assert all(pod.node for pod in pods if pod.shape.waits)
     refused = [pod for pod in pods if pod.shape.fate is Fate.REFUSED]
     assert refused and all(pod.shape.reason for pod in refused)
     unseen = [pod for pod in crowd(60, ("n1", "n2"), seen=False) if len(pod.shape.unseen) > 0]
