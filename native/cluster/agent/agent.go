@@ -89,9 +89,12 @@ type Deps struct {
 // Agent owns the node's ledger.
 type Agent struct {
 	Deps
-	mutex   sync.Mutex
-	ledger  xpu.Ledger
+	commits commits
 	absence xpu.Absence
+
+	// mutex guards what follows and Cards, and is never held while something is read or written.
+	mutex   sync.Mutex
+	ledger  xpu.Ledger // as it was read or written last
 	waiting xpu.Waiting
 }
 
@@ -100,7 +103,7 @@ func New(deps Deps) (*Agent, error) {
 	if deps.Known == nil {
 		deps.Known = func(string) (Pod, bool) { return Pod{}, false }
 	}
-	a := &Agent{Deps: deps}
+	a := &Agent{Deps: deps, commits: commits{turn: make(chan struct{}, 1)}}
 	err := deps.Store.Transact(func(ledger xpu.Ledger) error {
 		a.ledger = ledger
 		if err := deps.Store.Sweep(ledger); err != nil {
@@ -117,15 +120,22 @@ func New(deps Deps) (*Agent, error) {
 // Ledger is the node ledger as it stands on disk, where the host registers slices of its own. While it
 // can't be read, it is what was read last.
 func (a *Agent) Ledger() xpu.Ledger {
+	fresh, err := a.Store.Load()
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
-	fresh, err := a.Store.Load()
 	if err != nil {
 		a.Log.Warn("node ledger not read; going by what is known of it", "error", err)
 		return a.ledger
 	}
 	a.ledger = fresh
 	return fresh
+}
+
+// stands notes what the ledger on disk says now.
+func (a *Agent) stands(ledger xpu.Ledger) {
+	a.mutex.Lock()
+	defer a.mutex.Unlock()
+	a.ledger = ledger
 }
 
 // Prepare settles the slice of the container that holds these ids and writes its files. It runs
@@ -214,61 +224,6 @@ func (a *Agent) choose(holders []checkpoint.Container, running string) (checkpoi
 	return chosen, nil
 }
 
-// commit is the only writer. The ledger is durable before anything that depends on it exists; a
-// kill after any step leaves a state in which the same call succeeds.
-func (a *Agent) commit(claim xpu.Claim) error {
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	return a.Store.Transact(func(fresh xpu.Ledger) error {
-		a.ledger = fresh
-		return a.settle(claim)
-	})
-}
-
-func (a *Agent) settle(claim xpu.Claim) error {
-	next, slice, ended, err := a.ledger.Reserve(a.Cards, claim)
-	if err != nil {
-		return err
-	}
-	if err := a.present(slice); err != nil {
-		return err
-	}
-	if _, held := a.ledger.Of(claim.Owner); !held || len(ended) > 0 {
-		if err := a.Store.Save(next); err != nil {
-			return err
-		}
-		a.ledger = next
-		a.Log.Info("slice settled", "pod", slice.Namespace+"/"+slice.Pod, "owner", slice.Owner.String(),
-			"key", slice.Key, "shares", slice.Shares)
-	}
-	// Before the new slice is written: it may have the key or the directory of one that ended.
-	for _, old := range ended {
-		if err := a.Store.RemoveSlice(old); err != nil {
-			return err
-		}
-	}
-	if err := a.Store.WriteSlice(slice); err != nil {
-		return err
-	}
-	return a.Store.WriteCDI(a.ledger, a.Cards)
-}
-
-// present refuses to start a container on a card that has left the node: its slice stays what it
-// was, and only its end makes room for another.
-func (a *Agent) present(slice xpu.Slice) error {
-	here := map[string]bool{}
-	for _, card := range a.Cards {
-		here[card.UUID] = true
-	}
-	for _, share := range slice.Shares {
-		if !here[share.UUID] {
-			return fmt.Errorf("card %s of this container's slice is not on the node any more; "+
-				"bring it back or delete the pod", share.UUID)
-		}
-	}
-	return nil
-}
-
 // Reap ends the slices whose containers are gone, every interval, until ctx ends.
 func (a *Agent) Reap(ctx context.Context, interval time.Duration) {
 	ticker := time.NewTicker(interval)
@@ -346,27 +301,24 @@ func (a *Agent) finished(ctx context.Context, slice xpu.Slice) bool {
 
 // release takes the way back: entry, ledger, files. Killed in between, the next start sweeps.
 func (a *Agent) release(owner xpu.Owner) error {
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	return a.Store.Transact(func(fresh xpu.Ledger) error {
-		a.ledger = fresh
-		return a.end(owner)
-	})
+	a.commits.turn <- struct{}{}
+	defer func() { <-a.commits.turn }()
+	return a.Store.Transact(func(fresh xpu.Ledger) error { return a.end(fresh, owner) })
 }
 
-func (a *Agent) end(owner xpu.Owner) error {
-	slice, held := a.ledger.Of(owner)
+func (a *Agent) end(ledger xpu.Ledger, owner xpu.Owner) error {
+	slice, held := ledger.Of(owner)
 	if !held {
 		return nil
 	}
-	next := a.ledger.Release(owner)
-	if err := a.Store.WriteCDI(next, a.Cards); err != nil {
+	next := ledger.Release(owner)
+	if err := a.Store.WriteCDI(next, a.KnownCards()); err != nil {
 		return err
 	}
 	if err := a.Store.Save(next); err != nil {
 		return err
 	}
-	a.ledger = next
+	a.stands(next)
 	a.Log.Info("slice ended", "pod", slice.Namespace+"/"+slice.Pod, "owner", owner.String(), "key", slice.Key)
 	return a.Store.RemoveSlice(slice)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"flexai.io/xpu/cluster/checkpoint"
@@ -55,12 +56,14 @@ func (a *Agent) claim(ctx context.Context, holders []checkpoint.Container, token
 }
 
 // locate asks PodResources for the pod's name, and the API server for the rest, unless the pod is known: with
-// a hundred containers starting at once their answers are what each of them waits for. Of several holders
-// only PodResources tells which one starts.
+// a hundred containers starting at once their answers are what each of them waits for. Of several holders that
+// are no init containers only PodResources tells which one starts.
 func (a *Agent) locate(ctx context.Context, holders []checkpoint.Container, tokens []string) (location, error) {
 	uid := holders[0].PodUID
-	if pod, known := a.Known(uid); known && len(holders) == 1 {
-		return location{namespace: pod.Namespace, name: pod.Name, pod: &pod}, nil
+	if pod, known := a.Known(uid); known {
+		if container, certain := pod.heir(holders); certain {
+			return location{namespace: pod.Namespace, name: pod.Name, container: container, pod: &pod}, nil
+		}
 	}
 	where, err := a.name(ctx, tokens)
 	if err != nil {
@@ -83,6 +86,24 @@ func (a *Agent) locate(ctx context.Context, holders []checkpoint.Container, toke
 		where.pod = &pod
 	}
 	return where, nil
+}
+
+// heir is the one holder, or of several the only one that is no init container: their slice is its, for it has
+// the ids when they have ended.
+func (p Pod) heir(holders []checkpoint.Container) (string, bool) {
+	if len(holders) == 1 {
+		return holders[0].Name, true
+	}
+	var heirs []string
+	for _, holder := range holders {
+		if slices.Contains(p.Containers, holder.Name) {
+			heirs = append(heirs, holder.Name)
+		}
+	}
+	if len(heirs) != 1 {
+		return "", false
+	}
+	return heirs[0], true
 }
 
 func (a *Agent) name(ctx context.Context, tokens []string) (location, error) {
@@ -135,10 +156,9 @@ func (a *Agent) unread(counts xpu.Counts, why error) (xpu.Ask, error) {
 }
 
 func (a *Agent) oneModel() bool {
-	a.mutex.Lock()
-	defer a.mutex.Unlock()
-	for _, card := range a.Cards {
-		if card.Short() != a.Cards[0].Short() {
+	cards := a.KnownCards()
+	for _, card := range cards {
+		if card.Short() != cards[0].Short() {
 			return false
 		}
 	}

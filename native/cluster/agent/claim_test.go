@@ -92,11 +92,11 @@ func TestAWatchedPodIsSettledWithoutAsking(t *testing.T) {
 	}
 }
 
-// An init container and its heir hold the same ids: which of them starts only PodResources tells.
+// Which of two holders starts only PodResources tells, where neither is an init container.
 func TestOfTwoHoldersTheOneThatStartsIsAskedFor(t *testing.T) {
 	w := newWorld()
-	w.assign("u1", "init", []string{"a"}, 20, 3)
 	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	w.admit("u1", "p1", "side", []string{"a"}, 20, 3)
 	w.watched = true
 	if slice := prepare(t, w.start(t), "a"); slice.Owner.Container != "app" || w.asked == 0 {
 		t.Errorf("settled for %s after %d questions", slice.Owner, w.asked)
@@ -171,5 +171,20 @@ func TestARestartableInitContainerHoldsItsOwn(t *testing.T) {
 	}
 	if again := prepare(t, a, "a"); !reflect.DeepEqual(again, sidecar) || len(a.Ledger().Slices()) != 2 {
 		t.Errorf("after its restart %+v, before %+v", again, sidecar)
+	}
+}
+
+// The watch tells init containers from the others, so nobody is asked which of two holders starts.
+func TestOfAnInitContainerAndItsHeirTheSliceIsTheHeirs(t *testing.T) {
+	w := newWorld()
+	w.watched, w.noList, w.noAPI = true, true, true
+	w.assign("u1", "init", []string{"a"}, 20, 3)
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	first := prepare(t, w.start(t), "a")
+	if first.Owner.Container != "app" || first.Pod != "p1" || w.asked != 0 {
+		t.Errorf("the slice is %s's of pod %q, after %d questions", first.Owner, first.Pod, w.asked)
+	}
+	if again := prepare(t, w.start(t), "a"); !reflect.DeepEqual(again, first) {
+		t.Errorf("the heir's own start got %+v", again)
 	}
 }

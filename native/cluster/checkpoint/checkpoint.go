@@ -8,10 +8,9 @@ package checkpoint
 import (
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
 	"sort"
-	"sync"
+
+	"flexai.io/xpu/cluster/reread"
 )
 
 // maxBytes bounds what is read; a node with 10,000 containers stays far below.
@@ -67,73 +66,21 @@ func Read(path string) ([]Entry, error) {
 	return reader.Read()
 }
 
-// Reader reads one file again and again. It decodes only what it has not read before: each start of a
-// container asks, and the kubelet writes when it admits a pod.
-type Reader struct {
-	path  string
-	mutex sync.Mutex
-	// What entries were read from stays open: so no other file can have its inode, and the kubelet, which
-	// writes by rename, never changes its bytes.
-	held    *os.File
-	last    os.FileInfo
-	entries []Entry
-}
+// Reader reads one file again and again: each start of a container asks, and the kubelet writes, by rename,
+// when it admits a pod.
+type Reader struct{ file *reread.File[[]Entry] }
 
 // NewReader reads nothing yet.
-func NewReader(path string) *Reader { return &Reader{path: path} }
+func NewReader(path string) Reader { return Reader{reread.New(path, maxBytes, Decode)} }
 
 // Close lets go of the file.
-func (r *Reader) Close() {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	if r.held != nil {
-		r.held.Close()
-		r.held, r.last, r.entries = nil, nil, nil
-	}
-}
+func (r Reader) Close() { r.file.Close() }
 
 // Read is what the file says now; callers share the answer and must not change it.
-func (r *Reader) Read() ([]Entry, error) {
-	r.mutex.Lock()
-	defer r.mutex.Unlock()
-	info, err := os.Stat(r.path)
+func (r Reader) Read() ([]Entry, error) {
+	entries, err := r.file.Read()
 	if err != nil {
 		return nil, fmt.Errorf("kubelet's checkpoint: %w", err)
-	}
-	if r.held != nil && os.SameFile(r.last, info) {
-		return r.entries, nil
-	}
-	stream, err := os.Open(r.path)
-	if err != nil {
-		return nil, fmt.Errorf("kubelet's checkpoint: %w", err)
-	}
-	info, err = stream.Stat()
-	var entries []Entry
-	if err == nil {
-		entries, err = decode(stream, r.path)
-	}
-	if err != nil {
-		stream.Close()
-		return nil, err
-	}
-	if r.held != nil {
-		r.held.Close()
-	}
-	r.held, r.last, r.entries = stream, info, entries
-	return entries, nil
-}
-
-func decode(stream io.Reader, path string) ([]Entry, error) {
-	text, err := io.ReadAll(io.LimitReader(stream, maxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("kubelet's checkpoint %s: %w", path, err)
-	}
-	if len(text) > maxBytes {
-		return nil, fmt.Errorf("kubelet's checkpoint %s is over %d bytes", path, maxBytes)
-	}
-	entries, err := Decode(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return entries, nil
 }

@@ -3,7 +3,6 @@
 package checkpoint
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -86,40 +85,4 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestAReaderSeesEveryReplacement(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "kubelet_internal_checkpoint")
-	reader := NewReader(path)
-	put := func(uid string) {
-		t.Helper()
-		scratch := path + ".new"
-		text := `{"Data":{"PodDeviceEntries":[{"PodUID":"` + uid + `","ContainerName":"c","ResourceName":"r","DeviceIDs":{"0":["a"]}}]}}`
-		if err := os.WriteFile(scratch, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(scratch, path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := reader.Read(); err == nil {
-		t.Error("a missing file was read")
-	}
-	// All of one size, as fast as it goes: neither size nor inode tells them apart.
-	for i := range 200 {
-		uid := fmt.Sprintf("uid-%03d", i)
-		put(uid)
-		for range 2 {
-			entries, err := reader.Read()
-			if err != nil || len(entries) != 1 || entries[0].PodUID != uid {
-				t.Fatalf("read %v, %v; the file says %s", entries, err, uid)
-			}
-		}
-	}
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := reader.Read(); err == nil {
-		t.Error("what was read before stands for a file that is gone")
-	}
 }

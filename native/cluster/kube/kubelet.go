@@ -26,7 +26,7 @@ const (
 
 // Kubelet reads the checkpoint and PodResources.
 type Kubelet struct {
-	checkpoint *checkpoint.Reader
+	checkpoint checkpoint.Reader
 	resource   string
 	client     podresources.PodResourcesListerClient
 

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // writeDurably replaces a file by rename; when it returns, the file survives a power cut.
@@ -21,6 +23,9 @@ func writeDurably(path string, content []byte, mode os.FileMode) error {
 func writeWhole(path string, content []byte, mode os.FileMode) error {
 	return replace(path, content, mode, false)
 }
+
+// scratchMode is what CreateTemp gives a file.
+const scratchMode = os.FileMode(0o600)
 
 func replace(path string, content []byte, mode os.FileMode, durable bool) (err error) {
 	directory := filepath.Dir(path)
@@ -37,16 +42,29 @@ func replace(path string, content []byte, mode os.FileMode, durable bool) (err e
 	if err = fill(scratch, content, mode, durable); err != nil {
 		return err
 	}
-	if err = os.Rename(scratch.Name(), path); err != nil || !durable {
+	if !durable {
+		return exchange(scratch.Name(), path)
+	}
+	if err = os.Rename(scratch.Name(), path); err != nil {
 		return err
 	}
 	return syncDirectory(directory)
 }
 
+// exchange puts scratch in path's place and removes what was there. A rename over a file makes ext4 write out
+// the new one's content at once; who asked for no durability must not wait for that.
+func exchange(scratch, path string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, scratch, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
+	if err != nil { // nothing there yet, or a file system that can't
+		return os.Rename(scratch, path)
+	}
+	return os.Remove(scratch)
+}
+
 func fill(file *os.File, content []byte, mode os.FileMode, durable bool) error {
 	_, err := file.Write(content)
-	if err == nil {
-		// CreateTemp made it 0600, and a umask must not decide what a container can read.
+	if err == nil && mode != scratchMode {
+		// A umask must not decide what a container can read.
 		err = file.Chmod(mode)
 	}
 	if err == nil && durable {

@@ -48,7 +48,7 @@ func FuzzLoad(f *testing.F) {
 		for _, one := range ledger.Slices() {
 			_ = s.WriteSlice(one)
 		}
-		assertOnly(t, root, "etc/xpu", "var/xpu/slices", "var/xpu/ledger.json")
+		assertOnly(t, root, "etc/xpu", "var/xpu/slices", "var/xpu/ledger.json", "var/xpu/ledger.journal", "var/xpu/ledger.lock")
 	})
 }
 

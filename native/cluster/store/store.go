@@ -13,8 +13,11 @@ import (
 	"strings"
 	"time"
 
+	specs "tags.cncf.io/container-device-interface/specs-go"
+
 	"flexai.io/xpu/cluster/cdi"
 	"flexai.io/xpu/cluster/pages"
+	"flexai.io/xpu/cluster/reread"
 	"flexai.io/xpu/cluster/xpu"
 )
 
@@ -23,6 +26,9 @@ import (
 const burstNs = 500_000_000
 
 const mib = 1 << 20
+
+// maxBytes bounds what is read of a file; ledgers and specs stay far below.
+const maxBytes = 64 << 20
 
 // Paths are host paths. The plugin must see each of them at the same path, for what it writes into
 // a CDI entry is read by the container runtime of the host.
@@ -57,10 +63,19 @@ type Store struct {
 	wait  time.Duration // for the ledger's lock
 	// OnError of slices written from now on; Allow from Open.
 	OnError OnError
+
+	ledger  *reread.File[stored]
+	journal journal
+	base    *reread.File[*specs.Spec]
 }
 
 // At is a store for someone who only reads; it makes nothing.
-func At(paths Paths) *Store { return &Store{paths: paths, wait: ledgerWait, OnError: Allow} }
+func At(paths Paths) *Store {
+	s := &Store{paths: paths, wait: ledgerWait, OnError: Allow, base: reread.New(paths.BaseCDI, maxBytes, cdi.ParseBase)}
+	s.ledger = reread.New(s.ledgerFile(), maxBytes, decode)
+	s.journal = journal{filepath.Join(paths.State, "ledger.journal")}
+	return s
+}
 
 // Open makes the directories.
 func Open(paths Paths) (*Store, error) {
@@ -79,7 +94,7 @@ func Open(paths Paths) (*Store, error) {
 	if err := os.MkdirAll(s.paths.Sockets(), 0o755); err != nil {
 		return nil, err
 	}
-	return s, nil
+	return s, s.catchUp()
 }
 
 // emptyDirectory covers what a container must not see.
@@ -95,7 +110,11 @@ func (s *Store) directory(owner xpu.Owner) string {
 }
 
 // Read loads the ledger of paths for someone who writes nothing.
-func Read(paths Paths) (xpu.Ledger, error) { return At(paths).Load() }
+func Read(paths Paths) (xpu.Ledger, error) {
+	s := At(paths)
+	defer s.ledger.Close()
+	return s.Load()
+}
 
 // Pages are the two page files of a slice.
 func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
@@ -119,29 +138,57 @@ func (p Paths) WritePids(slice xpu.Slice, content []byte) error {
 	return writeWhole(path, content, 0o444)
 }
 
-// stored is the ledger's file.
+// stored is the ledger's text, as its file and the journal hold it.
 type stored struct {
-	Version int         `json:"version"`
-	Slices  []xpu.Slice `json:"slices"`
+	Version int `json:"version"`
+	// Sequence counts what was written. A release from before the journal writes none; what it wrote counts.
+	Sequence uint64      `json:"sequence,omitempty"`
+	Slices   []xpu.Slice `json:"slices"`
+
+	ledger xpu.Ledger
 }
 
-// Load reads the ledger. Where its file is missing or damaged it is rebuilt from the record that
-// lies beside each slice's ledger page.
+// errDamaged says that a text can't be a ledger of ours.
+var errDamaged = errors.New("damaged")
+
+func decode(text []byte) (stored, error) {
+	var found stored
+	if err := json.Unmarshal(text, &found); err != nil || found.Version != 1 {
+		return stored{}, fmt.Errorf("%w: version %d, %v", errDamaged, found.Version, err)
+	}
+	var err error
+	found.ledger, err = xpu.NewLedger(found.Slices)
+	return found, err
+}
+
+// Load reads the ledger. The journal is ahead of its file after a kill or a power cut between the two. Where
+// both are missing or damaged it is rebuilt from the record that lies beside each slice's ledger page.
 func (s *Store) Load() (xpu.Ledger, error) {
-	text, err := os.ReadFile(s.ledgerFile())
-	if err == nil {
-		var file stored
-		if err = json.Unmarshal(text, &file); err == nil && file.Version == 1 {
-			return xpu.NewLedger(file.Slices)
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return xpu.Ledger{}, err
+	found, err := s.newest()
+	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
+		return found.ledger, err
 	}
 	slices, err := s.records()
 	if err != nil {
 		return xpu.Ledger{}, fmt.Errorf("rebuild %s: %w", s.ledgerFile(), err)
 	}
 	return xpu.NewLedger(slices)
+}
+
+// newest is what the file or the journal says, whichever was written last.
+func (s *Store) newest() (stored, error) {
+	found, err := s.ledger.Read()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) || err == nil && found.Sequence == 0 {
+		return found, err
+	}
+	text, _, reading := s.journal.last(found.Sequence)
+	if reading != nil {
+		return stored{}, reading
+	}
+	if text == nil {
+		return found, err
+	}
+	return decode(text)
 }
 
 func (s *Store) records() ([]xpu.Slice, error) {
@@ -164,13 +211,42 @@ func (s *Store) records() ([]xpu.Slice, error) {
 	return slices, nil
 }
 
-// Save makes the ledger durable.
+// Save makes the ledger durable, within Transact.
 func (s *Store) Save(ledger xpu.Ledger) error {
-	text, err := json.MarshalIndent(stored{Version: 1, Slices: ledger.Slices()}, "", " ")
+	found, _ := s.newest() // nothing readable is 0, as in a new directory
+	_, sequence, err := s.journal.last(found.Sequence)
 	if err != nil {
 		return err
 	}
-	return writeDurably(s.ledgerFile(), append(text, '\n'), 0o600)
+	text, err := json.MarshalIndent(stored{Version: 1, Sequence: sequence + 1, Slices: ledger.Slices()}, "", " ")
+	if err != nil {
+		return err
+	}
+	text = append(text, '\n')
+	err = s.journal.put(sequence+1, text)
+	if errors.Is(err, errTooLong) {
+		return writeDurably(s.ledgerFile(), text, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	return writeWhole(s.ledgerFile(), text, 0o600)
+}
+
+// catchUp makes the file say what the journal does, after a kill between the two, and gives one of an older
+// release its number.
+func (s *Store) catchUp() error {
+	return s.Transact(func(xpu.Ledger) error {
+		file, err := s.ledger.Read()
+		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errDamaged) {
+			return nil // Load says it
+		}
+		newest, whole := s.newest()
+		if whole != nil || err == nil && file.Sequence == newest.Sequence && file.Sequence > 0 {
+			return nil
+		}
+		return s.Save(newest.ledger)
+	})
 }
 
 // WriteSlice writes a slice's files anew. Its container isn't running now: the kubelet asks before
@@ -334,13 +410,9 @@ func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
 }
 
 func (s *Store) composeCDI(ledger xpu.Ledger, cards []xpu.Card) ([]byte, error) {
-	text, err := os.ReadFile(s.paths.BaseCDI)
+	base, err := s.base.Read()
 	if err != nil {
 		return nil, fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
-	}
-	base, err := cdi.ParseBase(text)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.paths.BaseCDI, err)
 	}
 	runtime, err := s.runtime()
 	if err != nil {
