@@ -90,6 +90,7 @@ type Deps struct {
 type Agent struct {
 	Deps
 	commits commits
+	ahead   ahead
 	absence xpu.Absence
 
 	// mutex guards what follows and Cards, and is never held while something is read or written.
@@ -103,7 +104,7 @@ func New(deps Deps) (*Agent, error) {
 	if deps.Known == nil {
 		deps.Known = func(string) (Pod, bool) { return Pod{}, false }
 	}
-	a := &Agent{Deps: deps, commits: commits{turn: make(chan struct{}, 1)}}
+	a := &Agent{Deps: deps, commits: commits{turn: make(chan struct{}, 1)}, ahead: newAhead()}
 	err := deps.Store.Transact(func(ledger xpu.Ledger) error {
 		a.ledger = ledger
 		if err := deps.Store.Sweep(ledger); err != nil {
@@ -131,8 +132,14 @@ func (a *Agent) Ledger() xpu.Ledger {
 	return fresh
 }
 
-// stands notes what the ledger on disk says now.
-func (a *Agent) stands(ledger xpu.Ledger) {
+// stands says whether an owner has its slice, on cards that are there.
+func (a *Agent) stands(owner xpu.Owner, key string) bool {
+	slice, held := a.Ledger().Of(owner)
+	return held && slice.Key == key && present(slice, a.KnownCards()) == nil
+}
+
+// wrote notes what the ledger on disk says now.
+func (a *Agent) wrote(ledger xpu.Ledger) {
 	a.mutex.Lock()
 	defer a.mutex.Unlock()
 	a.ledger = ledger
@@ -151,7 +158,9 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 			return err
 		}
 	}
-	err = a.commit(claim)
+	if key := xpu.Key(tokens); !a.ahead.starts(key, claim.Owner) || !a.stands(claim.Owner, key) {
+		err = a.commit(claim)
+	}
 	a.note(claim, err)
 	if !known {
 		a.Changed()
@@ -318,7 +327,7 @@ func (a *Agent) end(ledger xpu.Ledger, owner xpu.Owner) error {
 	if err := a.Store.Save(next); err != nil {
 		return err
 	}
-	a.stands(next)
+	a.wrote(next)
 	a.Log.Info("slice ended", "pod", slice.Namespace+"/"+slice.Pod, "owner", owner.String(), "key", slice.Key)
 	return a.Store.RemoveSlice(slice)
 }

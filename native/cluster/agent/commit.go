@@ -43,9 +43,11 @@ func (c *commits) take() []*order {
 	return orders
 }
 
-// commit is the only way to a slice. Whoever gets the turn writes for all who wait.
-func (a *Agent) commit(claim xpu.Claim) error {
-	one := a.commits.add(claim)
+// commit is the only way to a slice.
+func (a *Agent) commit(claim xpu.Claim) error { return a.await(a.commits.add(claim)) }
+
+// await has an order written. Whoever gets the turn writes for all who wait.
+func (a *Agent) await(one *order) error {
 	select {
 	case <-one.done:
 	case a.commits.turn <- struct{}{}:
@@ -98,7 +100,7 @@ func (a *Agent) settle(ledger xpu.Ledger, orders []*order) error {
 			return err
 		}
 	}
-	a.stands(next)
+	a.wrote(next)
 	// Before any new slice is written: it may have the key or the directory of one that ended.
 	for _, one := range settled {
 		one.err = a.remove(one.ended)

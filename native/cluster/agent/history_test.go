@@ -30,6 +30,7 @@ type kubelet struct {
 	names   int
 	running map[xpu.Owner]xpu.Slice // what each running container was started with
 	kills   int
+	ahead   int // slices that were settled before a start asked for them
 }
 
 type podModel struct {
@@ -119,6 +120,7 @@ func (k *kubelet) arrive() {
 		known.Preference = fmt.Sprintf("0,GPU-%d,GPU,1,1,0:", k.random.Intn(3))
 	}
 	for _, c := range pod.containers {
+		k.agent.Dealt(c.tokens) // before its checkpoint tells
 		k.assign(pod.uid, c.name, c.tokens, c.counts.Cores, c.counts.MemoryGiB)
 		k.free = slices.DeleteFunc(k.free, func(id string) bool { return slices.Contains(c.tokens, id) })
 	}
@@ -247,6 +249,16 @@ func (k *kubelet) someContainer(do func(*podModel, *containerModel)) {
 	k.somePod(func(pod *podModel) { do(pod, pod.containers[k.random.Intn(len(pod.containers))]) })
 }
 
+// foresees is a look at what was dealt. A write that fails is the plugin's end.
+func (k *kubelet) foresees() {
+	before := len(k.saved.Slices())
+	k.agent.settleDealt()
+	k.ahead += max(0, len(k.saved.Slices())-before)
+	if k.failAfter == 0 {
+		k.revive()
+	}
+}
+
 func (k *kubelet) reaps() {
 	if err := k.agent.ReapOnce(context.Background()); errors.Is(err, errKilled) {
 		k.revive()
@@ -255,12 +267,12 @@ func (k *kubelet) reaps() {
 
 // step does one thing of those that happen to a node.
 func (k *kubelet) step() string {
-	k.noAPI, k.noList = k.random.Intn(8) == 0, k.random.Intn(8) == 0
+	k.noAPI, k.noList, k.watched = k.random.Intn(8) == 0, k.random.Intn(8) == 0, k.random.Intn(3) > 0
 	k.failAfter = -1
 	if k.random.Intn(6) == 0 {
 		k.failAfter = k.random.Intn(4)
 	}
-	what := k.random.Intn(20)
+	what := k.random.Intn(23)
 	switch {
 	case what < 5:
 		k.arrive()
@@ -283,6 +295,9 @@ func (k *kubelet) step() string {
 		sick.Healthy = !sick.Healthy
 		k.agent.SetCards(cards)
 		return "a card's health changes"
+	case what < 22:
+		k.foresees()
+		return "slices are settled ahead"
 	case k.random.Intn(2) == 0:
 		k.revive()
 		return "the plugin starts anew"
@@ -372,7 +387,7 @@ func TestInvariantsOverRandomHistories(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	started, kills, crowded := 0, 0, 0
+	started, kills, crowded, ahead := 0, 0, 0, 0
 	for seed := range histories {
 		k := newKubelet(t, seed)
 		for range 200 {
@@ -383,11 +398,14 @@ func TestInvariantsOverRandomHistories(t *testing.T) {
 			}
 		}
 		kills += k.kills
+		ahead += k.ahead
 		k.leaves()
 	}
 	// A model that admits nobody would prove nothing.
-	if started == 0 || int64(kills) < histories || int64(crowded) < histories {
-		t.Errorf("%d histories: %d container-steps, %d lives of the plugin, %d crowded steps", histories, started, kills, crowded)
+	told := fmt.Sprintf("%d histories: %d container-steps, %d lives of the plugin, %d crowded steps, %d slices ahead", histories,
+		started, kills, crowded, ahead)
+	if started == 0 || int64(kills) < histories || int64(crowded) < histories || int64(ahead) < histories {
+		t.Error(told)
 	}
-	t.Logf("%d histories: %d container-steps, %d lives of the plugin, %d crowded steps", histories, started, kills, crowded)
+	t.Log(told)
 }

@@ -45,7 +45,7 @@ type Resource struct {
 	Name   string
 	Socket string
 	IDs    []string
-	// Allocate answers for one container's ids; it must not depend on anything else.
+	// Allocate answers for one container's ids; its answer must not depend on anything else.
 	Allocate func(ids []string) *pluginapi.ContainerAllocateResponse
 	// Prepare runs before each start of a container; nil when the resource needs none.
 	Prepare func(ctx context.Context, ids []string) error
@@ -81,9 +81,11 @@ func Tokens(cards []xpu.Card, kind string, count func(xpu.Card) int) []string {
 	return ids
 }
 
-// Indirection answers with the name of the CDI entry that Prepare will have written.
-func Indirection(strategy Strategy) func([]string) *pluginapi.ContainerAllocateResponse {
+// Indirection answers with the name of the CDI entry that Prepare will have written; dealt hears of the ids,
+// and must not wait.
+func Indirection(strategy Strategy, dealt func(ids []string)) func([]string) *pluginapi.ContainerAllocateResponse {
 	return func(ids []string) *pluginapi.ContainerAllocateResponse {
+		dealt(ids)
 		key := xpu.Key(ids)
 		if strategy == Field {
 			return &pluginapi.ContainerAllocateResponse{

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -127,7 +128,7 @@ var cards = []xpu.Card{{UUID: "GPU-0", Split: 2}, {UUID: "GPU-1", Split: 2}}
 func two(prepare func(context.Context, []string) error) []Resource {
 	split := func(c xpu.Card) int { return c.Split }
 	return []Resource{
-		{Name: "x/number", Socket: "n.sock", IDs: Tokens(cards, "", split), Allocate: Indirection(Mount), Prepare: prepare},
+		{Name: "x/number", Socket: "n.sock", IDs: Tokens(cards, "", split), Allocate: Indirection(Mount, func([]string) {}), Prepare: prepare},
 		{Name: "x/cores", Socket: "c.sock", IDs: Tokens(cards, "c", split), Allocate: Empty},
 	}
 }
@@ -205,7 +206,11 @@ func TestARefusedRegistrationIsTriedAgain(t *testing.T) {
 func TestStrategies(t *testing.T) {
 	for text, want := range map[string]int{"mount": 0, "field": 1} {
 		strategy, err := ParseStrategy(text)
-		answer := Indirection(strategy)([]string{"a"})
+		var dealt []string
+		answer := Indirection(strategy, func(ids []string) { dealt = ids })([]string{"a"})
+		if !reflect.DeepEqual(dealt, []string{"a"}) {
+			t.Errorf("told of %v", dealt)
+		}
 		if err != nil || len(answer.CDIDevices) != want || len(answer.Mounts) != 1-want {
 			t.Errorf("%s: %v, %v", text, answer, err)
 		}

@@ -3,6 +3,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -46,11 +47,16 @@ func take(path string) (lock, error) {
 	return lock{file}, nil
 }
 
-// sign leaves the holder's name for whoever waits in vain. It is a help, no part of the lock.
+// sign leaves the holder's name for whoever waits in vain. It is a help, no part of the lock. Who takes it again
+// and again writes once: on a busy disk even that is something to wait for.
 func sign(file *os.File) {
-	name := fmt.Sprintf("pid %d: %s", os.Getpid(), strings.Join(os.Args, " "))
+	name := fmt.Appendf(nil, "pid %d: %s", os.Getpid(), strings.Join(os.Args, " "))
+	there := make([]byte, len(name)+1)
+	if n, _ := file.ReadAt(there, 0); bytes.Equal(there[:n], name) {
+		return
+	}
 	if file.Truncate(0) == nil {
-		_, _ = file.WriteAt([]byte(name), 0)
+		_, _ = file.WriteAt(name, 0)
 	}
 }
 

@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -249,8 +251,8 @@ func (s *Store) catchUp() error {
 	})
 }
 
-// WriteSlice writes a slice's files anew. Its container isn't running now: the kubelet asks before
-// each start, so a fresh ledger page forgets what dead processes had charged.
+// WriteSlice makes a slice's files what they are at a start; those that are stay. Its container isn't running
+// now: the kubelet asks before each start, so a fresh ledger page forgets what dead processes had charged.
 func (s *Store) WriteSlice(slice xpu.Slice) error {
 	if err := checkNames(slice); err != nil {
 		return err
@@ -259,7 +261,7 @@ func (s *Store) WriteSlice(slice xpu.Slice) error {
 	if err != nil {
 		return err
 	}
-	return writeAll(files)
+	return writeAll(slices.DeleteFunc(files, content.is))
 }
 
 // files are a slice's, as they are when its container starts.
@@ -290,6 +292,21 @@ type content struct {
 	mode  os.FileMode
 	// stands says whether what is found in its place does; see Lacking.
 	stands func(found, wanted []byte) bool
+}
+
+// is says whether the file is there, byte for byte.
+func (c content) is() bool {
+	file, err := os.Open(c.path)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil || info.Mode() != c.mode || info.Size() != int64(len(c.bytes)) {
+		return false
+	}
+	found, err := io.ReadAll(file)
+	return err == nil && bytes.Equal(found, c.bytes)
 }
 
 func writeAll(files []content) error {
@@ -405,6 +422,9 @@ func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
 	text, err := s.composeCDI(ledger, cards)
 	if err != nil {
 		return err
+	}
+	if (content{path: s.paths.CDI, bytes: text, mode: 0o644}).is() {
+		return nil
 	}
 	return writeWhole(s.paths.CDI, text, 0o644)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -154,6 +155,64 @@ func TestALedgerOfBeforeTheModesIsRead(t *testing.T) {
 	}
 	if text, _ := os.ReadFile(paths.State + "/ledger.json"); strings.Contains(string(text), "mode") {
 		t.Errorf("a default is written out: %s", text)
+	}
+}
+
+// On a disk that is busy with starting containers each write is something to wait for.
+func TestWhatStandsIsNotWrittenAgain(t *testing.T) {
+	s, paths := open(t)
+	start := func() {
+		t.Helper()
+		err := s.Transact(func(xpu.Ledger) error {
+			if err := s.WriteSlice(slice); err != nil {
+				return err
+			}
+			return s.WriteCDI(ledger(t, slice), cards)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := func() map[string]os.FileInfo {
+		t.Helper()
+		found := map[string]os.FileInfo{}
+		for _, directory := range []string{paths.Etc + "/u1/app", paths.State + "/slices/s1", filepath.Dir(paths.CDI), paths.State} {
+			entries, err := os.ReadDir(directory)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, entry := range entries {
+				if info, err := entry.Info(); err == nil && info.Mode().IsRegular() {
+					found[filepath.Join(directory, entry.Name())] = info
+				}
+			}
+		}
+		return found
+	}
+	altered := func(before, after map[string]os.FileInfo) (names []string) {
+		for path, info := range after {
+			if old := before[path]; old == nil || !os.SameFile(old, info) || !old.ModTime().Equal(info.ModTime()) {
+				names = append(names, filepath.Base(path))
+			}
+		}
+		return names
+	}
+	start()
+	before := files()
+	start()
+	if again := altered(before, files()); len(again) > 0 {
+		t.Errorf("written again: %v", again)
+	}
+	page := paths.State + "/slices/s1/ledger.page"
+	write(t, page, "charged")
+	if err := os.Chmod(paths.Etc+"/u1/app/on_error", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	start()
+	again := altered(before, files())
+	slices.Sort(again)
+	if !reflect.DeepEqual(again, []string{"ledger.page", "on_error"}) {
+		t.Errorf("written again: %v", again)
 	}
 }
 

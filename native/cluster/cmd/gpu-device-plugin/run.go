@@ -110,6 +110,7 @@ func life(ctx context.Context, cfg config, d deps) error {
 	var group sync.WaitGroup
 	group.Go(func() { d.pods.Run(ctx) })
 	group.Go(func() { binder.Reap(ctx, reapInterval) })
+	group.Go(func() { binder.SettleAhead(ctx) })
 	group.Go(func() { n.run(ctx, reapInterval, changed) })
 	group.Go(func() { n.announcer.Run(ctx) })
 	group.Go(func() { n.evictions.Run(ctx) })
@@ -141,7 +142,7 @@ func resources(cfg config, cards []xpu.Card, binder *agent.Agent, known *held) [
 	memory := func(card xpu.Card) int { return int(card.MemoryMiB / xpu.MiBPerGiB) }
 	return []plugin.Resource{
 		{Name: cfg.resources.Number, Socket: numberSocket, IDs: plugin.Tokens(cards, "", split),
-			Allocate: plugin.Indirection(cfg.strategy), Prepare: binder.Prepare, Withdrawn: plugin.NewWithdrawn(),
+			Allocate: plugin.Indirection(cfg.strategy, binder.Dealt), Prepare: binder.Prepare, Withdrawn: plugin.NewWithdrawn(),
 			Prefer: func(available, must []string, size int) []string {
 				return plugin.Prefer(available, must, size, known.has)
 			}},

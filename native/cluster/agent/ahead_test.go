@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"flexai.io/xpu/cluster/xpu"
+)
+
+// dealing is a watched node whose kubelet has dealt ids to one container.
+func dealing(t *testing.T) (*world, *Agent) {
+	t.Helper()
+	w := newWorld()
+	w.watched = true
+	a := w.start(t)
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	a.Dealt([]string{"a"})
+	return w, a
+}
+
+func TestASliceSettledAheadLetsItsContainerStartWithoutAWrite(t *testing.T) {
+	w, a := dealing(t)
+	if left := a.settleDealt(); left != 0 || len(w.files) != 1 || len(w.cdi) != 1 {
+		t.Fatalf("%d left, files %v, CDI %v", left, w.files, w.cdi)
+	}
+	w.failAfter = 0
+	prepare(t, a, "a")
+	// The next start of the same container gets files that know nothing of the first.
+	wantError(t, a.Prepare(context.Background(), []string{"a"}), errKilled.Error())
+}
+
+func TestWhatTheKubeletHasNotWrittenDownYetIsLookedForAgain(t *testing.T) {
+	w := newWorld()
+	a := w.start(t)
+	a.Dealt([]string{"a"})
+	if left := a.settleDealt(); left != 1 {
+		t.Errorf("%d left without a checkpoint", left)
+	}
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	if left := a.settleDealt(); left != 1 {
+		t.Errorf("%d left without the pod", left)
+	}
+	w.watched = true
+	if left := a.settleDealt(); left != 0 || len(w.files) != 1 {
+		t.Errorf("%d left, files %v", left, w.files)
+	}
+	a.Dealt([]string{"never"})
+	w.now = w.now.Add(aheadFor + time.Second)
+	if left := a.settleDealt(); left != 0 {
+		t.Errorf("%d still waited for", left)
+	}
+}
+
+// What is unclear, refused or another's waits for the container's own start.
+func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
+	for name, change := range map[string]func(w *world, a *Agent){
+		"an init container runs with one of the ids": func(w *world, _ *Agent) { w.assign("u1", "init", []string{"a", "b"}, 20, 3) },
+		"two containers hold the ids":                func(w *world, _ *Agent) { w.admit("u1", "p1", "side", []string{"a"}, 20, 3) },
+		"another pod is said to hold them":           func(w *world, _ *Agent) { w.admit("u2", "p2", "app", []string{"a"}, 20, 3) },
+		"the pod has ended":                          func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Finished = true }) },
+		"an annotation is wrong":                     func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Class = "gold" }) },
+		"there is no room":                           func(_ *world, a *Agent) { a.SetCards(nil) },
+		"the disk fails":                             func(w *world, _ *Agent) { w.failAfter = 0 },
+		"the container has started":                  func(_ *world, a *Agent) { a.ahead.starts(xpu.Key([]string{"a"}), xpu.Owner{}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, a := dealing(t)
+			change(w, a)
+			if left := a.settleDealt(); left != 0 || len(w.files) != 0 {
+				t.Errorf("%d left, files %v", left, w.files)
+			}
+			if a.ahead.starts(xpu.Key([]string{"a"}), xpu.Owner{PodUID: "u1", Container: "app"}) {
+				t.Error("a start would find it settled")
+			}
+		})
+	}
+}
+
+func TestIdsDealtToAnotherPodAreSettledForIt(t *testing.T) {
+	w, a := dealing(t)
+	a.settleDealt()
+	w.forget("u1")
+	w.admit("u2", "p2", "app", []string{"a"}, 50, 6)
+	a.Dealt([]string{"a"})
+	a.settleDealt()
+	slices := a.Ledger().Slices()
+	if len(slices) != 1 || slices[0].Owner.PodUID != "u2" || slices[0].Shares[0].CoresPercent != 50 {
+		t.Errorf("%+v", slices)
+	}
+}
+
+// The loop settles what was dealt before and after it began, and ends with its context.
+func TestTheLoopSettlesAndEnds(t *testing.T) {
+	w, a := dealing(t)
+	settled := make(chan struct{}, 2)
+	a.Changed = func() { settled <- struct{}{} }
+	ctx, end := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { a.SettleAhead(ctx); close(ended) }()
+	<-settled
+	if len(w.cdi) != 1 {
+		t.Errorf("CDI %v", w.cdi)
+	}
+	end()
+	<-ended
+}
