@@ -18,15 +18,16 @@ import (
 // be sliced are left out, and Log says which.
 type Finder struct {
 	Path  string
-	Split int // most slices of a card
+	Split int    // most slices of a card
+	Proc  string // procfs, where the driver tells the device nodes of MIG instances
 	// ShortNames stand for models, by NVML's name of them; see LoadShortNames.
 	ShortNames map[string]string
 	Log        *slog.Logger
 }
 
 // Discover is Find without short names and words.
-func Discover(path string, split int) ([]xpu.Card, error) {
-	return Finder{Path: path, Split: split, Log: slog.New(slog.DiscardHandler)}.Find()
+func Discover(path, proc string, split int) ([]xpu.Card, error) {
+	return Finder{Path: path, Proc: proc, Split: split, Log: slog.New(slog.DiscardHandler)}.Find()
 }
 
 // shortName is what may stand in a resource's name and between the commas of an annotation.

@@ -20,7 +20,8 @@ func join(devices []nvml.Device, cards []xpu.Card) {
 	}
 	for i := range devices {
 		for j := range devices {
-			if i == j {
+			// Neither NVLink nor peer access reaches into an instance.
+			if i == j || cards[i].Instance != nil || cards[j].Instance != nil {
 				continue
 			}
 			value := ancestor(devices[i], devices[j])

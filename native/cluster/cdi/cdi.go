@@ -46,6 +46,7 @@ var (
 	driverLibrary = regexp.MustCompile(`^libcuda\.so\.\d+(\.\d+)+$`)
 	nvmlLibrary   = regexp.MustCompile(`^libnvidia-ml\.so\.\d+(\.\d+)+$`)
 	cardNode      = regexp.MustCompile(`^/dev/nvidia\d+$`)
+	instanceNode  = regexp.MustCompile(`^/dev/nvidia-caps/nvidia-cap\d+$`)
 )
 
 // Runtime says where our libraries and tools are on the host. NVML is empty where an older
@@ -61,11 +62,17 @@ type Runtime struct {
 
 // Slice is what one entry needs to know.
 type Slice struct {
-	Key    string
-	Minors []int
+	Key   string
+	Cards []Card
 	// Directory and LedgerPage are host paths.
 	Directory  string
 	LedgerPage string
+}
+
+// Card is what of a card a container needs: its own device node and, of a MIG instance, those of its capabilities.
+type Card struct {
+	Minor        int
+	Capabilities []int
 }
 
 // ParseBase reads the vendor's spec.
@@ -164,8 +171,8 @@ func sliceEdits(base *specs.Spec, slice Slice) (specs.ContainerEdits, error) {
 		bind(slice.Directory, sliceDirectory, "ro"),
 		bind(slice.LedgerPage, ledgerPage, "rw"),
 	}}
-	for _, minor := range slice.Minors {
-		card, err := cardEdits(base, minor)
+	for _, held := range slice.Cards {
+		card, err := cardEdits(base, held)
 		if err != nil {
 			return edits, err
 		}
@@ -178,17 +185,30 @@ func sliceEdits(base *specs.Spec, slice Slice) (specs.ContainerEdits, error) {
 }
 
 // cardEdits finds the base entry of exactly one card by its device node: names are indexes in one
-// release of the toolkit and UUIDs in another.
-func cardEdits(base *specs.Spec, minor int) (specs.ContainerEdits, error) {
-	wanted := fmt.Sprintf("/dev/nvidia%d", minor)
+// release of the toolkit and UUIDs in another. For an instance any entry of its card does, whichever instances
+// that spec was generated for: instances come and go without anybody generating it anew.
+func cardEdits(base *specs.Spec, card Card) (specs.ContainerEdits, error) {
+	wanted := fmt.Sprintf("/dev/nvidia%d", card.Minor)
+	instance := len(card.Capabilities) > 0
 	for _, device := range base.Devices {
 		cards := cardNodes(device.ContainerEdits)
-		if len(cards) == 1 && cards[0] == wanted {
-			return device.ContainerEdits, nil
+		if len(cards) == 1 && cards[0] == wanted && (instance || !slices.ContainsFunc(device.ContainerEdits.DeviceNodes, opensInstance)) {
+			return withCapabilities(device.ContainerEdits, card.Capabilities), nil
 		}
 	}
 	return specs.ContainerEdits{}, fmt.Errorf("base CDI spec has no entry for %s alone; "+
 		"run `nvidia-ctk cdi generate` again", wanted)
+}
+
+func opensInstance(node *specs.DeviceNode) bool { return instanceNode.MatchString(node.Path) }
+
+// withCapabilities opens the instance of these numbers and no other one.
+func withCapabilities(edits specs.ContainerEdits, numbers []int) specs.ContainerEdits {
+	edits.DeviceNodes = slices.DeleteFunc(slices.Clone(edits.DeviceNodes), opensInstance)
+	for _, number := range numbers {
+		edits.DeviceNodes = append(edits.DeviceNodes, &specs.DeviceNode{Path: fmt.Sprintf("/dev/nvidia-caps/nvidia-cap%d", number)})
+	}
+	return edits
 }
 
 func cardNodes(edits specs.ContainerEdits) []string {

@@ -37,7 +37,7 @@ containerEdits:
 var (
 	runtime = Runtime{Library: "/opt/xpu/versions/v/lib/libcuda_direct.so", NVML: "/opt/xpu/versions/v/lib/libnvidia-ml_direct.so",
 		Tools: "/opt/xpu/versions/v/bin", Empty: "/var/lib/xpu/empty", Sockets: "/var/lib/xpu/socket"}
-	second = Slice{Key: "s1", Minors: []int{1}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
+	second = Slice{Key: "s1", Cards: []Card{{Minor: 1}}, Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page"}
 )
 
 func compose(t *testing.T, slices ...Slice) *specs.Spec {
@@ -129,10 +129,67 @@ func TestMarshalledSpecReadsBack(t *testing.T) {
 	}
 }
 
+// nodes are the device nodes of the only entry composed for a slice of these cards.
+func nodes(t *testing.T, base string, cards ...Card) ([]string, error) {
+	t.Helper()
+	parsed, err := ParseBase([]byte(base))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec, err := Compose(parsed, runtime, []Slice{{Key: "s1", Cards: cards, Directory: "/d", LedgerPage: "/l"}})
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for _, node := range spec.Devices[0].ContainerEdits.DeviceNodes {
+		paths = append(paths, node.Path)
+	}
+	return paths, nil
+}
+
+// What `nvidia-ctk cdi generate` writes of a card in MIG mode: an entry an instance, none of the card itself.
+const migBase = `
+cdiVersion: 0.5.0
+kind: nvidia.com/gpu
+devices:
+- name: "0:0"
+  containerEdits: {deviceNodes: [{path: /dev/nvidia0}, {path: /dev/nvidia-caps/nvidia-cap12}, {path: /dev/nvidia-caps/nvidia-cap13}]}
+- name: "0:1"
+  containerEdits: {deviceNodes: [{path: /dev/nvidia0}, {path: /dev/nvidia-caps/nvidia-cap84}, {path: /dev/nvidia-caps/nvidia-cap85}]}
+- name: "1"
+  containerEdits: {deviceNodes: [{path: /dev/nvidia1}]}
+- name: all
+  containerEdits: {deviceNodes: [{path: /dev/nvidia0}, {path: /dev/nvidia1}, {path: /dev/nvidia-caps/nvidia-cap12}]}
+containerEdits:
+  mounts: [{hostPath: /usr/lib/libcuda.so.580.95.05, containerPath: /usr/lib/libcuda.so.580.95.05}]
+`
+
+func TestAnInstanceIsOpenedByItsCardsNodeAndItsOwnCapabilities(t *testing.T) {
+	for name, test := range map[string]struct {
+		card Card
+		want string
+	}{
+		"an instance the base names": {Card{0, []int{84, 85}}, "/dev/nvidia0 /dev/nvidia-caps/nvidia-cap84 /dev/nvidia-caps/nvidia-cap85"},
+		"one that was made later":    {Card{0, []int{93, 94}}, "/dev/nvidia0 /dev/nvidia-caps/nvidia-cap93 /dev/nvidia-caps/nvidia-cap94"},
+		"a card put into MIG mode later": {Card{1, []int{147, 148}},
+			"/dev/nvidia1 /dev/nvidia-caps/nvidia-cap147 /dev/nvidia-caps/nvidia-cap148"},
+		"a whole card beside": {Card{1, nil}, "/dev/nvidia1"},
+	} {
+		got, err := nodes(t, migBase, test.card)
+		if err != nil || strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %v, %v; want %s", name, got, err, test.want)
+		}
+	}
+	// A card that has left MIG mode since: the base's entries would open instances that are no more.
+	if got, err := nodes(t, migBase, Card{Minor: 0}); err == nil || !strings.Contains(err.Error(), "/dev/nvidia0") {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 func TestComposeRefusesWhatTheBaseLacks(t *testing.T) {
 	parsed, _ := ParseBase([]byte(base))
 	lost := second
-	lost.Minors = []int{7}
+	lost.Cards = []Card{{Minor: 7}}
 	if _, err := Compose(parsed, runtime, []Slice{lost}); err == nil || !strings.Contains(err.Error(), "/dev/nvidia7") {
 		t.Errorf("missing card: %v", err)
 	}

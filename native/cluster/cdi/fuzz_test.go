@@ -21,7 +21,7 @@ func FuzzParseBase(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	runtime := Runtime{Library: "/opt/xpu/lib/libcuda_direct.so", Tools: "/opt/xpu/bin"}
-	wanted := []Slice{{Key: "s1", Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page", Minors: []int{0}}}
+	wanted := []Slice{{Key: "s1", Directory: "/etc/xpu/u/c", LedgerPage: "/var/lib/xpu/slices/s1/ledger.page", Cards: []Card{{Minor: 0}}}}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		base, err := ParseBase(text)
 		if err != nil {

@@ -74,7 +74,7 @@ func host(t *testing.T, root string) []*specs.Mount {
 	}
 	spec, err := Compose(parsed, Runtime{Library: root + "/v/lib/cuda", NVML: root + "/v/lib/nvml", Tools: root + "/v/bin", Empty: root + "/empty",
 		Sockets: root + "/socket"},
-		[]Slice{{Key: "s1", Minors: []int{0}, Directory: root + "/slice", LedgerPage: root + "/ledger.page"}})
+		[]Slice{{Key: "s1", Cards: []Card{{Minor: 0}}, Directory: root + "/slice", LedgerPage: root + "/ledger.page"}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,11 @@ func TestJudge(t *testing.T) {
 	lost := map[string]error{"a": errLost, "b": nil}
 	look := func(answers map[string]error) func(*Judge) { return func(j *Judge) { j.Looked(answers) } }
 	xid := func(uuid string, code uint64, at time.Duration) func(*Judge) {
-		return func(j *Judge) { j.Event(uuid, code, start.Add(at)) }
+		uuids := []string{uuid}
+		if uuid == "" {
+			uuids = nil
+		}
+		return func(j *Judge) { j.Event(uuids, code, start.Add(at)) }
 	}
 	for name, test := range map[string]struct {
 		history []func(*Judge)
@@ -186,8 +190,8 @@ func TestACriticalXIDIsToldAtOnceAndForgottenAfterQuiet(t *testing.T) {
 	during(t, func(t *testing.T, w *world) {
 		w.driver.set(func() { w.driver.busy = true })
 		w.after(t, time.Minute, nil)
-		w.driver.events <- Event{UUID: "b", XID: 31}
-		w.driver.events <- Event{UUID: "a", XID: 79}
+		w.driver.events <- Event{UUID: "b", Cards: []string{"b"}, XID: 31}
+		w.driver.events <- Event{UUID: "a", Cards: []string{"a"}, XID: 79}
 		w.after(t, 0, map[string]string{"a": "critical XID 79"})
 		w.after(t, quiet-2*Regular.Wait, map[string]string{"a": "critical XID 79"})
 		w.after(t, 3*Regular.Wait, nil)

@@ -6,6 +6,7 @@ package health
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -46,13 +47,13 @@ func NewJudge(uuids []string, quiet time.Duration) *Judge {
 	return j
 }
 
-// Event takes note of an XID. One of a card that can't be named is every card's.
-func (j *Judge) Event(uuid string, xid uint64, now time.Time) {
+// Event takes note of an XID of these cards; nil, of one that can't be named, are all.
+func (j *Judge) Event(uuids []string, xid uint64, now time.Time) {
 	if harmless[xid] {
 		return
 	}
 	for name, card := range j.cards {
-		if uuid == name || uuid == "" {
+		if uuids == nil || slices.Contains(uuids, name) {
 			card.xid, card.at = xid, now
 		}
 	}

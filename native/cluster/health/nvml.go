@@ -8,9 +8,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
+
+	"flexai.io/xpu/cluster/cards"
 )
 
 // NVML is a Driver that opens the library at the first question after Close. Not safe for concurrent use.
@@ -73,22 +76,24 @@ func (n *NVML) Look() (map[string]error, error) {
 		if ret != nvml.SUCCESS {
 			continue // it can't be named; that one of ours is missing is seen by its absence
 		}
-		uuid, ret := device.GetUUID()
-		if ret != nvml.SUCCESS || inMIG(device) {
-			continue
-		}
-		answers[uuid] = nil
-		if _, ret := device.GetMemoryInfo(); ret != nvml.SUCCESS {
-			answers[uuid] = n.failure("memory", ret)
+		// What can't be sliced is no news when it comes.
+		sliceable, _ := cards.Sliceable(device)
+		for _, one := range sliceable {
+			n.look(one, answers)
 		}
 	}
 	return answers, nil
 }
 
-// inMIG: such a card isn't sliced, so that it has come is no news.
-func inMIG(device nvml.Device) bool {
-	current, _, ret := device.GetMigMode()
-	return ret == nvml.SUCCESS && current == nvml.DEVICE_MIG_ENABLE
+func (n *NVML) look(device nvml.Device, answers map[string]error) {
+	uuid, ret := device.GetUUID()
+	if ret != nvml.SUCCESS {
+		return
+	}
+	answers[uuid] = nil
+	if _, ret := device.GetMemoryInfo(); ret != nvml.SUCCESS {
+		answers[uuid] = n.failure("memory", ret)
+	}
 }
 
 // Wait returns the next critical error of any card.
@@ -108,10 +113,31 @@ func (n *NVML) Wait(ctx context.Context, limit time.Duration) (*Event, error) {
 	event := &Event{XID: data.EventData}
 	if data.Device != nil {
 		if uuid, ret := data.Device.GetUUID(); ret == nvml.SUCCESS {
-			event.UUID = uuid
+			event.UUID, event.Cards = uuid, ailing(data)
 		}
 	}
 	return event, nil
+}
+
+// everyInstance stands in an event that is of no single GPU instance.
+const everyInstance = math.MaxUint32
+
+// ailing are the UUIDs of what an event's card consists of: itself, or the instances that the event is about.
+func ailing(data nvml.EventData) []string {
+	uuids := []string{}
+	devices, _ := cards.Sliceable(data.Device)
+	for _, device := range devices {
+		if device != data.Device && data.GpuInstanceId != everyInstance {
+			id, ret := device.GetGpuInstanceId()
+			if ret == nvml.SUCCESS && uint32(id) != data.GpuInstanceId {
+				continue
+			}
+		}
+		if uuid, ret := device.GetUUID(); ret == nvml.SUCCESS {
+			uuids = append(uuids, uuid)
+		}
+	}
+	return uuids
 }
 
 // subscribe registers with the cards that can report errors; some models can't.

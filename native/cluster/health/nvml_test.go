@@ -67,7 +67,7 @@ func TestWaitSubscribesOnceAndGivesBack(t *testing.T) {
 	n := &NVML{library: driver}
 	for range 3 {
 		event, err := n.Wait(context.Background(), time.Second)
-		if err != nil || event == nil || *event != (Event{UUID: "GPU-1", XID: 48}) {
+		if err != nil || event == nil || fmt.Sprint(*event) != "{GPU-1 [GPU-1] 48}" {
 			t.Fatalf("%+v, %v", event, err)
 		}
 	}
@@ -75,6 +75,59 @@ func TestWaitSubscribesOnceAndGivesBack(t *testing.T) {
 	if len(driver.InitCalls()) != 1 || len(driver.ShutdownCalls()) != 1 || len(driver.EventSetCreateCalls()) != 1 || len(events.FreeCalls()) != 1 {
 		t.Errorf("opened %d, closed %d, sets made %d, freed %d", len(driver.InitCalls()), len(driver.ShutdownCalls()),
 			len(driver.EventSetCreateCalls()), len(events.FreeCalls()))
+	}
+}
+
+// divided is a card in MIG mode with instances of these GPU instances.
+func divided(gpuInstances ...int) *mock.Device {
+	return &mock.Device{
+		GetUUIDFunc:              func() (string, nvml.Return) { return "GPU-0", nvml.SUCCESS },
+		GetMigModeFunc:           func() (int, int, nvml.Return) { return nvml.DEVICE_MIG_ENABLE, nvml.DEVICE_MIG_ENABLE, nvml.SUCCESS },
+		GetMaxMigDeviceCountFunc: func() (int, nvml.Return) { return 7, nvml.SUCCESS },
+		GetMigDeviceHandleByIndexFunc: func(place int) (nvml.Device, nvml.Return) {
+			if place >= len(gpuInstances) {
+				return nil, nvml.ERROR_NOT_FOUND
+			}
+			id := gpuInstances[place]
+			return &mock.Device{
+				GetUUIDFunc:          func() (string, nvml.Return) { return fmt.Sprint("MIG-", id), nvml.SUCCESS },
+				GetGpuInstanceIdFunc: func() (int, nvml.Return) { return id, nvml.SUCCESS },
+				GetMemoryInfoFunc:    func() (nvml.Memory, nvml.Return) { return nvml.Memory{}, nvml.SUCCESS },
+			}, nvml.SUCCESS
+		},
+	}
+}
+
+func TestACardInMIGModeAnswersByItsInstances(t *testing.T) {
+	driver, _ := library(nil, nil, nil)
+	instances := []int{1, 9}
+	driver.DeviceGetCountFunc = func() (int, nvml.Return) { return 1, nvml.SUCCESS }
+	driver.DeviceGetHandleByIndexFunc = func(int) (nvml.Device, nvml.Return) { return divided(instances...), nvml.SUCCESS }
+	n := &NVML{library: driver}
+	defer n.Close()
+	if answers, err := n.Look(); err != nil || fmt.Sprint(answers) != "map[MIG-1:<nil> MIG-9:<nil>]" {
+		t.Errorf("%v, %v", answers, err)
+	}
+	instances = []int{9, 10} // one destroyed, one made
+	if answers, err := n.Look(); err != nil || fmt.Sprint(answers) != "map[MIG-10:<nil> MIG-9:<nil>]" {
+		t.Errorf("%v, %v", answers, err)
+	}
+	instances = []int{9, 9} // two compute instances in one GPU instance can't be promised its memory
+	if answers, err := n.Look(); err != nil || len(answers) != 0 {
+		t.Errorf("%v, %v", answers, err)
+	}
+}
+
+func TestACardsXIDAilsItsInstancesOrTheOneItNames(t *testing.T) {
+	for of, want := range map[uint32]string{everyInstance: "[MIG-1 MIG-9]", 9: "[MIG-9]", 4: "[]"} {
+		data := nvml.EventData{EventType: nvml.EventTypeXidCriticalError, EventData: 79, Device: divided(1, 9), GpuInstanceId: of}
+		driver, _ := library(nil, nil, &data)
+		n := &NVML{library: driver}
+		event, err := n.Wait(context.Background(), time.Second)
+		if err != nil || event.UUID != "GPU-0" || event.Cards == nil || fmt.Sprint(event.Cards) != want {
+			t.Errorf("GPU instance %d: %+v, %v; want %s", of, event, err, want)
+		}
+		n.Close()
 	}
 }
 

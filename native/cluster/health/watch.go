@@ -22,8 +22,9 @@ var Regular = Pace{Wait: time.Second, InUse: 5 * time.Second, Idle: 30 * time.Se
 
 // Event is a critical error that a card reported.
 type Event struct {
-	UUID string // empty: the driver couldn't say which card
-	XID  uint64
+	UUID  string   // of the card; empty: the driver couldn't say which
+	Cards []string // those that it ails: the card, or instances of it; nil, as nobody knows better, are all
+	XID   uint64
 }
 
 // Driver is what of NVML is needed.
@@ -136,7 +137,7 @@ func (w *watch) listen(ctx context.Context) {
 	}
 	if event != nil {
 		w.Log.Warn("card reported an error", "card", event.UUID, "xid", event.XID, "critical", !harmless[event.XID])
-		w.Judge.Event(event.UUID, event.XID, time.Now())
+		w.Judge.Event(event.Cards, event.XID, time.Now())
 	}
 }
 

@@ -77,6 +77,8 @@ func (r *Reader) ask(uuid, what string, question func(nvml.Device) nvml.Return) 
 		return nil
 	case nvml.ERROR_GPU_IS_LOST:
 		return fmt.Errorf("card %s: %s: %w", uuid, what, ErrLost)
+	case nvml.ERROR_NOT_SUPPORTED:
+		return fmt.Errorf("card %s: %s: %w", uuid, what, ErrUnsupported)
 	case nvml.ERROR_UNINITIALIZED, nvml.ERROR_DRIVER_NOT_LOADED, nvml.ERROR_LIB_RM_VERSION_MISMATCH, nvml.ERROR_NOT_FOUND:
 		r.Close()
 	}

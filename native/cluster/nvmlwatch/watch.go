@@ -8,6 +8,9 @@ import "errors"
 // ErrLost says that the card is off the bus; it comes back with a reset or a reboot.
 var ErrLost = errors.New("card is lost")
 
+// ErrUnsupported says that NVML doesn't know such a thing of this card: samples of processes of a MIG instance.
+var ErrUnsupported = errors.New("not known of such a card")
+
 // Sample is the newest sample of one process.
 type Sample struct {
 	PID     int

@@ -158,7 +158,7 @@ func (n *node) describe(ctx context.Context, period time.Duration) (string, erro
 }
 
 func (n *node) card(card xpu.Card, found readings, failed error) *vxpu.Card {
-	made := &vxpu.Card{Index: card.Index, Id: card.UUID, Type: "GPU-" + xpu.ShortModel(card.Model), Health: card.Healthy,
+	made := &vxpu.Card{Index: card.Index, Id: card.UUID, Type: "GPU-" + card.Short(), Health: card.Healthy,
 		Count: card.Split, MemoryTotal: card.MemoryMiB, NodeName: n.deps.Name, NodeIp: n.deps.IP, Model: card.Model,
 		DriverVersion: found.driver.Version, FrameworkVersion: found.driver.CUDA, VxpuDeviceList: []vxpu.Slice{}}
 	if failed == nil {

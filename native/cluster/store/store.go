@@ -466,20 +466,23 @@ func (s *Store) runtime() (cdi.Runtime, error) {
 // entries leaves out slices with a card that isn't there: one lost card must not keep the
 // containers of the others from starting.
 func (s *Store) entries(ledger xpu.Ledger, cards []xpu.Card) []cdi.Slice {
-	minors := map[string]int{}
+	nodes := map[string]cdi.Card{}
 	for _, card := range cards {
-		minors[card.UUID] = card.Minor
+		nodes[card.UUID] = cdi.Card{Minor: card.Minor}
+		if card.Instance != nil {
+			nodes[card.UUID] = cdi.Card{Minor: card.Minor, Capabilities: card.Instance.Capabilities}
+		}
 	}
 	var entries []cdi.Slice
 	for _, slice := range ledger.Slices() {
 		entry := cdi.Slice{Key: slice.Key, Directory: s.directory(slice.Owner),
 			LedgerPage: filepath.Join(s.pageDirectory(slice.Key), "ledger.page")}
 		for _, share := range slice.Shares {
-			if minor, present := minors[share.UUID]; present {
-				entry.Minors = append(entry.Minors, minor)
+			if card, present := nodes[share.UUID]; present {
+				entry.Cards = append(entry.Cards, card)
 			}
 		}
-		if len(entry.Minors) == len(slice.Shares) {
+		if len(entry.Cards) == len(slice.Shares) {
 			entries = append(entries, entry)
 		}
 	}

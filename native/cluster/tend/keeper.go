@@ -73,6 +73,8 @@ type card struct {
 	listing  *look         // waiting for a tick without changes of memory
 	context  uint64        // what a context costs here; 0 while not known
 	foreign  map[int]int64 // pid: since when
+	// unsampled says that there never are samples, so that their absence is no trouble.
+	unsampled bool
 	// coveredAt is when samples last covered it, or nobody computed.
 	coveredAt int64
 }
@@ -346,7 +348,11 @@ func (k *keeper) took(one look) {
 		return
 	}
 	k.notices.unsay("nvml "+one.uuid, "NVML answers again", "card", one.uuid)
-	if window, complete := known.timeline.Observe(one.seen); complete {
+	known.unsampled = one.unsampled
+	if one.unsampled {
+		k.notices.say("samples "+one.uuid, "NVML samples no processes of this card (a MIG instance); what its slices are charged "+
+			"stays uncorrected", "card", one.uuid)
+	} else if window, complete := known.timeline.Observe(one.seen); complete {
 		known.windows = append(known.windows, window)
 	}
 	if known.timeline.Strange() {

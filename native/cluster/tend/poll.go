@@ -4,6 +4,7 @@ package tend
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +23,7 @@ type look struct {
 	seen      trim.Look
 	processes []nvmlwatch.Process
 	listed    bool // processes were asked for
+	unsampled bool // NVML samples nobody on such a card
 	err       error
 }
 
@@ -113,6 +115,10 @@ func (o *poller) look(deps Deps) look {
 	began := deps.Now()
 	found := look{uuid: o.uuid, began: began.MonoNs, seen: trim.Look{Busy: -1}}
 	samples, err := deps.NVML.Samples(o.uuid, uint64((began.WallNs-int64(time.Second))/1000))
+	if errors.Is(err, nvmlwatch.ErrUnsupported) {
+		found.unsampled = true
+		return o.list(deps, found)
+	}
 	if err != nil {
 		found.err = err
 		return found
@@ -131,6 +137,11 @@ func (o *poller) look(deps Deps) look {
 			return found
 		}
 	}
+	return o.list(deps, found)
+}
+
+// list asks for the card's processes too, when it is time.
+func (o *poller) list(deps Deps, found look) look {
 	found.seen.At = deps.Now().MonoNs
 	if found.seen.At-o.listed >= processEvery {
 		o.listed, found.listed = found.seen.At, true

@@ -571,6 +571,42 @@ func TestADriverThatHangsDelaysNothingElse(t *testing.T) {
 	}
 }
 
+// unsampled is the NVML of a MIG instance: it lists processes, samples none, and has no utilisation.
+type unsampled struct{ counting }
+
+func (*unsampled) Samples(string, uint64) ([]nvmlwatch.Sample, error) {
+	return nil, nvmlwatch.ErrUnsupported
+}
+func (*unsampled) Busy(string) (int, error) { return 0, nvmlwatch.ErrUnsupported }
+func (*unsampled) Processes(string) ([]nvmlwatch.Process, error) {
+	return []nvmlwatch.Process{{PID: 1, Bytes: 5}}, nil
+}
+
+func TestAnInstanceIsLookedAtWithoutSamples(t *testing.T) {
+	one := &poller{uuid: gpu}
+	found := one.look(Deps{NVML: &unsampled{}, Now: Now})
+	if found.err != nil || !found.unsampled || !found.listed || len(found.processes) != 1 {
+		t.Errorf("%+v", found)
+	}
+}
+
+func TestThatAnInstanceHasNoSamplesIsNoTrouble(t *testing.T) {
+	b := newBench(t)
+	var log strings.Builder
+	b.Deps.Log = slog.New(slog.NewTextHandler(&log, nil))
+	k := newKeeper(b.Deps)
+	k.cards[gpu] = &card{uuid: gpu, foreign: map[int]int64{}}
+	for second := range int64(60) {
+		k.took(look{uuid: gpu, began: second * 1e9, unsampled: true})
+		if k.covered(k.cards[gpu], second*1e9) {
+			t.Fatal("trims of a card without samples")
+		}
+	}
+	if got := strings.Count(log.String(), "\n"); got != 1 || !strings.Contains(log.String(), "what its slices are charged stays uncorrected") {
+		t.Errorf("said %d times:\n%s", got, log.String())
+	}
+}
+
 func eventually(t *testing.T, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(5 * time.Millisecond) {

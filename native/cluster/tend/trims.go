@@ -110,7 +110,7 @@ func (k *keeper) covered(known *card, now int64) bool {
 	case covers:
 		known.coveredAt = now
 		k.notices.unsay("coverage "+known.uuid, "NVML's samples cover a card again; its trims follow", "card", known.uuid)
-	case known.coveredAt == 0 || !k.computes(known.uuid, now):
+	case known.coveredAt == 0 || known.unsampled || !k.computes(known.uuid, now):
 		known.coveredAt = now
 	case now-known.coveredAt > watched/2:
 		k.notices.say("coverage "+known.uuid, "NVML's samples cover less than 80 % of the time; trims of this card stay "+

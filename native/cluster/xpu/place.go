@@ -104,6 +104,9 @@ func refusal(card Card, u usage, ask Ask) string {
 		return "unhealthy"
 	case !card.isOf(ask.Models):
 		return "model " + card.Short()
+	case card.Instance != nil && ask.Cards > 1:
+		// However many it could open, CUDA shows a process one instance, and no card beside it.
+		return "a MIG instance, beside which a process sees no other card"
 	case u.shares() >= card.Split:
 		return fmt.Sprintf("all %d slices taken", card.Split)
 	case ask.MemoryMiB == 0 && u.memory > 0:

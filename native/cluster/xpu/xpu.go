@@ -19,7 +19,8 @@ const FullCores = 100
 // MiBPerGiB converts the unit of resource vgpu-memory-1Gi into the unit of a share.
 const MiBPerGiB = 1024
 
-// Card is one physical card. Its identity is the UUID; index and minor change with the boot.
+// Card is one physical card, or a MIG instance of one. Its identity is the UUID; index and minor change with
+// the boot.
 type Card struct {
 	UUID      string `json:"uuid"`
 	Index     int    `json:"index"`
@@ -34,12 +35,18 @@ type Card struct {
 	ShortName string `json:"short_name,omitempty"`
 	// Links are the values of the topology matrix to the other cards, by UUID.
 	Links map[string]int `json:"links,omitempty"`
+	// Instance is nil for a physical card.
+	Instance *Instance `json:"instance,omitempty"`
 }
 
-// Short is the model's short name, by which pods pin it.
+// Short is the model's short name, by which pods pin it. An instance is another model than the card that it is
+// part of: who pins A100 means all of one.
 func (c Card) Short() string {
-	if c.ShortName != "" {
+	switch {
+	case c.ShortName != "":
 		return c.ShortName
+	case c.Instance != nil:
+		return c.Instance.short(ShortModel(c.Model))
 	}
 	return ShortModel(c.Model)
 }

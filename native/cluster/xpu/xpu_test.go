@@ -107,7 +107,7 @@ func TestReserveHandsTokensOn(t *testing.T) {
 func TestLedgerInvariants(t *testing.T) {
 	for seed := range int64(200) {
 		random := rand.New(rand.NewSource(seed))
-		cards := []Card{card(0, 40), card(1, 16), card(2, 80)}
+		cards := []Card{card(0, 40), card(1, 16), card(2, 80), part(0, "3g.20gb", 19968), part(1, "1g.5gb", 4864)}
 		cards[1].Split = 3
 		ledger, _ := NewLedger(nil)
 		for step := range 120 {
@@ -147,7 +147,7 @@ func randomClaim(random *rand.Rand, step int) Claim {
 		claim.Ask = Ask{Cards: 1, CoresPercent: 5 * (1 + random.Intn(20)), MemoryMiB: uint64(random.Intn(20)) * MiBPerGiB}
 	}
 	if random.Intn(2) == 0 {
-		claim.Preferred = []string{fmt.Sprint("GPU-", random.Intn(4))}
+		claim.Preferred = []string{[]string{"GPU-0", "GPU-1", "GPU-2", "GPU-3", "MIG-0", "MIG-1"}[random.Intn(6)]}
 	}
 	return claim
 }
@@ -158,6 +158,13 @@ func check(t *testing.T, seed int64, cards []Card, ledger Ledger) {
 	again, err := NewLedger(ledger.Slices())
 	if err != nil || !reflect.DeepEqual(again.Slices(), ledger.Slices()) {
 		t.Fatalf("seed %d: the ledger does not read back: %v", seed, err)
+	}
+	for _, slice := range ledger.Slices() {
+		for _, share := range slice.Shares {
+			if len(slice.Shares) > 1 && strings.HasPrefix(share.UUID, "MIG-") {
+				t.Fatalf("seed %d: an instance is one of several cards: %+v", seed, slice)
+			}
+		}
 	}
 	used := use(ledger.Slices())
 	for _, c := range cards {

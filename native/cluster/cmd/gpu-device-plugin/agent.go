@@ -63,7 +63,7 @@ func sleep(ctx context.Context, duration time.Duration) {
 // startAgent looks after the slices of a host without Kubernetes: those that its node ledger names.
 func startAgent(ctx context.Context, cfg config, log *slog.Logger) error {
 	return runAgent(ctx, cfg, agentDeps{
-		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, maxSplit) },
+		discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.tend.proc, maxSplit) },
 		nvml:     nvmlwatch.New(cfg.nvml), gauges: nvmlwatch.New(cfg.nvml), ready: func() { tellSystemd("READY=1") }, log: log,
 	})
 }

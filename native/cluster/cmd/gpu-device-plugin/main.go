@@ -79,7 +79,7 @@ func start(ctx context.Context, cfg config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	finder := cards.Finder{Path: cfg.nvml, Split: cfg.split, ShortNames: cfg.shortNames, Log: log}
+	finder := cards.Finder{Path: cfg.nvml, Proc: cfg.tend.proc, Split: cfg.split, ShortNames: cfg.shortNames, Log: log}
 	reader := nvmlwatch.New(cfg.nvml)
 	return run(ctx, cfg, deps{
 		discover: finder.Find, kubelet: kubelet, api: api, pods: pods, now: time.Now, log: log,

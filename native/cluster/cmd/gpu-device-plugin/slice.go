@@ -137,7 +137,7 @@ func sliceCommand(args []string, env func(string) string, stdout, stderr io.Writ
 		return 2
 	}
 	manager := hostslice.Manager{Paths: cfg.paths, OnError: cfg.onError, Proc: cfg.tend.proc, DryRun: cfg.dryRun,
-		Discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, maxSplit) }}
+		Discover: func() ([]xpu.Card, error) { return cards.Discover(cfg.nvml, cfg.tend.proc, maxSplit) }}
 	if err := cfg.do(manager, stdout, stderr); err != nil {
 		fail(cfg, err, stdout, stderr)
 		return 1
