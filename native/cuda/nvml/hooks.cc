@@ -24,7 +24,8 @@ nvmlReturn_t initialise(Function function, Arguments... arguments) noexcept {
 // --- which cards there are -------------------------------------------------------------------
 
 // Calls visit(position, device) for the cards of the slice, in the driver's order, until it says
-// stop; returns how many were visited.
+// stop; returns how many were visited. The driver doesn't count a slice's MIG instance among the
+// cards, but finds it by its name; no slice has more than one.
 template <typename Visit>
 unsigned each_card(Visit visit) noexcept {
     unsigned all = 0, shown = 0;
@@ -33,8 +34,12 @@ unsigned each_card(Visit visit) noexcept {
         nvmlDevice_t device = nullptr;
         const nvmlReturn_t got = call(real().nvmlDeviceGetHandleByIndex_v2, index, &device);
         if (got != NVML_SUCCESS || !view.shows(device)) continue;
-        if (!visit(shown++, device)) break;
+        if (!visit(shown++, device)) return shown;
     }
+    nvmlDevice_t instance = nullptr;
+    if (char uuid[kUuidText]; shown == 0 && view.instance(uuid) &&
+                              call(real().nvmlDeviceGetHandleByUUID, uuid, &instance) == NVML_SUCCESS)
+        (void)visit(shown++, instance);
     return shown;
 }
 

@@ -17,7 +17,6 @@ extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*chi
 namespace xpu::nvml {
 namespace {
 
-constexpr unsigned kUuidText = 96; // NVML's own bound, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 // NVML's times are microseconds; a reading must be found again by what became of its time there.
 constexpr Nanos kRounding = 1'000'000;
 
@@ -116,6 +115,14 @@ bool View::shows(nvmlDevice_t device) noexcept {
     Config now;
     char uuid[kUuidText] = {};
     return !config(now) || !uuid_of(device, uuid) || find(now, uuid) != kNoCard;
+}
+
+bool View::instance(char (&uuid)[kUuidText]) noexcept {
+    Config now;
+    if (!config(now) || now.cards == 0 || std::strncmp(now.card[0].uuid, "MIG-", 4) != 0)
+        return false;
+    std::memcpy(uuid, now.card[0].uuid, sizeof now.card[0].uuid);
+    return true;
 }
 
 bool View::memory(int card, std::uint64_t& quota, std::uint64_t& used) noexcept {

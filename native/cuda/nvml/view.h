@@ -15,6 +15,7 @@
 namespace xpu::nvml {
 
 constexpr int kNoCard = -1;
+constexpr unsigned kUuidText = 96; // NVML's own bound, NVML_DEVICE_UUID_V2_BUFFER_SIZE
 
 class View {
   public:
@@ -25,6 +26,8 @@ class View {
     int card_of(nvmlDevice_t device) noexcept;
     // False only for a device that is known to be no card of the slice.
     bool shows(nvmlDevice_t device) noexcept;
+    // The name of the MIG instance that the slice is of; false where it is of whole cards.
+    bool instance(char (&uuid)[kUuidText]) noexcept;
 
     // Bytes granted on a card, and bytes its processes hold; false where nothing is limited.
     bool memory(int card, std::uint64_t& quota, std::uint64_t& used) noexcept;

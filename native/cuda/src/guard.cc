@@ -22,14 +22,30 @@ extern "C" int __register_atfork(void (*prepare)(), void (*parent)(), void (*chi
 namespace xpu {
 namespace {
 
-constexpr std::size_t kUuidText = sizeof "GPU-00000000-0000-0000-0000-000000000000";
+constexpr std::size_t kUuidText = sizeof "00000000-0000-0000-0000-000000000000";
+constexpr std::size_t kUuidKind = sizeof "GPU-" - 1;
 
 void format_uuid(const CUuuid& uuid, char (&text)[kUuidText]) noexcept {
     const unsigned char* b = uuid.bytes;
     std::snprintf(text, sizeof text,
-                  "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
+                  "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
                   b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13],
                   b[14], b[15]);
+}
+
+// The driver's bytes don't tell a card (GPU-) from an instance of one (MIG-); none has another's.
+bool is_named(const char* uuid, const char* text) noexcept {
+    return (std::strncmp(uuid, "GPU-", kUuidKind) == 0 ||
+            std::strncmp(uuid, "MIG-", kUuidKind) == 0) &&
+           std::strcmp(uuid + kUuidKind, text) == 0;
+}
+
+// In MIG mode the older function names the card that the instance is part of. A driver that lacks
+// the newer one knows no instances as devices either.
+CUresult uuid_of(CUdevice device, CUuuid& uuid) noexcept {
+    if (real.cuDeviceGetUuid_v2 != nullptr) return real.cuDeviceGetUuid_v2(&uuid, device);
+    if (real.cuDeviceGetUuid != nullptr) return real.cuDeviceGetUuid(&uuid, device);
+    return CUDA_ERROR_NOT_FOUND;
 }
 
 // 0 means no limit, so where the overhead alone fills the quota a single byte is left.
@@ -175,15 +191,14 @@ void Guard::apply(const Config& config) noexcept {
 
 int Guard::find_card(CUdevice device) noexcept {
     CUuuid uuid = {};
-    if (real.cuDeviceGetUuid == nullptr || real.cuDeviceGetUuid(&uuid, device) != CUDA_SUCCESS)
-        return kNoCard;
+    if (uuid_of(device, uuid) != CUDA_SUCCESS) return kNoCard;
     if (deny_.load(std::memory_order_relaxed) == Deny::kEveryDevice)
         return device % static_cast<int>(XPU_MAX_CARDS);
     char text[kUuidText];
     format_uuid(uuid, text);
     Hold hold(rereading_);
     for (std::uint32_t index = 0; index < config_.cards; ++index) {
-        if (std::strcmp(config_.card[index].uuid, text) == 0) return static_cast<int>(index);
+        if (is_named(config_.card[index].uuid, text)) return static_cast<int>(index);
     }
     return kNoCard;
 }

@@ -22,6 +22,7 @@ thread_local ContextStack contexts;
 
 Device::Device(const sim::Session& session, std::size_t index)
     : card_(session.fleet(), index, session.seat(), session.ticket()),
+      whole_(card_.info().part_of == sim::kWhole ? &card_.info() : &session.fleet().card[card_.info().part_of].info),
       profile_(sim::parse_settings(card_.info().attributes, card_.info().profile)),
       default_kernel_ns_(number("default_kernel_ns", 5000)) {}
 

@@ -55,6 +55,8 @@ class Device {
   Device(const sim::Session& session, std::size_t index);
 
   const sim::CardInfo& info() const { return card_.info(); }
+  // The card that an instance is a part of; else the card itself.
+  const sim::CardInfo& whole() const { return *whole_; }
   const sim::Settings& profile() const { return profile_; }
   long number(const char* key, long otherwise) const;
   std::uint64_t total_bytes() const { return info().memory_bytes - info().reserved_bytes; }
@@ -89,6 +91,7 @@ class Device {
   std::uint64_t submit_held(sim::ItemKind kind, sim::Nanos duration_ns, Stream& stream);
 
   sim::CardClient card_;
+  const sim::CardInfo* whole_;
   sim::Settings profile_;
   sim::Nanos default_kernel_ns_;
   std::mutex submitting_;

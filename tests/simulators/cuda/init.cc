@@ -291,8 +291,13 @@ SIM_EXPORT CUresult cuDeviceGetUuid_v2(CUuuid* uuid, CUdevice ordinal) {
 }
 
 #undef cuDeviceGetUuid
+// As the real one, it names the card of an instance.
 SIM_EXPORT CUresult cuDeviceGetUuid(CUuuid* uuid, CUdevice ordinal) {
-  return cuDeviceGetUuid_v2(uuid, ordinal);
+  Device* device = nullptr;
+  if (const CUresult error = device_of(ordinal, device)) return error;
+  if (uuid == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  uuid_bytes(device->whole().uuid, uuid->bytes);
+  return CUDA_SUCCESS;
 }
 
 SIM_EXPORT CUresult cuDeviceTotalMem_v2(std::size_t* bytes, CUdevice ordinal) {

@@ -8,6 +8,8 @@
 #include <dlfcn.h>
 #include <unistd.h>
 
+#include "hardware.h"
+#include "mig.h"
 #include "session.h"
 
 namespace simnvidia {
@@ -23,34 +25,51 @@ constexpr Branch kBranches[] = {{580, 13000}, {575, 12090}, {570, 12080}, {565, 
                                 {525, 12000}, {0, 11040}};
 
 bool names(const sim::CardInfo& card, const std::string& entry, std::size_t place) {
-  if (entry.rfind("GPU-", 0) == 0) return std::string(card.uuid).rfind(entry, 0) == 0;
+  if (entry.rfind("GPU-", 0) == 0 || entry.rfind("MIG-", 0) == 0) return std::string(card.uuid).rfind(entry, 0) == 0;
   return entry == std::to_string(place);
+}
+
+bool is_there(const std::string& node) { return access((sim::device_directory() + "/" + node).c_str(), F_OK) == 0; }
+
+// Whether the nodes that open an instance are there; a card needs none.
+bool opens(const sim::CardInfo& card) {
+  if (card.part_of == sim::kWhole) return true;
+  const auto profile = sim::parse_settings(card.attributes, card.profile);
+  const auto gi = static_cast<unsigned>(sim::number(profile, "mig_gpu_instance", card.profile));
+  return is_there(capability_node(capability(card.minor, gi))) && is_there(capability_node(capability(card.minor, gi, 0)));
 }
 
 }  // namespace
 
 std::vector<std::size_t> visible(const sim::Fleet& fleet) {
-  const std::string directory = sim::device_directory();
   std::vector<std::size_t> found;
   for (std::size_t i = 0; i < fleet.cards; ++i) {
-    const std::string node = directory + "/nvidia" + std::to_string(fleet.card[i].info.minor);
-    if (access(node.c_str(), F_OK) == 0) found.push_back(i);
+    const sim::CardInfo& card = fleet.card[i].info;
+    if (is_there("nvidia" + std::to_string(card.minor)) && opens(card)) found.push_back(i);
   }
   return found;
 }
 
 std::vector<std::size_t> cuda_visible(const sim::Fleet& fleet, const char* wanted) {
-  const std::vector<std::size_t> all = visible(fleet);
+  std::vector<std::size_t> all, instances;
+  for (const std::size_t i : visible(fleet)) {
+    const sim::CardInfo& card = fleet.card[i].info;
+    if (card.part_of != sim::kWhole) instances.push_back(i);
+    else if (card.parts == 0) all.push_back(i);
+  }
+  if (all.empty() && !instances.empty()) all.push_back(instances.front());
   if (wanted == nullptr) return all;
   std::vector<std::size_t> chosen;
   std::istringstream entries(wanted);
   std::string entry;
   while (std::getline(entries, entry, ',')) {
+    const std::vector<std::size_t>& among = entry.rfind("MIG-", 0) == 0 ? instances : all;
     const std::size_t before = chosen.size();
-    for (std::size_t place = 0; place < all.size() && chosen.size() == before; ++place) {
-      if (names(fleet.card[all[place]].info, entry, place)) chosen.push_back(all[place]);
+    for (std::size_t place = 0; place < among.size() && chosen.size() == before; ++place) {
+      if (names(fleet.card[among[place]].info, entry, place)) chosen.push_back(among[place]);
     }
     if (chosen.size() == before) break;
+    if (fleet.card[chosen.back()].info.part_of != sim::kWhole) return {chosen.back()};
   }
   return chosen;
 }

@@ -13,11 +13,12 @@ namespace simnvidia {
 constexpr const char* kSocket = "/run/nvidia-persistenced/socket";
 constexpr const char* kPciVendor = "0x10de";
 
-// Indices of the cards whose device node exists where this process runs.
+// Indices of the cards, and of the instances of cards, whose device nodes exist where this process runs.
 std::vector<std::size_t> visible(const sim::Fleet& fleet);
 
 // The visible cards in the order that CUDA_VISIBLE_DEVICES asks for (null: all). As the real driver,
-// the first entry that names no card ends the list.
+// the first entry that names no card ends the list; a card in MIG mode is no device, and of instances a process
+// sees one alone: the one named, or the first where there is no other card.
 std::vector<std::size_t> cuda_visible(const sim::Fleet& fleet, const char* wanted);
 
 // The CUDA version a driver supports, as cuDriverGetVersion says it (580.95.05 -> 13000).

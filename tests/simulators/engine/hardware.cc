@@ -3,11 +3,9 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
-#include <stdexcept>
 
 namespace sim {
 namespace {
@@ -27,6 +25,8 @@ const std::string& required(const Settings& settings, const std::string& key,
   return found->second;
 }
 
+}  // namespace
+
 std::uint64_t number(const Settings& settings, const std::string& key, const std::string& origin) {
   const std::string& text = required(settings, key, origin);
   char* end = nullptr;
@@ -37,15 +37,11 @@ std::uint64_t number(const Settings& settings, const std::string& key, const std
   return value;
 }
 
-template <std::size_t size>
-void put(char (&field)[size], const std::string& text, const std::string& what) {
-  if (text.size() >= size) {
-    throw std::runtime_error(what + " is longer than " + std::to_string(size - 1) + " characters");
-  }
-  std::memcpy(field, text.c_str(), text.size() + 1);
+std::string format_settings(const Settings& settings) {
+  std::string text;
+  for (const auto& [key, value] : settings) text += key + " " + value + "\n";
+  return text;
 }
-
-}  // namespace
 
 Settings parse_settings(const std::string& text, const std::string& origin) {
   Settings settings;
@@ -107,6 +103,8 @@ void describe_card(const FoundCard& card, const std::string& profile_text, std::
   put(info.attributes, profile_text, origin);
   info.minor = minor;
   info.numa_node = card.numa_node;
+  info.part_of = kWhole;
+  info.parts = 0;
   info.memory_bytes = number(settings, "memory_mib", origin) * kMiB;
   info.reserved_bytes = number(settings, "reserved_mib", origin) * kMiB;
   info.context_bytes = number(settings, "context_mib", origin) * kMiB;

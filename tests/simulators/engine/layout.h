@@ -22,9 +22,10 @@ namespace sim {
 using Nanos = std::int64_t;
 
 constexpr std::uint32_t kMagic = 0x4d495358;  // "XSIM"
-constexpr std::uint32_t kLayoutVersion = 3;
+constexpr std::uint32_t kLayoutVersion = 4;
 constexpr std::uint32_t kDaemonTicket = 1;
 constexpr std::size_t kMaxCards = 16;
+constexpr std::int32_t kWhole = -1;
 constexpr std::size_t kMaxProcesses = 512;
 constexpr std::size_t kQueueDepth = 1024;
 constexpr std::size_t kSamples = 128;
@@ -103,6 +104,8 @@ struct CardInfo {
   char profile[32];
   std::uint32_t minor;
   std::int32_t numa_node;
+  std::int32_t part_of;  // the card of this fleet that this one is a part of; kWhole: none
+  std::uint32_t parts;   // that it is divided into; it runs nothing itself then
   std::uint64_t memory_bytes;
   std::uint64_t reserved_bytes;  // never available to processes
   std::uint64_t context_bytes;   // what a context costs

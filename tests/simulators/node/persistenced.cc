@@ -15,6 +15,7 @@
 
 #include "daemon.h"
 #include "hardware.h"
+#include "mig.h"
 #include "places.h"
 #include "session.h"
 #include "vendor.h"
@@ -69,6 +70,23 @@ int parse(int count, char** words, Options& options) {
   return 0;
 }
 
+// Instances of cards in MIG mode follow the cards; returns how many are there now.
+std::uint32_t divide(sim::Fleet& fleet, std::uint32_t cards) {
+  std::uint32_t count = cards;
+  for (std::uint32_t i = 0; i < cards; ++i) {
+    sim::CardInfo& whole = fleet.card[i].info;
+    const std::string origin = std::string("profile ") + whole.profile;
+    for (const auto& part : simnvidia::parts_of(sim::parse_settings(whole.attributes, origin), origin)) {
+      if (count == sim::kMaxCards) {
+        throw std::runtime_error("more cards and MIG instances than " + std::to_string(sim::kMaxCards) + ", which are simulated");
+      }
+      simnvidia::describe_part(whole, static_cast<std::int32_t>(i), part, fleet.card[count++].info);
+      ++whole.parts;
+    }
+  }
+  return count;
+}
+
 std::uint32_t describe(sim::Fleet& fleet) {
   const std::string pci = simnvidia::pci_tree();
   const auto cards = sim::find_cards(pci, simnvidia::kPciVendor);
@@ -88,7 +106,7 @@ std::uint32_t describe(sim::Fleet& fleet) {
     const std::string path = simnvidia::share_directory() + "/profiles/" + profile->second + ".conf";
     sim::describe_card(cards[i], sim::read_text(path), i, fleet.card[i].info);
   }
-  return static_cast<std::uint32_t>(cards.size());
+  return divide(fleet, static_cast<std::uint32_t>(cards.size()));
 }
 
 void write_pid(const std::string& path) {

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "hardware.h"
+#include "mig.h"
 #include "places.h"
 #include "session.h"
 #include "vendor.h"
@@ -29,6 +30,7 @@ namespace fs = std::filesystem;
 constexpr long kTmpfs = 0x01021994;
 constexpr unsigned kMajor = 195;     // NVIDIA's registered number
 constexpr unsigned kUvmMajor = 511;  // the real one is dynamic
+constexpr unsigned kCapsMajor = 510;  // likewise
 constexpr unsigned kControlMinor = 255;
 
 [[noreturn]] void fail(const std::string& what) {
@@ -59,22 +61,55 @@ void make_node(const std::string& name, unsigned major, unsigned minor) {
   write_file(path, "");
 }
 
-std::string profile_name(const sim::FoundCard& card) {
+sim::Settings profile_of(const sim::FoundCard& card) {
   const auto profile = card.simulated.find("profile");
   if (profile == card.simulated.end()) throw std::runtime_error(card.address + "/simgpu: no line 'profile …'");
   const std::string path = simnvidia::share_directory() + "/profiles/" + profile->second + ".conf";
-  const auto settings = sim::parse_settings(sim::read_text(path), path);
-  const auto name = settings.find("name");
-  return name == settings.end() ? profile->second : name->second;
+  sim::Settings settings = sim::parse_settings(sim::read_text(path), path);
+  settings.emplace("name", profile->second);
+  return settings;
 }
 
 std::string information(const sim::FoundCard& card, std::size_t minor) {
   const auto uuid = card.simulated.find("uuid");
-  return "Model: \t\t " + profile_name(card) + "\nIRQ:   \t\t 0\nGPU UUID: \t " +
+  return "Model: \t\t " + profile_of(card).at("name") + "\nIRQ:   \t\t 0\nGPU UUID: \t " +
          (uuid == card.simulated.end() ? "?" : uuid->second) +
          "\nVideo BIOS: \t simulated\nBus Type: \t PCIe\nDMA Size: \t 47 bits\n"
          "DMA Mask: \t 0x7fffffffffff\nBus Location: \t " + card.address +
          "\nDevice Minor: \t " + std::to_string(minor) + "\nGPU Excluded:\t No\n";
+}
+
+// What numbers the device nodes of MIG instances have, of all that could be made.
+std::string mig_minors(std::size_t cards) {
+  std::string text = "config 1\nmonitor 2\n";
+  for (unsigned card = 0; card < cards; ++card) {
+    for (unsigned gi = 0; gi < simnvidia::kGpuInstances; ++gi) {
+      const std::string name = "gpu" + std::to_string(card) + "/gi" + std::to_string(gi);
+      text += name + "/access " + std::to_string(simnvidia::capability(card, gi)) + "\n";
+      for (unsigned ci = 0; ci < simnvidia::kComputeInstances; ++ci) {
+        text += name + "/ci" + std::to_string(ci) + "/access " + std::to_string(simnvidia::capability(card, gi, ci)) + "\n";
+      }
+    }
+  }
+  return text;
+}
+
+// One device node of an instance, and the file in which the driver tells its number.
+void make_capability(unsigned number, const std::string& access) {
+  make_node(simnvidia::capability_node(number), kCapsMajor, number);
+  write_file(access, "DeviceFileMinor: " + std::to_string(number) + "\nDeviceFileMode: 292\nDeviceFileModify: 1\n");
+}
+
+void make_instances(const sim::FoundCard& card, unsigned minor) {
+  const auto parts = simnvidia::parts_of(profile_of(card), card.address);
+  if (parts.empty()) return;
+  fs::create_directories(sim::device_directory() + "/nvidia-caps");
+  const std::string base = simnvidia::proc_driver() + "/nvidia/capabilities/gpu" + std::to_string(minor) + "/mig/gi";
+  for (const auto& part : parts) {
+    const std::string of = base + std::to_string(part.gpu_instance);
+    make_capability(simnvidia::capability(minor, part.gpu_instance), of + "/access");
+    make_capability(simnvidia::capability(minor, part.gpu_instance, 0), of + "/ci0/access");
+  }
 }
 
 void start() {
@@ -100,7 +135,9 @@ void start() {
   for (std::size_t i = 0; i < cards.size(); ++i) {
     write_file(proc + "/nvidia/gpus/" + cards[i].address + "/information", information(cards[i], i));
     make_node("nvidia" + std::to_string(i), kMajor, static_cast<unsigned>(i));
+    make_instances(cards[i], static_cast<unsigned>(i));
   }
+  write_file(proc + "/nvidia-caps/mig-minors", mig_minors(cards.size()));
   std::printf("nvidia-sim-module: simulated driver %s, %zu card(s)\n",
               simnvidia::installed_version().c_str(), cards.size());
 }
@@ -108,6 +145,8 @@ void start() {
 void stop() {
   const std::string proc = simnvidia::proc_driver();
   fs::remove_all(proc + "/nvidia");
+  fs::remove_all(proc + "/nvidia-caps");
+  fs::remove_all(sim::device_directory() + "/nvidia-caps");
   if (proc.rfind("/proc", 0) == 0 && on_tmpfs(proc)) umount2(proc.c_str(), MNT_DETACH);
   for (const auto& entry : fs::directory_iterator(sim::device_directory())) {
     const std::string name = entry.path().filename().string();

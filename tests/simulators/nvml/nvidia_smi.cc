@@ -70,6 +70,11 @@ std::string driver_version() {
 
 unsigned long long mib(unsigned long long bytes) { return bytes >> 20; }
 
+bool in_mig_mode(const Snapshot& card) {
+  unsigned current = 0, pending = 0;
+  return NVML(nvmlDeviceGetMigMode)(card.device, &current, &pending) == NVML_SUCCESS && current != 0;
+}
+
 struct Field {
   const char* name;
   const char* unit;
@@ -110,7 +115,7 @@ const Field kFields[] = {
     {"power.draw", " W", [](const Snapshot& s) { return watts(s.milliwatts); }},
     {"power.limit", " W", [](const Snapshot& s) { return watts(s.limit_milliwatts); }},
     {"persistence_mode", "", [](const Snapshot&) { return std::string("Enabled"); }},
-    {"mig.mode.current", "", [](const Snapshot&) { return std::string("[N/A]"); }},
+    {"mig.mode.current", "", [](const Snapshot& s) { return std::string(in_mig_mode(s) ? "Enabled" : "[N/A]"); }},
 };
 
 const char* column_unit(const Field& field) {
@@ -150,9 +155,23 @@ int query(const std::vector<Snapshot>& cards, const std::string& wanted, bool he
   return 0;
 }
 
+void list_instances(const Snapshot& card) {
+  unsigned most = 0;
+  NVML(nvmlDeviceGetMaxMigDeviceCount)(card.device, &most);
+  for (unsigned index = 0; in_mig_mode(card) && index < most; ++index) {
+    nvmlDevice_t instance = nullptr;
+    if (NVML(nvmlDeviceGetMigDeviceHandleByIndex)(card.device, index, &instance) != NVML_SUCCESS) continue;
+    const std::string name = text(nvml<decltype(nvmlDeviceGetName)>("nvmlDeviceGetName"), instance);
+    const auto size = name.rfind(" MIG ");
+    std::printf("  MIG %-11s Device %2u: (UUID: %s)\n", size == std::string::npos ? "?" : name.substr(size + 5).c_str(), index,
+                text(nvml<decltype(nvmlDeviceGetUUID)>("nvmlDeviceGetUUID"), instance).c_str());
+  }
+}
+
 int list(const std::vector<Snapshot>& cards) {
   for (const Snapshot& card : cards) {
     std::printf("GPU %u: %s (UUID: %s)\n", card.index, card.name.c_str(), card.uuid.c_str());
+    list_instances(card);
   }
   return 0;
 }

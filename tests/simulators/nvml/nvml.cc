@@ -30,7 +30,12 @@
 struct nvmlDevice_st {
   sim::CardView card;
   sim::Settings profile;
-  unsigned index;
+  unsigned index;  // among the cards or, of a MIG instance, among those of its card
+  std::size_t place;                // in the fleet
+  nvmlDevice_st* whole;             // the card that a MIG instance is a part of; else null
+  std::vector<nvmlDevice_st*> parts;  // the instances of a card in MIG mode that can be seen here
+
+  bool divided() const { return card.info().parts > 0; }
 };
 
 struct nvmlEventSet_st {
@@ -60,11 +65,15 @@ class Library {
       return NVML_ERROR_LIB_RM_VERSION_MISMATCH;
     }
     devices_.clear();
+    cards_.clear();
     for (const std::size_t index : simnvidia::visible(fleet)) {
       const sim::CardView card(fleet, index, session_.ticket());
+      nvmlDevice_st* const whole = whole_of(card.info());
+      auto& siblings = whole == nullptr ? cards_ : whole->parts;
       devices_.push_back(std::make_unique<nvmlDevice_st>(
           nvmlDevice_st{card, sim::parse_settings(card.info().attributes, card.info().profile),
-                        static_cast<unsigned>(devices_.size())}));
+                        static_cast<unsigned>(siblings.size()), index, whole, {}}));
+      siblings.push_back(devices_.back().get());
     }
     ++uses_;
     return NVML_SUCCESS;
@@ -78,7 +87,9 @@ class Library {
   }
 
   bool ready() const { return uses_ > 0; }
+  // Instances too, which only their UUID and their card lead to.
   const std::vector<std::unique_ptr<nvmlDevice_st>>& devices() const { return devices_; }
+  std::size_t cards() const { return cards_.size(); }
   const sim::Fleet& fleet() const { return session_.fleet(); }
   bool knows(nvmlDevice_t device) const {
     return std::any_of(devices_.begin(), devices_.end(),
@@ -86,10 +97,18 @@ class Library {
   }
 
  private:
+  nvmlDevice_st* whole_of(const sim::CardInfo& info) const {
+    for (nvmlDevice_st* card : cards_) {
+      if (info.part_of != sim::kWhole && card->place == static_cast<std::size_t>(info.part_of)) return card;
+    }
+    return nullptr;
+  }
+
   std::mutex lock_;
   unsigned uses_ = 0;
   sim::Session session_;
   std::vector<std::unique_ptr<nvmlDevice_st>> devices_;
+  std::vector<nvmlDevice_st*> cards_;
 };
 
 Library& library() {
@@ -116,6 +135,20 @@ nvmlReturn_t ready(nvmlDevice_t device, Out*... out) {
   if (!library().ready()) return NVML_ERROR_UNINITIALIZED;
   const bool complete = (... && (out != nullptr));
   return complete && library().knows(device) ? reached(device) : NVML_ERROR_INVALID_ARGUMENT;
+}
+
+// What NVML knows of cards alone: an instance has no bus, no sensors, no clocks and no events of its own.
+template <class... Out>
+nvmlReturn_t ready_card(nvmlDevice_t device, Out*... out) {
+  const nvmlReturn_t error = ready(device, out...);
+  return error != NVML_SUCCESS ? error : device->whole != nullptr ? NVML_ERROR_NOT_SUPPORTED : NVML_SUCCESS;
+}
+
+// Of what runs it knows neither of an instance nor of a card divided into some.
+template <class... Out>
+nvmlReturn_t ready_to_sample(nvmlDevice_t device, Out*... out) {
+  const nvmlReturn_t error = ready_card(device, out...);
+  return error != NVML_SUCCESS ? error : device->divided() ? NVML_ERROR_NOT_SUPPORTED : NVML_SUCCESS;
 }
 
 nvmlReturn_t put_text(char* to, unsigned size, const std::string& text) {
@@ -171,11 +204,34 @@ sim::Nanos wall_offset() {
   return wall.tv_sec * 1'000'000'000LL + wall.tv_nsec - sim::monotonic_now();
 }
 
-std::vector<sim::CardView::Usage> running(const nvmlDevice_st& device) {
-  std::vector<sim::CardView::Usage> all = device.card.usages();
-  all.erase(std::remove_if(all.begin(), all.end(), [](const auto& u) { return u.memory_bytes == 0; }),
-            all.end());
+// A process on a card, or on an instance of it.
+struct Running {
+  std::int32_t host_pid;
+  std::uint64_t memory_bytes;
+  unsigned gpu_instance, compute_instance;
+};
+
+constexpr unsigned kNoInstance = 0xffffffffu;
+
+std::vector<Running> running(const nvmlDevice_st& device) {
+  std::vector<Running> all;
+  const bool instance = device.whole != nullptr;
+  for (const auto& usage : device.card.usages()) {
+    if (usage.memory_bytes == 0) continue;
+    all.push_back({usage.host_pid, usage.memory_bytes, instance ? number_of(device, "mig_gpu_instance") : kNoInstance,
+                   instance ? 0 : kNoInstance});
+  }
+  for (const nvmlDevice_st* part : device.parts) {
+    const auto inside = running(*part);
+    all.insert(all.end(), inside.begin(), inside.end());
+  }
   return all;
+}
+
+std::uint64_t used_bytes(const nvmlDevice_st& device) {
+  std::uint64_t used = device.card.used_bytes();
+  for (const nvmlDevice_st* part : device.parts) used += part->card.used_bytes();
+  return used;
 }
 
 // The protocol of NVML's lists: too small a buffer is an error that says how much is needed.
@@ -190,7 +246,7 @@ nvmlReturn_t list_processes(nvmlDevice_t device, unsigned* count, Info* infos, F
   for (std::size_t i = 0; i < all.size(); ++i) {
     infos[i].pid = static_cast<unsigned>(all[i].host_pid);
     infos[i].usedGpuMemory = all[i].memory_bytes;
-    fill(infos[i]);
+    fill(infos[i], all[i]);
   }
   return NVML_SUCCESS;
 }
@@ -201,10 +257,11 @@ nvmlReturn_t no_processes(nvmlDevice_t device, unsigned* count) {
   return NVML_SUCCESS;
 }
 
-void without_instance(nvmlProcessInfo_v1_t&) {}
+void without_instance(nvmlProcessInfo_v1_t&, const Running&) {}
 template <class Info>
-void whole_card(Info& info) {
-  info.gpuInstanceId = info.computeInstanceId = 0xffffffffu;
+void with_instance(Info& info, const Running& one) {
+  info.gpuInstanceId = one.gpu_instance;
+  info.computeInstanceId = one.compute_instance;
 }
 
 nvmlReturn_t give(nvmlDevice_t device, unsigned* out, unsigned value) {
@@ -287,14 +344,14 @@ SIM_EXPORT nvmlReturn_t nvmlSystemGetProcessName(unsigned pid, char* name, unsig
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned* count) {
   if (const nvmlReturn_t error = ready()) return error;
   if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  *count = static_cast<unsigned>(library().devices().size());
+  *count = static_cast<unsigned>(library().cards());
   return NVML_SUCCESS;
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetCount(unsigned* count) { return nvmlDeviceGetCount_v2(count); }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t* device) {
-  const nvmlReturn_t error = find_device(device, [&](const auto& d) { return d.index == index; });
+  const nvmlReturn_t error = find_device(device, [&](const auto& d) { return d.whole == nullptr && d.index == index; });
   return error == NVML_ERROR_NOT_FOUND ? NVML_ERROR_INVALID_ARGUMENT : error;
 }
 
@@ -318,7 +375,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char* address, nv
   if (address == nullptr || !parse_pci(address, wanted)) return NVML_ERROR_INVALID_ARGUMENT;
   return find_device(device, [&](const auto& d) {
     const PciPlace place = place_of(d);
-    return place.domain == wanted.domain && place.bus == wanted.bus && place.device == wanted.device;
+    return d.whole == nullptr && place.domain == wanted.domain && place.bus == wanted.bus && place.device == wanted.device;
   });
 }
 
@@ -350,7 +407,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char* serial, u
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned* minor) {
-  if (const nvmlReturn_t error = ready(device, minor)) return error;
+  if (const nvmlReturn_t error = ready_card(device, minor)) return error;
   *minor = device->card.info().minor;
   return NVML_SUCCESS;
 }
@@ -383,7 +440,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, 
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t* pci) {
-  if (const nvmlReturn_t error = ready(device, pci)) return error;
+  if (const nvmlReturn_t error = ready_card(device, pci)) return error;
   const PciPlace place = place_of(*device);
   std::memset(pci, 0, sizeof(*pci));
   pci->domain = place.domain;
@@ -424,8 +481,8 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetNumaNodeId(nvmlDevice_t device, unsigned* n
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t one, nvmlDevice_t other,
                                                             nvmlGpuTopologyLevel_t* level) {
-  if (const nvmlReturn_t error = ready(one, level)) return error;
-  if (const nvmlReturn_t error = ready(other)) return error;
+  if (const nvmlReturn_t error = ready_card(one, level)) return error;
+  if (const nvmlReturn_t error = ready_card(other)) return error;
   const bool same_node = one->card.info().numa_node == other->card.info().numa_node;
   *level = one == other ? NVML_TOPOLOGY_INTERNAL : same_node ? NVML_TOPOLOGY_NODE : NVML_TOPOLOGY_SYSTEM;
   return NVML_SUCCESS;
@@ -449,32 +506,64 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeMode(nvmlDevice_t device, nvmlComput
   return NVML_SUCCESS;
 }
 
-SIM_EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned*, unsigned*) {
-  return unsupported(device);
+// A profile that isn't divided is of a card that has no such mode, as far as this library says.
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned* current, unsigned* pending) {
+  if (const nvmlReturn_t error = ready_card(device, current, pending)) return error;
+  if (!device->divided()) return NVML_ERROR_NOT_SUPPORTED;
+  *current = *pending = NVML_DEVICE_MIG_ENABLE;
+  return NVML_SUCCESS;
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned* count) {
-  return give(device, count, 0);
+  constexpr unsigned kMost = 7;  // of an A100
+  return give(device, count, library().knows(device) && device->divided() ? kMost : 0);
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned* is) {
-  return give(device, is, 0);
+  return give(device, is, library().knows(device) && device->whole != nullptr);
 }
 
-SIM_EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned, nvmlDevice_t*) {
-  return unsupported(device);
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned index, nvmlDevice_t* found) {
+  if (const nvmlReturn_t error = ready_card(device, found)) return error;
+  if (!device->divided()) return NVML_ERROR_NOT_SUPPORTED;
+  if (index >= device->parts.size()) return NVML_ERROR_NOT_FOUND;
+  *found = device->parts[index];
+  return NVML_SUCCESS;
 }
 
-SIM_EXPORT nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t device, nvmlDevice_t*) {
-  return unsupported(device);
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t device, nvmlDevice_t* whole) {
+  if (const nvmlReturn_t error = ready(device, whole)) return error;
+  if (device->whole == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  *whole = device->whole;
+  return NVML_SUCCESS;
 }
 
-SIM_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned*) {
-  return unsupported(device);
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned* id) {
+  if (const nvmlReturn_t error = ready(device, id)) return error;
+  if (device->whole == nullptr) return NVML_ERROR_NOT_SUPPORTED;
+  *id = number_of(*device, "mig_gpu_instance");
+  return NVML_SUCCESS;
 }
 
-SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned*) {
-  return unsupported(device);
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned* id) {
+  if (const nvmlReturn_t error = ready(device, id)) return error;
+  if (device->whole == nullptr) return NVML_ERROR_NOT_SUPPORTED;
+  *id = 0;
+  return NVML_SUCCESS;
+}
+
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t* attributes) {
+  if (const nvmlReturn_t error = ready(device, attributes)) return error;
+  if (device->whole == nullptr) return NVML_ERROR_NOT_SUPPORTED;
+  *attributes = {};
+  attributes->multiprocessorCount = number_of(*device, "multiprocessors");
+  attributes->gpuInstanceSliceCount = attributes->computeInstanceSliceCount = number_of(*device, "mig_slices");
+  attributes->memorySizeMB = device->card.info().memory_bytes >> 20;
+  return NVML_SUCCESS;
+}
+
+SIM_EXPORT nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device, nvmlDeviceAttributes_t* attributes) {
+  return nvmlDeviceGetAttributes_v2(device, attributes);
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetVirtualizationMode(nvmlDevice_t device,
@@ -513,7 +602,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_
   if (const nvmlReturn_t error = ready(device, memory)) return error;
   const sim::CardInfo& info = device->card.info();
   memory->total = info.memory_bytes;
-  memory->used = info.reserved_bytes + device->card.used_bytes();
+  memory->used = info.reserved_bytes + used_bytes(*device);
   memory->free = memory->total - memory->used;
   return NVML_SUCCESS;
 }
@@ -524,13 +613,13 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemo
   const sim::CardInfo& info = device->card.info();
   memory->total = info.memory_bytes;
   memory->reserved = info.reserved_bytes;
-  memory->used = device->card.used_bytes();
+  memory->used = used_bytes(*device);
   memory->free = memory->total - memory->reserved - memory->used;
   return NVML_SUCCESS;
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t* rates) {
-  if (const nvmlReturn_t error = ready(device, rates)) return error;
+  if (const nvmlReturn_t error = ready_to_sample(device, rates)) return error;
   rates->gpu = busy_percent(*device);
   rates->memory = 0;
   return NVML_SUCCESS;
@@ -541,7 +630,7 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlU
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
                                                         nvmlProcessUtilizationSample_t* samples,
                                                         unsigned* count, unsigned long long last_seen) {
-  if (const nvmlReturn_t error = ready(device, count)) return error;
+  if (const nvmlReturn_t error = ready_to_sample(device, count)) return error;
   device->card.settle();
   const sim::Nanos now = sim::monotonic_now();
   const simnvidia::Faults faults = simnvidia::current_faults();
@@ -573,12 +662,12 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned* count,
                                                                 nvmlProcessInfo_t* infos) {
-  return list_processes(device, count, infos, whole_card<nvmlProcessInfo_t>);
+  return list_processes(device, count, infos, with_instance<nvmlProcessInfo_t>);
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned* count,
                                                                 nvmlProcessInfo_v2_t* infos) {
-  return list_processes(device, count, infos, whole_card<nvmlProcessInfo_v2_t>);
+  return list_processes(device, count, infos, with_instance<nvmlProcessInfo_v2_t>);
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned* count,
@@ -608,13 +697,13 @@ SIM_EXPORT nvmlReturn_t nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t 
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, nvmlTemperatureSensors_t,
                                                  unsigned* degrees) {
-  if (const nvmlReturn_t error = ready(device, degrees)) return error;
+  if (const nvmlReturn_t error = ready_card(device, degrees)) return error;
   *degrees = 30 + busy_percent(*device) * 40 / 100;
   return NVML_SUCCESS;
 }
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned* milliwatts) {
-  if (const nvmlReturn_t error = ready(device, milliwatts)) return error;
+  if (const nvmlReturn_t error = ready_card(device, milliwatts)) return error;
   const unsigned limit = number_of(*device, "power_watts") * 1000;
   *milliwatts = limit / 7 + (limit - limit / 7) * busy_percent(*device) / 100;
   return NVML_SUCCESS;
@@ -668,7 +757,7 @@ SIM_EXPORT nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t* set) {
 
 SIM_EXPORT nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long,
                                                  nvmlEventSet_t set) {
-  if (const nvmlReturn_t error = ready(device, set)) return error;
+  if (const nvmlReturn_t error = ready_card(device, set)) return error;
   set->devices.push_back(device);
   return NVML_SUCCESS;
 }

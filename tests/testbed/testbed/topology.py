@@ -24,6 +24,7 @@ ROLES = ("control-plane", "worker", "docker")
 # vendor:device of each profile; what such a card can do is the simulator's business.
 PROFILES = {
     "a100-40g": ("0x10de", "0x20f1"),
+    "a100-40g-mig": ("0x10de", "0x20f1"),
     "a100-80g": ("0x10de", "0x20b5"),
     "h100-80g": ("0x10de", "0x2330"),
     "l4": ("0x10de", "0x27b8"),

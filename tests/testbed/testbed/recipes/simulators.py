@@ -31,7 +31,7 @@ ROOMS = ("engine", "kernels", "cuda", "nvml", "node", "profiles")
 FLAGS = ("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 
 ENGINE = ("engine/card.cc", "engine/hardware.cc", "engine/schedule.cc", "engine/session.cc")
-VENDOR = (*ENGINE, "cuda/vendor.cc")
+VENDOR = (*ENGINE, "cuda/mig.cc", "cuda/vendor.cc")
 
 
 @dataclass(frozen=True)
