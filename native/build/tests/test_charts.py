@@ -293,3 +293,85 @@ def test_packing_is_reproducible_and_installable(program: Path, tmp_path: Path) 
         [program, "template", "gpupool", first], text=True, capture_output=True, check=False
     )
     assert done.stdout == render(program).stdout
+
+
+def short_names(rendered: dict[str, Any]) -> tuple[list[str], list[Any], list[Any]]:
+    """The flag, mounts and volumes by which the plugin gets the models' short names."""
+    spec = plugin(rendered)
+    (container,) = spec["containers"]
+    return (
+        [word for word in container["args"] if word.startswith("--gpu-type-config")],
+        [mount for mount in container["volumeMounts"] if mount["name"] == "gpu-types"],
+        [volume for volume in spec["volumes"] if volume["name"] == "gpu-types"],
+    )
+
+
+@pytest.mark.parametrize(("runtime", "system"), COMBINATIONS)
+@pytest.mark.parametrize(
+    ("settings", "flag", "mount", "source"),
+    [
+        ((), None, None, None),
+        (("gpuTypeConfig.key=unused.yaml",), None, None, None),
+        (
+            ("gpuTypeConfig.configMap=models",),
+            "--gpu-type-config=/gpu-types/gpu-types.yaml",
+            "/gpu-types",
+            {
+                "configMap": {
+                    "name": "models",
+                    "items": [{"key": "gpu-types.yaml", "path": "gpu-types.yaml"}],
+                }
+            },
+        ),
+        (
+            ("gpuTypeConfig.configMap=models", "gpuTypeConfig.key=a.b"),
+            "--gpu-type-config=/gpu-types/a.b",
+            "/gpu-types",
+            {"configMap": {"name": "models", "items": [{"key": "a.b", "path": "a.b"}]}},
+        ),
+        (
+            ("gpuTypeConfig.path=/etc/gpu types.yaml",),
+            "--gpu-type-config=/gpu-types/gpu-types.yaml",
+            "/gpu-types/gpu-types.yaml",
+            {"hostPath": {"path": "/etc/gpu types.yaml", "type": "File"}},
+        ),
+    ],
+)
+def test_short_names_of_models_come_from_a_configmap_or_a_file(
+    program: Path,
+    runtime: str,
+    system: str,
+    settings: tuple[str, ...],
+    flag: str | None,
+    mount: str | None,
+    source: dict[str, Any] | None,
+) -> None:
+    rendered = objects(program, f"runtimeType={runtime}", f"osType={system}", *settings)
+    flags, mounts, volumes = short_names(rendered)
+    assert flags == ([flag] if flag else [])
+    wanted = {"name": "gpu-types", "mountPath": mount, "readOnly": True}
+    assert mounts == ([wanted] if mount else [])
+    assert volumes == ([{"name": "gpu-types", **source}] if source else [])
+    version = served_versions()[0]
+    document = rendered["DaemonSet/gpu-device-plugin"]
+    assert kubernetes_validate.validate(document, version, strict=True) == version
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        (
+            ("gpuTypeConfig.configMap=models", "gpuTypeConfig.path=/etc/types"),
+            'gpuTypeConfig has both configMap "models" and path "/etc/types"',
+        ),
+        (("gpuTypeConfig.path=types.yaml",), "gpuTypeConfig"),
+        (("gpuTypeConfig.configMap=No_Name",), "gpuTypeConfig"),
+        (("gpuTypeConfig.configMap=models", "gpuTypeConfig.key=a/b"), "gpuTypeConfig"),
+        (("gpuTypeConfig.configmap=models",), "gpuTypeConfig"),
+    ],
+)
+def test_what_is_no_source_of_short_names_is_refused(
+    program: Path, settings: tuple[str, ...], named: str
+) -> None:
+    done = render(program, *settings)
+    assert done.returncode != 0 and named in done.stderr
