@@ -24,6 +24,15 @@ type Card struct {
 // typePrefix stands before the model in the register annotation's TYPE.
 const typePrefix = "GPU-"
 
+// instancePrefix begins the UUID of a MIG instance.
+const instancePrefix = "MIG-"
+
+// serves says whether the card may be one of several of a container: beside a MIG instance a process
+// sees no other card, as the device plugin has it (native/cluster/xpu).
+func (c *Card) serves(count int) bool {
+	return count <= 1 || !strings.HasPrefix(c.UUID, instancePrefix)
+}
+
 // isOne says whether the card is of one of the models; none named means that any will do.
 func (c *Card) isOne(models []string) bool {
 	model := strings.TrimPrefix(c.Type, typePrefix)

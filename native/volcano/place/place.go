@@ -181,7 +181,7 @@ func (s *site) choose(t *trial, c *ContainerAsk, ask Ask, policy Policy) ([]int,
 func (s *site) candidates(t *trial, c *ContainerAsk, models []string, found []candidate) []candidate {
 	for i := range s.cards {
 		card := &s.cards[i]
-		if !card.Healthy || !card.isOne(models) || !t.admits(i, c) {
+		if !card.Healthy || !card.isOne(models) || !card.serves(c.Count) || !t.admits(i, c) {
 			continue
 		}
 		met := t.met(i, c)

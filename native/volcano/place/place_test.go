@@ -45,6 +45,14 @@ func change(b *Books, card int, edit func(*Card)) *Books {
 	return b
 }
 
+// instances makes these cards MIG instances.
+func instances(b *Books, cards ...int) *Books {
+	for _, card := range cards {
+		change(b, card, func(c *Card) { c.UUID = fmt.Sprintf("MIG-%d", card) })
+	}
+	return b
+}
+
 func sick(c *Card) { c.Healthy = false }
 
 func asks(containers ...ContainerAsk) Ask { return Ask{Containers: containers} }
@@ -150,6 +158,17 @@ func TestPlace(t *testing.T) {
 		},
 		"several slices of a container lie on different cards": {
 			node: node(nil, used{}, used{}), policy: Binpack, ask: several(2, 20, 1024), want: idx([]int{0, 1}),
+		},
+		"a MIG instance is taken like a card": {
+			node: instances(node(nil, used{}), 0), policy: Binpack, ask: one(20, 1024), want: idx([]int{0}),
+		},
+		"and is never one of several": {
+			node: instances(node(nil, used{}, used{}, used{}), 0, 1), policy: Binpack, ask: several(2, 20, 1024),
+			reason: "fewer than 2 healthy cards have 20 % cores and 1024 MiB free",
+		},
+		"nor a member of a group": {
+			node: instances(node(pairs(4), used{}, used{}, used{}, used{}), 0), policy: Topology, ask: several(2, 20, 1024),
+			want: idx([]int{2, 3}),
 		},
 		"more slices than cards": {
 			node: node(nil, used{}), policy: Binpack, ask: several(2, 20, 1024),
