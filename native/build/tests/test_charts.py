@@ -375,3 +375,13 @@ def test_what_is_no_source_of_short_names_is_refused(
 ) -> None:
     done = render(program, *settings)
     assert done.returncode != 0 and named in done.stderr
+
+
+def test_the_plugin_keeps_off_nodes_where_it_is_a_unit(program: Path) -> None:
+    """Role device_plugin_unit sets store by this label; module device_plugin_cover names it."""
+    rendered = objects(program)
+    affinity = plugin(rendered)["affinity"]["nodeAffinity"]
+    (term,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    wanted = {"key": "flexai.io/device-plugin", "operator": "NotIn", "values": ["unit"]}
+    assert term == {"matchExpressions": [wanted]}
+    assert "affinity" not in client(rendered), "the runtime is wanted there all the same"
