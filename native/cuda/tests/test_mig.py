@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from simulators import simnode
-from test_nvml import nvml
-from test_sim import ask
 from xpu_referee import NO_BURST, assert_share, await_work, load
-from xpu_slice import GIB, Slice, slice_of
+from xpu_slice import GIB, HERE, LOAD, Slice, slice_of
 
 WHOLE = "GPU-51000000-0000-4000-8000-000000000000"
 INSTANCE = (
@@ -38,6 +39,18 @@ def within(node: simnode.Node, tmp_path: Path) -> Slice:
     return replace(slice_of(node, tmp_path / "slice"), uuid=INSTANCE)
 
 
+def said(within: Slice, *words: object) -> Any:
+    """A program of these tests to its end: what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=within.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
+
+
 def test_a_share_is_of_the_instance(within: Slice, node: simnode.Node, free_port: int) -> None:
     within.grant(cores_percent=20, **NO_BURST)
     with load(within, free_port, 1_000) as pid:
@@ -49,13 +62,14 @@ def test_a_share_is_of_the_instance(within: Slice, node: simnode.Node, free_port
 def test_memory_is_of_the_instance(within: Slice, free_port: int) -> None:
     within.grant(cores_percent=20, memory_bytes=2 * GIB)
     with load(within, free_port, 5_000):
-        assert ask(free_port, "allocate", "3GiB")[0] == 1
-        assert ask(free_port, "allocate", "2GiB")[0] == 0
+        ask = (LOAD, "--port", free_port, "ask", "allocate")
+        assert said(within, *ask, "3GiB")["name"] == "CUDA_ERROR_OUT_OF_MEMORY"
+        assert said(within, *ask, "2GiB")["name"] == "CUDA_SUCCESS"
 
 
 def test_nvml_shows_the_instance_as_the_only_card(within: Slice) -> None:
     within.grant(cores_percent=20, memory_bytes=2 * GIB)
-    seen = nvml(within, "cards", WHOLE, INSTANCE)
+    seen = said(within, HERE / "nvml_tenant.py", "cards", WHOLE, INSTANCE)
     assert seen["counts"] == [1, 1]
     assert seen["by_uuid"] == [NOT_FOUND, 0], (
         "the card it is part of, and others' instances, are hidden"
