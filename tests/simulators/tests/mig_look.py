@@ -39,12 +39,13 @@ def look() -> dict[str, Any]:
     card, mode, pending, count = c_void_p(), c_uint(), c_uint(), c_uint()
     nvml.library.nvmlDeviceGetCount_v2(byref(count))
     nvml.library.nvmlDeviceGetHandleByIndex_v2(c_uint(0), byref(card))
-    said = {
+    instances: list[dict[str, Any]] = []
+    said: dict[str, Any] = {
         "cards": count.value,
         "mode": [nvml("GetMigMode", card, byref(mode), byref(pending)), mode.value, pending.value],
         "most": nvml.number("GetMaxMigDeviceCount", card),
         "busy": nvml("GetUtilizationRates", card, byref((c_uint * 2)())),
-        "instances": [],
+        "instances": instances,
     }
     for place in range(7):
         instance = c_void_p()
@@ -52,7 +53,7 @@ def look() -> dict[str, Any]:
         if code:
             said["end"] = code
             break
-        said["instances"].append(describe(nvml, card, instance))
+        instances.append(describe(nvml, card, instance))
     return said
 
 
