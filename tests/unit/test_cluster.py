@@ -289,6 +289,22 @@ def test_volcano_is_judged(
     assert (part.state, part.reason) == (state, reason)
 
 
+def test_beside_a_foreign_volcano_ours_is_judged() -> None:
+    def there(namespace: str, thing: Object) -> Object:
+        return {**thing, "metadata": {**thing["metadata"], "namespace": namespace}}
+
+    roles = ("volcano-scheduler", "volcano-controller")
+    foreign = [there("a-foreign", deployment(role, available=0)) for role in roles]
+    ours = [there("flexai-volcano", deployment(role)) for role in roles]
+    texts = [
+        there("a-foreign", configuration("- name: binpack")),
+        there("flexai-volcano", configuration("- name: huawei-xpu")),
+    ]
+    assert cluster_verdict.judge_volcano(foreign + ours, texts).state == "ok"
+    alone = cluster_verdict.judge_volcano([*foreign, ours[0]], texts)
+    assert "no Deployment labelled app=volcano-controller in flexai-volcano" in alone.reason
+
+
 # -- slice_check -----------------------------------------------------------------------------
 
 PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1}
