@@ -2,7 +2,8 @@
 """A Volcano Job of four slices is placed by each policy as the policy says, or not at all.
 
 Judged by the cards that the pods themselves see (``workload/witness.py``), on the demo's three
-cards of two nodes. Slices of others that are there already count with what they hold.
+cards of two nodes. What is there already counts with what it holds, the former tests' jobs too: so
+nobody has to wait until their slices are given back.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ PATIENCE_S = 300
 JOB = "job.batch.volcano.sh"
 POLICY, CLASS = "flexai.io/policy", "flexai.io/class"
 BANDWIDTH, TOPOLOGY = "huawei.com/intra-bandwidth", "huawei.com/node-gpu-topology"
-# Four of them take 80 % of a card, beside the 20 % of a demo that is being looked at.
-SLICE = Ask(1, 20, 2)
+SLICE = Ask(1, 5, 1)
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,15 @@ class Site:
         document: dict[str, Any] = json.loads(self.kubectl("logs", pod).splitlines()[-1])
         return document
 
-    def remove(self, kind: str, name: str, selector: str) -> None:
-        """Delete, and wait until the slices are given back: they would be in the next one's way."""
-        uids = {pod["metadata"]["uid"] for pod in self.pods(selector)}
-        self.kubectl("delete", kind, name, "--wait=true", f"--timeout={PATIENCE_S}s")
-        wait_for(
-            lambda: (
-                not uids & {uid for uid, _ in ledgers(self.platform, self.hosts)}
-                and not self.pods(selector)
-            ),
-            f"{kind} {name} has given its slices back",
-        )
+    def run(
+        self, name: str, ask: Ask, policy: str, more: Mapping[str, str] | None = None
+    ) -> tuple[Sequence[Seen], Counter[str]]:
+        """Run a gang; what its pods saw, and what cards held before."""
+        before = self.cores_held()
+        self.create(gang(name, ask, policy, more or {}))
+        running = "jsonpath={.status.state.phase}=Running"
+        self.kubectl("wait", JOB, name, f"--for={running}", f"--timeout={PATIENCE_S}s")
+        return self.seen(of(name), SLICES, ask), before
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +119,14 @@ def container(ask: Ask, more: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def gang(
-    name: str, ask: Ask, notes: Mapping[str, str], more: Mapping[str, str] | None = None
-) -> dict[str, Any]:
+def gang(name: str, ask: Ask, policy: str, more: Mapping[str, str]) -> dict[str, Any]:
     """A Volcano Job of four pods that start together or not at all."""
     template = {
-        "metadata": {"annotations": dict(notes)},
+        "metadata": {"annotations": {POLICY: policy}},
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": 0,
-            "containers": [container(ask, more or {})],
+            "containers": [container(ask, more)],
         },
     }
     return {
@@ -146,26 +142,6 @@ def gang(
     }
 
 
-@pytest.fixture
-def placed(site: Site) -> Iterator[Any]:
-    """Runs a gang; answers what its pods saw and what cards held before. Removes it at the end."""
-    names: list[str] = []
-
-    def run(
-        name: str, ask: Ask, notes: Mapping[str, str], more: Mapping[str, str] | None = None
-    ) -> tuple[Sequence[Seen], Counter[str]]:
-        before = site.cores_held()
-        names.append(name)
-        site.create(gang(name, ask, notes, more))
-        running = "jsonpath={.status.state.phase}=Running"
-        site.kubectl("wait", JOB, name, f"--for={running}", f"--timeout={PATIENCE_S}s")
-        return site.seen(of(name), SLICES, ask), before
-
-    yield run
-    for name in names:
-        site.remove(JOB, name, of(name))
-
-
 def of(job: str) -> str:
     return f"volcano.sh/job-name={job}"
 
@@ -174,53 +150,52 @@ def on_cards(seen: Sequence[Seen]) -> Counter[str]:
     return Counter(uuid for one in seen for uuid in one.uuids)
 
 
-@pytest.mark.parametrize("policy", ["binpack", "topology"])
-def test_slices_of_one_card_fill_the_fullest_card_that_fits(policy: str, placed: Any) -> None:
-    seen, before = placed(policy, SLICE, {POLICY: policy})
-    (card,) = on_cards(seen)
-    fits = {u: held for u, held in before.items() if held + SLICES * SLICE.cores <= FULL_CORES}
-    assert before[card] == max(fits.values()), (card, before)
+def test_a_gang_that_does_not_fit_starts_nobody(site: Site) -> None:
+    """By sums there is room for all four, by cards for one on each."""
+    name, ask = "too-many", Ask(1, 60, 1)
+    assert SLICES * ask.cores <= len(site.cards) * FULL_CORES - sum(site.cores_held().values())
+    assert len(site.cards) < SLICES
+    site.create(gang(name, ask, "binpack", {}))
+
+    def waits() -> list[dict[str, Any]]:
+        """Why each pod has no node, by the scheduler's word."""
+        said = (pod["status"].get("conditions") or () for pod in site.pods(of(name)))
+        return [one for them in said for one in them if one["type"] == "PodScheduled"]
+
+    wait_for(lambda: len(waits()) == SLICES, "Volcano has judged all four")
+    found = waits()
+    assert [pod["spec"].get("nodeName") for pod in site.pods(of(name))] == [None] * SLICES
+    assert {one["status"] for one in found} == {"False"}
+    # For the first three there would be room, each alone.
+    reasons = sorted(one["reason"] for one in found)
+    assert reasons == ["Schedulable"] * len(site.cards) + ["Unschedulable"]
+    assert any("no healthy card has 60 % cores" in one["message"] for one in found), found
+    site.kubectl("delete", JOB, name, "--wait=true", f"--timeout={PATIENCE_S}s")
 
 
-def test_spread_keeps_cards_even(site: Site, placed: Any) -> None:
-    seen, before = placed("spread", SLICE, {POLICY: "spread"})
+def test_spread_takes_the_emptiest_card_each_time(site: Site) -> None:
+    seen, before = site.run("spread", SLICE, "spread")
     came = on_cards(seen)
     after = {uuid: before[uuid] + came[uuid] * SLICE.cores for uuid in site.cards}
-    assert max(after.values()) - min(after.values()) <= SLICE.cores, (before, after)
+    assert all(after[uuid] - SLICE.cores <= min(after.values()) for uuid in came), (before, after)
 
 
-def test_topology_gives_a_container_of_two_cards_linked_ones(site: Site, placed: Any) -> None:
+@pytest.mark.parametrize("policy", ["binpack", "topology"])
+def test_slices_of_one_card_fill_the_fullest_card_that_fits(policy: str, site: Site) -> None:
+    seen, before = site.run(policy, SLICE, policy)
+    (card,) = on_cards(seen)
+    fits = [held for held in before.values() if held + SLICES * SLICE.cores <= FULL_CORES]
+    assert before[card] == max(fits), (card, before)
+
+
+def test_topology_gives_a_container_of_two_cards_linked_ones(site: Site) -> None:
     host = next(h for h in site.hosts if sum(c.node == h for c in site.cards.values()) > 1)
     node = json.loads(site.kubectl("get", "node", host, "-o", "json"))
     link = node["metadata"]["annotations"][TOPOLOGY].split(";")[0].split(",")[1]
-    seen, _ = placed("pairs", Ask(2, 20, 2), {POLICY: "topology"}, {BANDWIDTH: link})
+    ask = Ask(2, SLICE.cores, SLICE.memory_gib)
+    seen, _ = site.run("pairs", ask, "topology", {BANDWIDTH: link})
     theirs = {uuid for uuid, card in site.cards.items() if card.node == host}
     assert all(set(one.uuids) == theirs for one in seen), (link, [one.uuids for one in seen])
-
-
-def test_a_gang_that_does_not_fit_starts_nobody(site: Site) -> None:
-    """By sums there is room for all four, by cards for one on each."""
-    name, ask = "too-many", Ask(1, 60, 2)
-    assert SLICES * ask.cores <= len(site.cards) * FULL_CORES - sum(site.cores_held().values())
-    assert len(site.cards) < SLICES
-    site.create(gang(name, ask, {}))
-
-    def judged() -> bool:
-        """The scheduler has looked at all four, and said of each why it waits."""
-        pods = site.pods(of(name))
-        return len(pods) == SLICES and all(
-            any(one["type"] == "PodScheduled" and one["status"] == "False" for one in said)
-            for said in (pod["status"].get("conditions") or () for pod in pods)
-        )
-
-    try:
-        wait_for(judged, "Volcano has judged the gang")
-        pods = site.pods(of(name))
-        assert [pod["spec"].get("nodeName") for pod in pods] == [None] * SLICES
-        said = json.dumps([pod["status"]["conditions"] for pod in pods])
-        assert "gang unschedulable" in said, said
-    finally:
-        site.remove(JOB, name, of(name))
 
 
 def test_a_best_effort_slice_joins_cores_that_are_all_promised(site: Site) -> None:
@@ -229,23 +204,19 @@ def test_a_best_effort_slice_joins_cores_that_are_all_promised(site: Site) -> No
     (card,) = (uuid for uuid, one in site.cards.items() if one.node == host)
     left = Ask(1, FULL_CORES - site.cores_held()[card], 4)
     asks = {"promised": (left, {}), "idle": (Ask(1, 0, 1), {CLASS: "best-effort"})}
-    try:
-        for name, (ask, notes) in asks.items():
-            site.create(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {"name": name, "labels": {"app": name}, "annotations": notes},
-                    "spec": {
-                        "nodeSelector": {"kubernetes.io/hostname": host},
-                        "terminationGracePeriodSeconds": 0,
-                        "containers": [container(ask, {})],
-                    },
-                }
-            )
-            (one,) = site.seen(f"app={name}", 1, ask)
-            assert one.uuids == [card]
-        assert site.cores_held()[card] == FULL_CORES
-    finally:
-        for name in asks:
-            site.remove("pod", name, f"app={name}")
+    for name, (ask, notes) in asks.items():
+        site.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {"app": name}, "annotations": notes},
+                "spec": {
+                    "nodeSelector": {"kubernetes.io/hostname": host},
+                    "terminationGracePeriodSeconds": 0,
+                    "containers": [container(ask, {})],
+                },
+            }
+        )
+        (one,) = site.seen(f"app={name}", 1, ask)
+        assert one.uuids == [card]
+    assert site.cores_held()[card] == FULL_CORES
