@@ -102,6 +102,7 @@ def week_figures(weeks: Sequence[Sample]) -> dict[str, Figure]:
     """Means over the seeds for one policy."""
     names = {
         "free cores on cards in use": "fragmented_percent",
+        "the same at the week's end": "fragmented_at_end_percent",
         "pods refused": "refused_percent",
         "whole cards refused": "whole_refused_percent",
         "cores in use": "cores_used_percent",

@@ -307,7 +307,7 @@ def test_beside_a_foreign_volcano_ours_is_judged() -> None:
 
 # -- slice_check -----------------------------------------------------------------------------
 
-PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1}
+PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1, "scheduler_name": "flexai-volcano"}
 SLICED = slice_check.Trial("a", True, "flexai-xpu")
 BARE = slice_check.Trial("a", False)
 PLACED = {"cards": 1, "placement": "0,GPU-1,GPU,1024,5,0:"}
@@ -340,6 +340,11 @@ GOOD = {**PLACED, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 << 3
 )
 def test_what_pods_see(trial: slice_check.Trial, seen: Object, wanted: list[str]) -> None:
     assert slice_check.problems(trial, seen, PARAMS) == wanted
+
+
+def test_only_the_pod_with_a_slice_is_given_to_our_scheduler() -> None:
+    names = [slice_check.pod(one, PARAMS)["spec"].get("schedulerName") for one in (SLICED, BARE)]
+    assert names == ["flexai-volcano", None]
 
 
 def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
