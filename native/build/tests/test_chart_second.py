@@ -87,7 +87,8 @@ def test_each_program_has_our_name_and_a_lock_of_its_own(
     arguments = spec["containers"][0]["args"]
     assert f"--scheduler-name={NAME}" in arguments
     assert "--leader-elect=true" in arguments
-    assert f"--leader-elect-resource-namespace={NAME}" in arguments
+    # Without it the lock lies where another Volcano is at home, whatever the newer flag says.
+    assert f"--lock-object-namespace={NAME}" in arguments
     assert f"--leader-elect-resource-name={NAME}-{part}" in arguments
     assert objects[f"Role/{NAME}-{part}"]["rules"][1]["resourceNames"] == [f"{NAME}-{part}"]
     assert spec["securityContext"]["runAsNonRoot"] is True
