@@ -186,6 +186,10 @@ def test_ours_comes_beside_it_and_changes_nothing_of_it(
     assert sorted(listed) == [
         f"deployment.apps/{OURS}-{one}" for one in ("controllers", "scheduler")
     ]
+    leases = platform.kubectl("-n", OURS, "get", "leases", "-o", "name").output.split()
+    assert sorted(leases) == [
+        f"lease.coordination.k8s.io/{OURS}-{one}" for one in ("controllers", "scheduler")
+    ]
     assert {host["changed"] for host in recap(platform.playbook("cluster").output).values()} == {0}
 
 
