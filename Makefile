@@ -88,7 +88,7 @@ bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000
 bench-allocate: venv collection ## what the kubelet waits for when 100 mixed pods ask at once [root; 12 min; PODS=100 ROUNDS=1 FLOOR=50]
 	@$(PY) -m bench.allocate
 .PHONY: bench-scheduler
-bench-scheduler: venv ## what huawei-xpu costs Volcano a decision, and a random week of each policy [10 min; NODES=1000 PODS=5000 ROUNDS=3]
+bench-scheduler: venv ## what huawei-xpu costs Volcano a decision, a random week of each policy, 200 kwok nodes [root; 12 min; NODES=1000 PODS=5000 ROUNDS=3 FAKE_NODES=200]
 	@$(PY) -m bench.scheduler
 
 .PHONY: bench-exporter

@@ -65,7 +65,13 @@ INTEGRATION = Area(
     (pytest("tests/testbed/tests/live", "tests/simulators/installers", "tests/integration"),),
 )
 E2E = Area("e2e", (pytest("tests/e2e"),))
-SOAK = Area("soak", (pytest("-m", "soak", "tests", "native"),))
+SOAK = Area(
+    "soak",
+    (
+        (sys.executable, "-m", "xpubuild", "go-test", "--soak", "native/volcano"),
+        pytest("-m", "soak", "tests", "native"),
+    ),
+)
 
 # The areas of a group run at the same time: integration mostly waits for hosts to boot. What
 # measures time, if only by the simulated card's ledger, has the machine for itself.

@@ -54,6 +54,8 @@ class Wanted(t.NamedTuple):
     handlers: t.Mapping[str, str]
     gpupool: Release
     volcano: Release
+    # Ours where a foreign Volcano runs; its name is the scheduler's too.
+    second: Release = Release("flexai-volcano", "flexai-volcano")
 
 
 def _where(thing: Object) -> str:
@@ -97,9 +99,13 @@ def _records_of(seen: Seen, release: Release) -> list[Object]:
     ]
 
 
-def _foreign_release(seen: Seen, release: Release) -> Claim | None:
+def _is_foreign(seen: Seen, release: Release) -> bool:
     records = _records_of(seen, release)
-    if not records or all(is_ours(record) for record in records):
+    return bool(records) and not all(is_ours(record) for record in records)
+
+
+def _foreign_release(seen: Seen, release: Release) -> Claim | None:
+    if not _is_foreign(seen, release):
         return None
     return Claim(
         REFUSE,
@@ -141,26 +147,41 @@ def _gpupool(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> C
     return None
 
 
-def _volcano(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> Claim | None:
-    foreign = _foreign_release(seen, wanted.volcano)
-    if foreign:
-        return foreign
-    remedy = "let that one load huawei-xpu.so itself and leave role volcano out, or remove it first"
-    by = MINDCLUSTER if MINDCLUSTER in owners else "another Volcano"
+def foreign_volcano(seen: Seen, volcano: Release) -> str:
+    """By what a Volcano is known that somebody else installed; empty where there is none.
+
+    Whose it is, its CRDs say: there is one set of them in a cluster.
+    """
+    if _is_foreign(seen, volcano):
+        return f"{volcano} was not installed by flexai.xpu"
     for crd in seen.crds:
         notes = crd["metadata"].get("annotations") or {}
         whose = Release(notes.get(HELM_NAME, ""), notes.get(HELM_NAMESPACE, ""))
-        if crd["metadata"]["name"] == PODGROUPS and whose != wanted.volcano:
-            said = str(whose) if whose.name else "no Helm release"
-            reason = f"{by} is installed (CRD {PODGROUPS} belongs to {said}); {remedy}"
-            return Claim(REFUSE, by, reason)
+        if crd["metadata"]["name"] == PODGROUPS and whose != volcano:
+            return f"CRD {PODGROUPS} belongs to {whose if whose.name else 'no Helm release'}"
+    return ""
+
+
+def _volcano(seen: Seen, wanted: Wanted, owners: t.Mapping[str, list[str]]) -> Claim | None:
+    by = MINDCLUSTER if MINDCLUSTER in owners else "another Volcano"
+    foreign = foreign_volcano(seen, wanted.volcano)
+    if foreign:
+        return _foreign_release(seen, wanted.second) or Claim(
+            COEXIST,
+            by,
+            f"{by} is installed ({foreign}) and stays as it is; ours is a second scheduler beside "
+            f"it, which pods name as schedulerName {wanted.second.name}",
+        )
     strangers = [
         where
         for where in owners.get("a Volcano", ())
-        if where.split("/", 1)[0] != wanted.volcano.namespace
+        if where.split("/", 1)[0] not in (wanted.volcano.namespace, wanted.second.namespace)
     ]
     if strangers:
-        reason = f"{by} runs already ({', '.join(strangers)}); {remedy}"
+        reason = (
+            f"{by} runs already ({', '.join(strangers)}) and has no CRDs of its own; remove it, or "
+            "leave role volcano out"
+        )
         return Claim(REFUSE, by, reason)
     if MINDCLUSTER in owners:
         said = ", ".join(owners[MINDCLUSTER])

@@ -22,7 +22,13 @@ options:
     description: Names of the nodes that are ours to change.
     type: list
     elements: str
-    required: true
+    default: []
+  components:
+    description: Of which components to ask; others neither stop it nor are they told.
+    type: list
+    elements: str
+    choices: [runtime_classes, node_labels, volcano, gpupool]
+    default: [runtime_classes, node_labels, volcano, gpupool]
   labels:
     description: Labels that they shall bear.
     type: dict
@@ -43,6 +49,11 @@ options:
     description: Its namespace.
     type: str
     default: volcano-system
+  volcano_second_name:
+    description:
+      - What ours is called where a foreign Volcano runs, as release, namespace and scheduler.
+    type: str
+    default: flexai-volcano
 extends_documentation_fragment:
   - flexai.xpu._host.attributes_info
 author:
@@ -58,6 +69,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+foreign_volcano:
+  description: By what a Volcano of somebody else's is known; empty where there is none.
+  returned: success
+  type: str
 plan:
   description: One entry per component that somebody else has a part in.
   returned: success
@@ -82,10 +97,11 @@ from ..module_utils._cluster import (
     Cluster,
     connect,
 )
-from ..module_utils._cluster_owners import Release, Seen, Wanted, decide
+from ..module_utils._cluster_owners import Release, Seen, Wanted, decide, foreign_volcano
 from ..module_utils._decision import BLOCKED
 from ..module_utils._errors import XpuError, run_module
 
+COMPONENTS = ["runtime_classes", "node_labels", "volcano", "gpupool"]
 APPS = "/apis/apps/v1"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SECRETS = "/api/v1/secrets"
@@ -112,11 +128,17 @@ def _wanted(params: t.Mapping[str, t.Any]) -> Wanted:
         handlers=HANDLERS,
         gpupool=Release(params["gpupool_release"], params["gpupool_namespace"]),
         volcano=Release(params["volcano_release"], params["volcano_namespace"]),
+        second=Release(params["volcano_second_name"], params["volcano_second_name"]),
     )
 
 
 def look(cluster: Cluster, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    decisions = decide(observe(cluster), _wanted(params), LABELS_RECORD)
+    seen, wanted = observe(cluster), _wanted(params)
+    decisions = [
+        decision
+        for decision in decide(seen, wanted, LABELS_RECORD)
+        if decision.component in params["components"]
+    ]
     refused = [
         f"cluster: {decision.component} is blocked: {decision.reason}."
         for decision in decisions
@@ -126,6 +148,7 @@ def look(cluster: Cluster, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         raise XpuError("Nothing was changed.\n" + "\n".join(refused), "see each line.")
     return {
         "changed": False,
+        "foreign_volcano": foreign_volcano(seen, wanted.volcano),
         "plan": [decision.as_dict() for decision in decisions],
         "lines": [f"cluster  {one.component}  {one.stance}: {one.reason}" for one in decisions],
     }
@@ -135,12 +158,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "kubeconfig": {"type": "path", "required": True},
-            "nodes": {"type": "list", "elements": "str", "required": True},
+            "nodes": {"type": "list", "elements": "str", "default": []},
+            "components": {
+                "type": "list",
+                "elements": "str",
+                "choices": COMPONENTS,
+                "default": COMPONENTS,
+            },
             "labels": {"type": "dict", "default": {}},
             "gpupool_release": {"type": "str", "default": "gpupool"},
             "gpupool_namespace": {"type": "str", "default": "default"},
             "volcano_release": {"type": "str", "default": "volcano"},
             "volcano_namespace": {"type": "str", "default": "volcano-system"},
+            "volcano_second_name": {"type": "str", "default": "flexai-volcano"},
         },
         supports_check_mode=True,
     )

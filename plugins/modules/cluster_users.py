@@ -20,9 +20,13 @@ options:
       - V(slices) finds unfinished pods that are bound to a node and ask for C(huawei.com/vgpu-*).
       - V(volcano) finds unfinished pods that name Volcano as their scheduler, and Volcano's objects
         that go with its CRDs (jobs, job flows, job templates, queues other than its own).
+      - V(scheduler) finds unfinished pods that name O(scheduler_name), and nothing else.
     type: str
-    choices: [slices, volcano]
+    choices: [slices, volcano, scheduler]
     required: true
+  scheduler_name:
+    description: The scheduler of O(of=scheduler).
+    type: str
   force:
     description: Whether to go on all the same; what was found is a warning then.
     type: bool
@@ -105,16 +109,20 @@ def slice_holders(pods: t.Iterable[Object]) -> list[str]:
     )
 
 
+def scheduled_by(pods: t.Iterable[Object], scheduler: str) -> list[str]:
+    """Pods that wait or run by the word of a scheduler."""
+    return sorted(
+        f"pod {_name(pod)}"
+        for pod in _unfinished(pods)
+        if pod["spec"].get("schedulerName") == scheduler
+    )
+
+
 def volcano_users(
     pods: t.Iterable[Object], objects: t.Mapping[str, t.Iterable[Object]]
 ) -> list[str]:
     """What is scheduled by Volcano, or would be deleted with its CRDs."""
-    found = [
-        f"pod {_name(pod)}"
-        for pod in _unfinished(pods)
-        if pod["spec"].get("schedulerName") == SCHEDULER
-    ]
-    found += [
+    found = scheduled_by(pods, SCHEDULER) + [
         f"{kind} {_name(thing)}"
         for kind, things in objects.items()
         for thing in things
@@ -123,15 +131,21 @@ def volcano_users(
     return sorted(found)
 
 
-def look(cluster: Cluster, of: str) -> list[str]:
+def look(cluster: Cluster, of: str, scheduler: str | None = None) -> list[str]:
     pods = cluster.list(PODS)
     if of == "slices":
         return slice_holders(pods)
+    if of == "scheduler":
+        return scheduled_by(pods, scheduler or "")
     return volcano_users(pods, {kind: cluster.list(path) for kind, path in VOLCANO_KINDS.items()})
 
 
 def refuse(users: t.Sequence[str], params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    said = {"slices": "hold slices", "volcano": "rest on Volcano"}[params["of"]]
+    said = {
+        "slices": "hold slices",
+        "volcano": "rest on Volcano",
+        "scheduler": f"rest on scheduler {params.get('scheduler_name')}",
+    }[params["of"]]
     sentence = f"These {said}: {', '.join(users)}."
     if users and not params["force"]:
         raise XpuError(
@@ -145,14 +159,19 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "kubeconfig": {"type": "path", "required": True},
-            "of": {"type": "str", "choices": ["slices", "volcano"], "required": True},
+            "of": {"type": "str", "choices": ["slices", "volcano", "scheduler"], "required": True},
+            "scheduler_name": {"type": "str"},
             "force": {"type": "bool", "default": False},
         },
+        required_if=[("of", "scheduler", ("scheduler_name",))],
         supports_check_mode=True,
     )
-    run_module(
-        module, lambda m: refuse(look(connect(m.params["kubeconfig"]), m.params["of"]), m.params)
-    )
+
+    def act(m: AnsibleModule) -> dict[str, t.Any]:
+        found = look(connect(m.params["kubeconfig"]), m.params["of"], m.params["scheduler_name"])
+        return refuse(found, m.params)
+
+    run_module(module, act)
 
 
 if __name__ == "__main__":

@@ -134,25 +134,28 @@ def _shortage(workload: Object) -> str:
 
 
 def judge_volcano(deployments: Items, configurations: Items) -> Component:
+    """Of several schedulers the one whose configuration names huawei-xpu; others are foreign."""
     name, wanted = "volcano", "scheduler with huawei-xpu, controllers"
-    ours = {
-        role: [d for d in deployments if (d["metadata"].get("labels") or {}).get("app") == role]
-        for role in ("volcano-scheduler", "volcano-controller")
+    with_plugin = {
+        configuration["metadata"]["namespace"]
+        for configuration in configurations
+        if "name: huawei-xpu" in (configuration.get("data") or {}).get(SCHEDULER_CONFIGURATION, "")
     }
-    if not ours["volcano-scheduler"]:
+
+    def of(role: str) -> list[Object]:
+        return [d for d in deployments if (d["metadata"].get("labels") or {}).get("app") == role]
+
+    schedulers = of("volcano-scheduler")
+    if not schedulers:
         return Component(name, wanted, "", "absent", "no Deployment labelled app=volcano-scheduler")
-    scheduler = ours["volcano-scheduler"][0]
+    ours = [d for d in schedulers if d["metadata"]["namespace"] in with_plugin] or schedulers
+    scheduler, namespace = ours[0], ours[0]["metadata"]["namespace"]
+    controllers = [d for d in of("volcano-controller") if d["metadata"]["namespace"] == namespace]
     found = str(scheduler["spec"]["template"]["spec"]["containers"][0]["image"])
-    faults = [_shortage(d) for role in sorted(ours) for d in ours[role]]
-    if not ours["volcano-controller"]:
-        faults.append("no Deployment labelled app=volcano-controller")
-    namespace = scheduler["metadata"]["namespace"]
-    texts = [
-        (c.get("data") or {}).get(SCHEDULER_CONFIGURATION, "")
-        for c in configurations
-        if c["metadata"]["namespace"] == namespace
-    ]
-    if not any("name: huawei-xpu" in text for text in texts):
+    faults = [_shortage(d) for d in (*controllers, scheduler)]
+    if not controllers:
+        faults.append(f"no Deployment labelled app=volcano-controller in {namespace}")
+    if namespace not in with_plugin:
         faults.append("the scheduler's configuration does not name huawei-xpu")
     reason = "; ".join(fault for fault in faults if fault)
     return Component(name, wanted, found, "failed" if reason else "ok", reason)

@@ -34,6 +34,10 @@ options:
     description: Memory of the slice.
     type: int
     default: 1
+  scheduler_name:
+    description: The scheduler that gives out slices.
+    type: str
+    default: volcano
   timeout_s:
     description: How long the pods may take.
     type: int
@@ -156,7 +160,7 @@ def pod(trial: Trial, params: t.Mapping[str, t.Any]) -> Object:
     if trial.runtime_class:
         spec["runtimeClassName"] = trial.runtime_class
     if trial.sliced:
-        spec["schedulerName"] = "volcano"
+        spec["schedulerName"] = params["scheduler_name"]
         limits = {
             "huawei.com/vgpu-number": "1",
             "huawei.com/vgpu-cores": str(params["cores"]),
@@ -291,6 +295,7 @@ def main() -> None:
             "image": {"type": "str", "required": True},
             "cores": {"type": "int", "default": 5},
             "memory_gib": {"type": "int", "default": 1},
+            "scheduler_name": {"type": "str", "default": "volcano"},
             "timeout_s": {"type": "int", "default": 120},
         },
         supports_check_mode=True,

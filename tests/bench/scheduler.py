@@ -2,7 +2,8 @@
 """``make bench-scheduler``: what huawei-xpu costs Volcano, what its policies leave of cards.
 
 ``native/volcano/bench`` runs Volcano's own sessions in one process for each measurement; this
-module lets the ways take turns and judges what they say.
+module lets the ways take turns and judges what they say. ``fake_nodes.py`` is the check against an
+API server.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 from xpubuild.toolchain import REPOSITORY, go_build
 
+from bench import fake_nodes
 from bench.benchlib import Figure, Report, publish
 from bench.figures import quartile_spread
 
@@ -30,6 +32,7 @@ POLICIES = ("first-fit", "binpack", "spread", "topology")
 WEEK_NODES, WEEK_SEEDS = 24, 5
 FIT_AT = (0.1, 0.2, 0.4, 0.7, 1.0)  # of all nodes
 FIT_PODS = 200
+FAKE_NODES, FAKE_PODS = 200, 1000
 
 MOST_ADDED_PERCENT = 5.0
 MOST_OF_DEVICESHARE = 1.0
@@ -99,6 +102,7 @@ def week_figures(weeks: Sequence[Sample]) -> dict[str, Figure]:
     """Means over the seeds for one policy."""
     names = {
         "free cores on cards in use": "fragmented_percent",
+        "the same at the week's end": "fragmented_at_end_percent",
         "pods refused": "refused_percent",
         "whole cards refused": "whole_refused_percent",
         "cores in use": "cores_used_percent",
@@ -127,6 +131,7 @@ def main() -> int:
     nodes = int(os.environ.get("NODES", "1000"))
     pods = int(os.environ.get("PODS", "5000"))
     rounds = int(os.environ.get("ROUNDS", "3"))
+    fake_count = int(os.environ.get("FAKE_NODES", str(FAKE_NODES)))
     with tempfile.TemporaryDirectory() as directory:
         program = Path(directory) / "bench"
         go_build(MODULE, {program: "./bench"})
@@ -159,15 +164,17 @@ def main() -> int:
         "CPU grows with nodes to the power of": Figure(exponent(points), "", MOST_EXPONENT),
         **{f"CPU a decision at {size:.0f} nodes": Figure(cost, "µs") for size, cost in points},
     }
+    checked = fake_nodes.check(fake_count, FAKE_PODS) if fake_count else {}
     report = Report(
         name="scheduler",
         method=f"{nodes} nodes × 8 cards, {pods} pods of five shapes in one session of Volcano's "
         f"own actions and plugins, {rounds} turns, each in its own process; CPU of the process, "
         f"user and system, medians. deviceshare's PATCH of each pod is left out. Fit with "
         f"{FIT_PODS} pods. Weeks: {WEEK_NODES} nodes, means of {WEEK_SEEDS} seeds, the same "
-        "arrivals for each policy",
-        device="no card: Volcano's scheduler cache, no API server",
-        figures={**cost_figures(samples, pods), **fit, **judged_weeks(weeks)},
+        f"arrivals for each policy. Against an API server: {fake_count} nodes of kwok, "
+        f"{FAKE_PODS} pods that wait when the shipped vc-scheduler starts; each placement judged",
+        device="no card: Volcano's scheduler cache without an API server, but for the check",
+        figures={**cost_figures(samples, pods), **fit, **judged_weeks(weeks), **checked},
         baselines={
             **{way: way_figures(found) for way, found in samples.items()},
             **{f"a week of {policy}:": figures for policy, figures in weeks.items()},

@@ -289,9 +289,25 @@ def test_volcano_is_judged(
     assert (part.state, part.reason) == (state, reason)
 
 
+def test_beside_a_foreign_volcano_ours_is_judged() -> None:
+    def there(namespace: str, thing: Object) -> Object:
+        return {**thing, "metadata": {**thing["metadata"], "namespace": namespace}}
+
+    roles = ("volcano-scheduler", "volcano-controller")
+    foreign = [there("a-foreign", deployment(role, available=0)) for role in roles]
+    ours = [there("flexai-volcano", deployment(role)) for role in roles]
+    texts = [
+        there("a-foreign", configuration("- name: binpack")),
+        there("flexai-volcano", configuration("- name: huawei-xpu")),
+    ]
+    assert cluster_verdict.judge_volcano(foreign + ours, texts).state == "ok"
+    alone = cluster_verdict.judge_volcano([*foreign, ours[0]], texts)
+    assert "no Deployment labelled app=volcano-controller in flexai-volcano" in alone.reason
+
+
 # -- slice_check -----------------------------------------------------------------------------
 
-PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1}
+PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1, "scheduler_name": "flexai-volcano"}
 SLICED = slice_check.Trial("a", True, "flexai-xpu")
 BARE = slice_check.Trial("a", False)
 PLACED = {"cards": 1, "placement": "0,GPU-1,GPU,1024,5,0:"}
@@ -324,6 +340,11 @@ GOOD = {**PLACED, "monitor": {"vxpus": [{"core_quota": 5, "memory_quota": 1 << 3
 )
 def test_what_pods_see(trial: slice_check.Trial, seen: Object, wanted: list[str]) -> None:
     assert slice_check.problems(trial, seen, PARAMS) == wanted
+
+
+def test_only_the_pod_with_a_slice_is_given_to_our_scheduler() -> None:
+    names = [slice_check.pod(one, PARAMS)["spec"].get("schedulerName") for one in (SLICED, BARE)]
+    assert names == ["flexai-volcano", None]
 
 
 def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:

@@ -98,25 +98,49 @@ CASES: dict[str, tuple[owners.Seen, tuple[str, str, str, str], str]] = {
     ),
     "a Volcano of another release": (
         seen(crds=[crd("vc", "batch")]),
-        ("volcano", "blocked", "refuse", "another Volcano"),
-        "belongs to release vc in batch); let that one load huawei-xpu.so itself",
+        ("volcano", "ok", "coexist", "another Volcano"),
+        "belongs to release vc in batch) and stays as it is; ours is a second scheduler beside it, "
+        "which pods name as schedulerName flexai-volcano",
     ),
     "a Volcano without Helm": (
         seen(crds=[crd()]),
-        ("volcano", "blocked", "refuse", "another Volcano"),
+        ("volcano", "ok", "coexist", "another Volcano"),
         "belongs to no Helm release",
+    ),
+    "a foreign Volcano, and a foreign release of our second's name": (
+        seen(crds=[crd()], helm_records=[record("flexai-volcano", "flexai-volcano", ours=False)]),
+        ("volcano", "blocked", "refuse", "release flexai-volcano in flexai-volcano"),
+        "was not installed by flexai.xpu; `helm uninstall` it first",
+    ),
+    "a foreign Volcano, and our second scheduler beside it": (
+        seen(
+            crds=[crd()],
+            workloads=[workload("flexai-volcano", "s", "r/vc-scheduler:v1.10.0")],
+            helm_records=[record("flexai-volcano", "flexai-volcano", ours=True)],
+        ),
+        ("volcano", "ok", "coexist", "another Volcano"),
+        "stays as it is",
+    ),
+    "a scheduler of somebody else's on our CRDs": (
+        seen(
+            crds=[crd("volcano", "volcano-system")],
+            workloads=[workload("batch", "s", "r/vc-scheduler:v1.9.0")],
+            helm_records=[record("volcano", "volcano-system", ours=True)],
+        ),
+        ("volcano", "blocked", "refuse", "another Volcano"),
+        "another Volcano runs already (batch/s) and has no CRDs of its own; remove it",
     ),
     "a Volcano that somebody installed under our release's name": (
         seen(
             crds=[crd("volcano", "volcano-system")],
             helm_records=[record("volcano", "volcano-system", ours=False)],
         ),
-        ("volcano", "blocked", "refuse", "release volcano in volcano-system"),
-        "was not installed by flexai.xpu",
+        ("volcano", "ok", "coexist", "another Volcano"),
+        "(release volcano in volcano-system was not installed by flexai.xpu) and stays as it is",
     ),
     "MindCluster's Volcano": (
         seen(crds=[crd()], workloads=[MINDCLUSTER]),
-        ("volcano", "blocked", "refuse", "MindCluster"),
+        ("volcano", "ok", "coexist", "MindCluster"),
         "MindCluster is installed (CRD podgroups.scheduling.volcano.sh",
     ),
     "MindCluster without a Volcano": (
@@ -176,22 +200,46 @@ def test_what_is_ours_or_elsewhere_is_nothing_to_tell(case: str) -> None:
     assert owners.decide(OURS[case], WANTED, LABELS_RECORD) == []
 
 
-def test_all_refusals_come_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = seen(crds=[crd()], runtime_classes=[runtime_class("nvidia", "x")])
+PARAMS = {
+    "nodes": ["gpu1"],
+    "components": cluster_owners.COMPONENTS,
+    "labels": {},
+    "gpupool_release": "gpupool",
+    "gpupool_namespace": "default",
+    "volcano_release": "volcano",
+    "volcano_namespace": "volcano-system",
+    "volcano_second_name": "flexai-volcano",
+}
+
+
+@pytest.mark.parametrize(
+    ("crds", "told"),
+    [
+        ([], ""),
+        ([crd("volcano", "volcano-system")], ""),
+        ([crd("vc", "batch")], f"CRD {owners.PODGROUPS} belongs to release vc in batch"),
+    ],
+)
+def test_role_volcano_is_told_whether_a_foreign_one_is_there(
+    monkeypatch: pytest.MonkeyPatch, crds: list[Object], told: str
+) -> None:
+    # A role that asks of Volcano alone is not stopped by what is wrong elsewhere.
+    found = seen(crds=crds, runtime_classes=[runtime_class("nvidia", "x")])
     monkeypatch.setattr(cluster_owners, "observe", lambda _cluster: found)
-    params = {
-        "nodes": ["gpu1"],
-        "labels": {},
-        "gpupool_release": "gpupool",
-        "gpupool_namespace": "default",
-        "volcano_release": "volcano",
-        "volcano_namespace": "volcano-system",
-    }
+    answer = cluster_owners.look(None, {**PARAMS, "components": ["volcano"]})  # type: ignore[arg-type]
+    assert answer["foreign_volcano"] == told
+    assert [one["component"] for one in answer["plan"]] == (["volcano"] if told else [])
+
+
+def test_all_refusals_come_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = [record("gpupool", "default", ours=False)]
+    found = seen(helm_records=records, runtime_classes=[runtime_class("nvidia", "x")])
+    monkeypatch.setattr(cluster_owners, "observe", lambda _cluster: found)
     with pytest.raises(XpuError) as error:
-        cluster_owners.look(None, params)  # type: ignore[arg-type]
+        cluster_owners.look(None, PARAMS)  # type: ignore[arg-type]
     first, *lines = error.value.msg.splitlines()
     assert first == "Nothing was changed."
     assert [line.split(":")[1].strip() for line in lines] == [
         "runtime_classes is blocked",
-        "volcano is blocked",
+        "gpupool is blocked",
     ]

@@ -108,6 +108,18 @@ def test_what_rests_on_volcano_is_named_without_its_own_queues() -> None:
     assert cluster_users.volcano_users(pods, {"queue": queues}) == ["pod a/ours", "queue mine"]
 
 
+def test_what_rests_on_our_second_scheduler_are_pods_alone() -> None:
+    pods = [
+        pod("ours", schedulerName="flexai-volcano"),
+        pod("over", "Succeeded", schedulerName="flexai-volcano"),
+        pod("theirs", schedulerName="volcano"),
+    ]
+    assert cluster_users.scheduled_by(pods, "flexai-volcano") == ["pod a/ours"]
+    params = {"of": "scheduler", "scheduler_name": "flexai-volcano", "force": False}
+    with pytest.raises(XpuError, match="These rest on scheduler flexai-volcano: pod a/ours"):
+        cluster_users.refuse(["pod a/ours"], params)
+
+
 def test_users_stop_the_run_unless_forced() -> None:
     params = {"of": "slices", "force": False}
     with pytest.raises(XpuError, match=r"These hold slices: pod a/b. Nothing was changed") as error:

@@ -77,6 +77,14 @@ def test_without_a_default_class_none_is_written() -> None:
     assert "huawei-xpu.default-class" not in arguments(configuration())
 
 
+def test_beside_a_foreign_volcano_the_plugin_is_told_its_name() -> None:
+    # What role volcano's decide.yml finds.
+    text = configuration(volcano_scheduler_name="flexai-volcano")
+    assert arguments(text)["huawei-xpu.beside-as"] == "flexai-volcano"
+    alone = configuration(volcano_scheduler_name="volcano")
+    assert "huawei-xpu.beside-as" not in arguments(alone)
+
+
 def test_no_later_tier_names_victims() -> None:
     later = yaml.safe_load(configuration())["tiers"][1]["plugins"]
     for plugin in later:

@@ -52,9 +52,10 @@ def volcano_source_command(tree: Path, out: Path) -> None:
 
 @cli.command("go-test")
 @click.argument("modules", nargs=-1, required=True)
-def go_test_command(modules: tuple[str, ...]) -> None:
+@click.option("--soak", is_flag=True, help="only what takes minutes")
+def go_test_command(modules: tuple[str, ...], soak: bool) -> None:
     """Vet and test the Go modules in these directories."""
-    sys.exit(gotest.run_all([REPOSITORY / module for module in modules]))
+    sys.exit(gotest.run_all([REPOSITORY / module for module in modules], soak=soak))
 
 
 def main() -> None:

@@ -54,12 +54,15 @@ def _xpu_runtime(cache: Cache, arch: str) -> Artefact:
 
 
 def _charts(cache: Cache) -> list[Artefact]:
-    gpupool = next(charts.build(cache).glob("gpupool-*.tgz"))
+    ours = charts.build(cache)
+    gpupool = next(ours.glob(f"{charts.NAME}-*.tgz"))
+    second = next(ours.glob(f"{charts.SECOND}-*.tgz"))
     upstream = next((volcano.build(cache) / "chart").glob("volcano-*.tgz"))
     return [
-        Artefact(name, path.stem.partition("-")[2], "noarch", "chart", path, licence)
+        Artefact(name, path.stem.removeprefix(f"{name}-"), "noarch", "chart", path, licence)
         for name, path, licence in (
-            ("gpupool", gpupool, OWN_LICENCE),
+            (charts.NAME, gpupool, OWN_LICENCE),
+            (charts.SECOND, second, OWN_LICENCE),
             ("volcano", upstream, "Apache-2.0; Volcano's own chart, from its Go module"),
         )
     ]

@@ -35,6 +35,10 @@ func TestIdsThatStandForNothingAreWithdrawn(t *testing.T) {
 			prepare(t, a, "n0")
 		},
 			xpu.Counts{Number: 19, Cores: 70, MemoryGiB: 40}},
+		"nothing beside cores that are all promised: best-effort shares need none": {func(t *testing.T, w *world, a *Agent) {
+			w.admit("u1", "p", "c", []string{"n0"}, 100, 3)
+			prepare(t, a, "n0")
+		}, xpu.Counts{}},
 		"a sick card": {func(t *testing.T, w *world, a *Agent) { sicken(a, 1) }, xpu.Counts{Number: 20, Cores: 100, MemoryGiB: 40}},
 		"a sick card with a slice": {func(t *testing.T, w *world, a *Agent) {
 			w.admit("u1", "p", "c", []string{"n0"}, 20, 3)

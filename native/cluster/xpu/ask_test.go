@@ -20,18 +20,59 @@ type vector struct {
 		MemoryMiB    uint64
 	}
 	Refused string
+	Class   Class
+	// Beside are the shares that a card of 40 GiB holds; Joins says whether one of the ask may come.
+	Beside []struct {
+		Cores     int
+		MemoryGiB uint64
+		Class     Class
+	}
+	Joins *bool
 }
 
-func TestSettleByTheSharedVectors(t *testing.T) {
+func vectors(t *testing.T) []vector {
+	t.Helper()
 	text, err := os.ReadFile("../../common/vectors/slices.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var vectors []vector
-	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors) < 19 {
-		t.Fatalf("%d vectors, %v", len(vectors), err)
+	var found []vector
+	if err := json.Unmarshal(text, &found); err != nil || len(found) < 33 {
+		t.Fatalf("%d vectors, %v", len(found), err)
 	}
-	for _, v := range vectors {
+	return found
+}
+
+func TestWhoMayJoinWhomByTheSharedVectors(t *testing.T) {
+	for _, v := range vectors(t) {
+		if v.Joins == nil {
+			continue
+		}
+		t.Run(v.Name, func(t *testing.T) {
+			var held []Share
+			for _, beside := range v.Beside {
+				one, err := Ask{Cards: 1, CoresPercent: beside.Cores, MemoryMiB: beside.MemoryGiB * MiBPerGiB}.Classed(beside.Class, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				held = append(held, share(card(0, 40), use(holding(held...))["GPU-0"], one))
+			}
+			ask, err := Settle(v.Totals, v.Shape)
+			if err == nil {
+				ask, err = ask.Classed(v.Class, "")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Place([]Card{card(0, 40)}, holding(held...), ask, nil); (err == nil) != *v.Joins {
+				t.Errorf("%+v: %v", ask, err)
+			}
+		})
+	}
+}
+
+func TestSettleByTheSharedVectors(t *testing.T) {
+	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			ask, err := Settle(v.Totals, v.Shape)
 			if v.Refused != "" {

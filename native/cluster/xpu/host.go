@@ -89,12 +89,11 @@ func (l Ledger) PutHost(cards []Card, name, card string, grant Grant) (Ledger, S
 		}
 	}
 	next := l.Release(owner)
-	ask := Ask{Cards: 1, CoresPercent: grant.CoresPercent, MemoryMiB: grant.MemoryMiB}
+	ask := Ask{Cards: 1, CoresPercent: grant.CoresPercent, MemoryMiB: grant.MemoryMiB, Mode: grant.Mode, Weight: grant.Weight}
 	shares, err := Place(candidates, next.Slices(), ask, nil)
 	if err != nil {
 		return l, Slice{}, err
 	}
-	shares[0].Mode, shares[0].Weight = grant.Mode, grant.Weight
 	if there {
 		shares[0].VID = held.Shares[0].VID // its own, so nobody has it
 	}

@@ -13,6 +13,8 @@ type usage struct {
 	cores  int
 	memory uint64
 	vids   map[int]bool
+	// unlimited are the shares without a compute limit.
+	unlimited int
 }
 
 func (u usage) shares() int { return len(u.vids) }
@@ -29,6 +31,9 @@ func use(slices []Slice) map[string]usage {
 			u.cores += share.CoresPercent
 			u.memory += share.MemoryMiB
 			u.vids[share.VID] = true
+			if unlimited(share.CoresPercent, share.Mode) {
+				u.unlimited++
+			}
 			total[share.UUID] = u
 		}
 	}
@@ -115,12 +120,17 @@ func refusal(card Card, u usage, ask Ask) string {
 		return "too little memory"
 	case u.cores+ask.CoresPercent > FullCores:
 		return "too few cores"
-	case u.cores == FullCores, ask.CoresPercent == FullCores && u.shares() > 0:
-		// Who is promised all cores can't share them with one who has no limit (0 cores).
-		return "all of its cores promised to one"
+	case u.cores == FullCores && unlimited(ask.CoresPercent, ask.Mode):
+		return "all of its cores promised, and a share without compute limit would take them"
+	case ask.CoresPercent == FullCores && u.unlimited > 0:
+		return "a share without compute limit on it, so that all cores can't be promised"
 	}
 	return ""
 }
+
+// unlimited says whether nothing keeps a share off cores that others were promised. One of mode
+// priority has none of its own either, but runs only in what others leave.
+func unlimited(cores int, mode Mode) bool { return cores == 0 && mode != ModePriority }
 
 func memoryOf(card Card, ask Ask) uint64 {
 	if ask.MemoryMiB == 0 {

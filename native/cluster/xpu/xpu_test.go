@@ -54,14 +54,17 @@ func TestPlace(t *testing.T) {
 		"lowest free virtual number": {cards[:1], holding(Share{"GPU-0", 0, 1, 1, "", 0}, Share{"GPU-0", 2, 1, 1, "", 0}), Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil,
 			[]string{"GPU-0/1"}, ""},
 		"full compute beside none limited": {cards[:1], holding(Share{"GPU-0", 0, 0, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 100, MemoryMiB: 1024}, nil, nil,
-			"promised"},
-		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 0, MemoryMiB: 1024}, nil, nil, "promised"},
-		"too much memory":              {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 2048}, nil, nil, "1024 MiB free (too little memory)"},
-		"too many cores":               {cards[:1], holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "10 % cores"},
-		"more cards than there are":    {cards, nil, Ask{Cards: 3, CoresPercent: 100, MemoryMiB: 0}, nil, nil, "3 card(s)"},
-		"a sick card":                  {[]Card{sick}, nil, Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "unhealthy"},
-		"every slice taken":            {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1, "", 0}), Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "all 1 slices taken"},
-		"no card at all":               {nil, nil, Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "no card"},
+			"a share without compute limit on it"},
+		"no limit beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 0, MemoryMiB: 1024}, nil, nil,
+			"all of its cores promised"},
+		"idle time beside full compute": {cards[:1], holding(Share{"GPU-0", 0, 100, 1024, "", 0}), Ask{Cards: 1, MemoryMiB: 1024, Mode: ModePriority}, nil,
+			[]string{"GPU-0/1"}, ""},
+		"too much memory":           {cards[:1], holding(Share{"GPU-0", 0, 20, 39 * 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 2048}, nil, nil, "1024 MiB free (too little memory)"},
+		"too many cores":            {cards[:1], holding(Share{"GPU-0", 0, 90, 1024, "", 0}), Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "10 % cores"},
+		"more cards than there are": {cards, nil, Ask{Cards: 3, CoresPercent: 100, MemoryMiB: 0}, nil, nil, "3 card(s)"},
+		"a sick card":               {[]Card{sick}, nil, Ask{Cards: 1, CoresPercent: 20, MemoryMiB: 1024}, nil, nil, "unhealthy"},
+		"every slice taken":         {[]Card{small}, holding(Share{"GPU-3", 0, 1, 1, "", 0}), Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "all 1 slices taken"},
+		"no card at all":            {nil, nil, Ask{Cards: 1, CoresPercent: 1, MemoryMiB: 1}, nil, nil, "no card"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			shares, err := Place(test.cards, test.held, test.ask, test.preferred)
@@ -142,7 +145,7 @@ func randomClaim(random *rand.Rand, step int) Claim {
 		claim.Ask = Ask{Cards: 1 + random.Intn(2), CoresPercent: FullCores}
 		claim.Tokens = append(claim.Tokens, fmt.Sprint("t", 40+step))
 	case 1:
-		claim.Ask = Ask{Cards: 1, MemoryMiB: uint64(1+random.Intn(20)) * MiBPerGiB}
+		claim.Ask = Ask{Cards: 1, MemoryMiB: uint64(1+random.Intn(20)) * MiBPerGiB, Mode: []Mode{"", ModePriority}[random.Intn(2)]}
 	default:
 		claim.Ask = Ask{Cards: 1, CoresPercent: 5 * (1 + random.Intn(20)), MemoryMiB: uint64(random.Intn(20)) * MiBPerGiB}
 	}
@@ -171,6 +174,28 @@ func check(t *testing.T, seed int64, cards []Card, ledger Ledger) {
 		u := used[c.UUID]
 		if u.cores > FullCores || u.memory > c.MemoryMiB || u.shares() > c.Split {
 			t.Fatalf("seed %d: card %s is over-promised: %+v", seed, c.UUID, u)
+		}
+		checkCompany(t, seed, c, ledger.Slices())
+	}
+}
+
+// checkCompany: who was promised all cores of a card meets none without a compute limit, and who was
+// promised all of a card meets nobody.
+func checkCompany(t *testing.T, seed int64, c Card, held []Slice) {
+	t.Helper()
+	var here []Share
+	for _, slice := range held {
+		for _, share := range slice.Shares {
+			if share.UUID == c.UUID {
+				here = append(here, share)
+			}
+		}
+	}
+	for i, one := range here {
+		for _, other := range append(here[:i:i], here[i+1:]...) {
+			if one.CoresPercent == FullCores && (other.CoresPercent > 0 || other.Mode != ModePriority || one.MemoryMiB == c.MemoryMiB) {
+				t.Fatalf("seed %d: on card %s %+v meets %+v", seed, c.UUID, one, other)
+			}
 		}
 	}
 }

@@ -27,7 +27,8 @@ type leftover struct {
 	WholeRefused    float64 `json:"whole_refused_percent"` // of those that asked for whole cards
 	CoresUsed       float64 `json:"cores_used_percent"`    // mean over the week
 	Fragmented      float64 `json:"fragmented_percent"`    // mean: free cores that lie on cards in use
-	LinkedWell      float64 `json:"linked_percent"`        // pods of two cards whose cards are paired
+	FragmentedAtEnd float64 `json:"fragmented_at_end_percent"`
+	LinkedWell      float64 `json:"linked_percent"` // pods of two cards whose cards are paired
 	wholeAsked      int
 	refused, wholes int
 	pairs, paired   int
@@ -79,11 +80,14 @@ func week(policy string, seed int64, nodes int) (leftover, error) {
 		}
 		heap.Push(leave, departure{now + lasts, node, pod})
 	}
+	leave.until(weekSeconds, cluster)
+	_, atEnd := survey(cluster)
 	percent := func(part, all float64) float64 { return 100 * part / max(all, 1) }
 	found.Refused = percent(float64(found.refused), float64(found.Asked))
 	found.WholeRefused = percent(float64(found.wholes), float64(found.wholeAsked))
 	found.LinkedWell = percent(float64(found.paired), float64(found.pairs))
 	found.CoresUsed, found.Fragmented = percent(used, samples), percent(fragmented, samples)
+	found.FragmentedAtEnd = percent(atEnd, 1)
 	return found, nil
 }
 

@@ -62,6 +62,9 @@ func New(given framework.Arguments) framework.Plugin {
 func (p *plugin) Name() string { return Name }
 
 func (p *plugin) OnSessionOpen(session *framework.Session) {
+	if p.settings.beside != "" {
+		keepOwn(session, p.settings.beside)
+	}
 	p.open(session)
 	session.AddPrePredicateFn(Name, p.prePredicate)
 	session.AddPredicateFn(Name, p.predicate)
@@ -93,7 +96,12 @@ func (p *plugin) open(session *framework.Session) {
 	}
 }
 
-func (p *plugin) OnSessionClose(*framework.Session) { p.nodes, p.session = nil, nil }
+func (p *plugin) OnSessionClose(session *framework.Session) {
+	if p.settings.beside != "" {
+		leaveQueues(session)
+	}
+	p.nodes, p.session = nil, nil
+}
 
 // cardsOf returns the node's cards, read at the first call, or nil for a node that came later
 // than the session.

@@ -506,19 +506,22 @@ func TestUndoKeepsWhatOthersWrote(t *testing.T) {
 func TestArguments(t *testing.T) {
 	parsed, complaints := parse(framework.Arguments{
 		Name + ".policy": "Topology", Name + ".weight": 3, Name + ".default-class": "best-effort", Name + ".mix-classes": true,
+		Name + ".beside-as": secondName,
 	})
 	if parsed.policy.Name != "topology" || parsed.weight != 3 || parsed.defaultClass != place.BestEffort ||
-		!parsed.mixing || len(complaints) != 0 {
+		!parsed.mixing || parsed.beside != secondName || len(complaints) != 0 {
 		t.Errorf("%+v %v", parsed, complaints)
 	}
 	parsed, complaints = parse(framework.Arguments{
 		Name + ".policy": "bestfit", Name + ".weight": "many", Name + ".default-class": "gold", Name + ".polcy": "spread",
+		Name + ".beside-as": "",
 	})
-	if parsed.policy.Name != "binpack" || parsed.weight != defaultWeight || parsed.defaultClass != place.NoClass || len(complaints) != 4 {
+	if parsed.policy.Name != "binpack" || parsed.weight != defaultWeight || parsed.defaultClass != place.NoClass || parsed.beside != "" || len(complaints) != 5 {
 		t.Errorf("%+v %v", parsed, complaints)
 	}
 	for i, want := range []string{
-		`argument huawei-xpu.polcy is unknown; known are huawei-xpu.default-class, huawei-xpu.mix-classes, `,
+		`argument huawei-xpu.polcy is unknown; known are huawei-xpu.beside-as, huawei-xpu.default-class, huawei-xpu.mix-classes, `,
+		`huawei-xpu.beside-as is ; use a scheduler's name`,
 		`huawei-xpu.default-class is gold; use guaranteed, elastic or best-effort`,
 		`huawei-xpu.policy is bestfit; use binpack, spread or topology`, `huawei-xpu.weight is many; use a number from 0`,
 	} {

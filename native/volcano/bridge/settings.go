@@ -20,6 +20,7 @@ type settings struct {
 	weight       int
 	defaultClass place.Class
 	mixing       bool
+	beside       string // this scheduler's name where another Volcano runs; empty where none does
 }
 
 // argument is one of the plugin's arguments in the scheduler's configuration.
@@ -50,6 +51,12 @@ var arguments = map[string]argument{
 			into.defaultClass = class
 		}
 		return reason == ""
+	}},
+	// This scheduler's own name, where it is the second Volcano of its cluster.
+	Name + ".beside-as": {"a scheduler's name", func(value any, into *settings) bool {
+		name, ok := value.(string)
+		into.beside = name
+		return ok && name != ""
 	}},
 	// Best-effort shares rather beside ones with reserved cores than beside each other.
 	Name + ".mix-classes": {"true or false", func(value any, into *settings) bool {

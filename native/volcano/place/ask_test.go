@@ -10,26 +10,67 @@ import (
 	"testing"
 )
 
-// The device plugin is held to the same file, so that both settle the same asks.
-func TestSettleByTheSharedVectors(t *testing.T) {
+// vector is one line of the table to which the device plugin is held too, so that both settle the
+// same asks and let the same shares meet.
+type vector struct {
+	Name   string
+	Totals Totals
+	Shape  *Shape
+	Ask    *struct {
+		Cards, CoresPercent int
+		MemoryMiB           int64
+	}
+	Refused string
+	Class   string
+	// Beside are the shares that a card of 40 GiB holds; Joins says whether one of the ask may come.
+	Beside []struct {
+		Cores     int
+		MemoryGiB int64
+		Class     Class
+	}
+	Joins *bool
+}
+
+func vectors(t *testing.T) []vector {
+	t.Helper()
 	text, err := os.ReadFile("../../common/vectors/slices.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var vectors []struct {
-		Name   string
-		Totals Totals
-		Shape  *Shape
-		Ask    *struct {
-			Cards, CoresPercent int
-			MemoryMiB           int64
+	var found []vector
+	if err := json.Unmarshal(text, &found); err != nil || len(found) < 33 {
+		t.Fatalf("%d vectors, %v", len(found), err)
+	}
+	return found
+}
+
+func TestWhoMayJoinWhomByTheSharedVectors(t *testing.T) {
+	for _, v := range vectors(t) {
+		if v.Joins == nil {
+			continue
 		}
-		Refused string
+		t.Run(v.Name, func(t *testing.T) {
+			var there used
+			for _, one := range v.Beside {
+				there = append(there, Share{one.Cores, one.MemoryGiB * 1024, one.Class == BestEffort})
+			}
+			shape, _ := json.Marshal(map[string]*Shape{"c": v.Shape})
+			if v.Shape == nil {
+				shape = nil
+			}
+			ask, reason := NewAsk([]Container{{Name: "c", Totals: v.Totals}}, Wishes{Class: v.Class, Shapes: string(shape)}, NoClass)
+			if reason != "" {
+				t.Fatal(reason)
+			}
+			if _, reason := node(nil, there).Place(ask, Binpack); (reason == "") != *v.Joins {
+				t.Errorf("%+v: %q", ask, reason)
+			}
+		})
 	}
-	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors) == 0 {
-		t.Fatalf("%d vectors, %v", len(vectors), err)
-	}
-	for _, v := range vectors {
+}
+
+func TestSettleByTheSharedVectors(t *testing.T) {
+	for _, v := range vectors(t) {
 		t.Run(v.Name, func(t *testing.T) {
 			got, reason := Settle("c", v.Totals, v.Shape)
 			if v.Ask == nil {

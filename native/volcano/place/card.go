@@ -104,22 +104,24 @@ func (u usage) atLeast(v usage) usage {
 
 func (u usage) covers(v usage) bool { return u.atLeast(v) == u }
 
-// admits says whether a share may join what is taken of a card. A full compute share and one that
-// reserves no cores exclude each other in both directions, as the device plugin has it
-// (native/cluster/xpu): who is promised all of a card must not meet one without limit.
+// admits says whether a share may join what is taken of a card, as the device plugin has it
+// (native/cluster/xpu): where all cores are promised, no share without compute limit may take them. A
+// best-effort one may come and stay: it runs while the others are idle. Whole cards are kept whole by
+// their memory.
 func (c *Card) admits(taken usage, s Share) bool {
 	switch {
 	case taken.tenants >= c.Slots:
 		return false
 	case taken.memMiB+s.memoryOn(c) > c.MemMiB:
 		return false
-	case s.Cores >= FullCores:
-		return taken.tenants == 0
+	case taken.cores+s.Cores > FullCores:
+		return false
 	case s.Cores == 0:
-		return taken.cores < FullCores
-	default:
-		return taken.cores+s.Cores <= FullCores
+		return s.BestEffort || taken.cores < FullCores
+	case s.Cores == FullCores:
+		return taken.tenants == taken.bestEffort
 	}
+	return true
 }
 
 // holds says whether the card is as large as what is taken of it.

@@ -91,6 +91,7 @@ func (h *history) ask() Ask {
 func (h *history) check(t *testing.T, seed int64) {
 	t.Helper()
 	together, vids := map[string]usage{}, map[string]bool{}
+	full, unlimited := map[string]string{}, map[string]string{}
 	h.books.each(func(pod string, has holding) {
 		ask := h.pods[pod]
 		for i, grants := range has.placement.Containers {
@@ -108,6 +109,12 @@ func (h *history) check(t *testing.T, seed int64) {
 				} else {
 					vids[key] = true
 				}
+				switch share := ask.Containers[i].Share; {
+				case share.Cores == FullCores:
+					full[g.UUID] = pod
+				case share.Cores == 0 && !share.BestEffort:
+					unlimited[g.UUID] = pod
+				}
 				if !ask.Containers[i].Passing {
 					together[g.UUID] = together[g.UUID].plus(usage{cores: g.Cores, memMiB: g.MemMiB, tenants: 1})
 				}
@@ -117,6 +124,11 @@ func (h *history) check(t *testing.T, seed int64) {
 			t.Fatalf("seed %d: %s asked for %+v and has %+v", seed, pod, ask, has.placement)
 		}
 	})
+	for uuid, pod := range full {
+		if other, meets := unlimited[uuid]; meets && other != pod {
+			t.Fatalf("seed %d: %s was promised all cores of %s and meets %s, which has no limit", seed, pod, uuid, other)
+		}
+	}
 	for i, card := range h.books.cards {
 		sum, later := together[card.UUID], h.books.takenLater()[i]
 		if sum.cores > FullCores || sum.memMiB > card.MemMiB || sum.tenants > card.Slots {

@@ -13,27 +13,30 @@ from ..toolchain import REPOSITORY
 
 CHARTS = REPOSITORY / "native/charts"
 NAME = "gpupool"
+# What stands in place of Volcano's own chart where a foreign Volcano runs.
+SECOND = "volcano-second"
 
 
-def version() -> str:
+def version(name: str = NAME) -> str:
     """The chart's own version, from its Chart.yaml."""
-    text = (CHARTS / NAME / "Chart.yaml").read_text(encoding="utf-8")
+    text = (CHARTS / name / "Chart.yaml").read_text(encoding="utf-8")
     return str(yaml.safe_load(text)["version"])
 
 
 def _build(out: Path) -> None:
-    members = [
-        str(path.relative_to(CHARTS))
-        for path in (CHARTS / NAME).rglob("*")
-        if path.is_file() and path.name != ".helmignore"
-    ]
-    archive.write_tarball(out / f"{NAME}-{version()}.tgz", CHARTS, members)
+    for name in (NAME, SECOND):
+        members = [
+            str(path.relative_to(CHARTS))
+            for path in (CHARTS / name).rglob("*")
+            if path.is_file() and path.name != ".helmignore"
+        ]
+        archive.write_tarball(out / f"{name}-{version(name)}.tgz", CHARTS, members)
 
 
 def build(cache: Cache) -> Path:
-    """``gpupool-<version>.tgz``, as ``helm package`` lays it out."""
+    """``<chart>-<version>.tgz`` of each, as ``helm package`` lays it out."""
     inputs = {
-        "files": digest_tree([CHARTS / NAME], CHARTS),
+        "files": digest_tree([CHARTS / NAME, CHARTS / SECOND], CHARTS),
         "recipe": digest_file(Path(__file__)),
         "packer": digest_file(Path(archive.__file__)),
     }
