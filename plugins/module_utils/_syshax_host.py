@@ -200,6 +200,19 @@ def check_accelerator(settings: syshax.Settings, machine: Machine, need_cuda: bo
             )
 
 
+def check_model(host: Host, settings: syshax.Settings) -> None:
+    """Docker would make a directory that is missing, and the engine find nothing in it."""
+    needed = [settings.models_dir]
+    if settings.model.startswith(settings.models_dir.rstrip("/") + "/"):
+        needed.append(settings.model)
+    for path in needed:
+        if not host.exists(path):
+            raise XpuError(
+                f"{path} does not exist on the host.",
+                "put the model there, or correct syshax_model and syshax_models_dir.",
+            )
+
+
 def bind(
     settings: syshax.Settings, machine: Machine, options: t.Mapping[str, t.Any]
 ) -> tuple[dict[str, str], list[str]]:

@@ -449,6 +449,7 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     runtime = look.choose_runtime(params["runtime"], machine.versions, params["runtime_since"])
     settings = settings_of(params, runtime)
     look.check_accelerator(settings, machine, params["need_cuda"])
+    look.check_model(host, settings)
     binding, warnings = look.bind(settings, machine, params["cpu_plan"])
     wanted = wanted_of(settings, binding, params)
     state = look.look_at_state(host, wanted.files)

@@ -348,6 +348,9 @@ def test_check_predicts_a_second_run_is_silent_and_uninstall_leaves_nothing(
     (tmp_path / "usr/bin/syshax").write_text("")
     (tmp_path / "usr/bin/syshax").chmod(0o755)
     host = Host(str(tmp_path), answer)
+    with pytest.raises(XpuError, match="/home/models does not exist"):
+        module.converge(host, params(accelerator="stand-in"), check=True)
+    (tmp_path / MODEL[1:]).mkdir(parents=True)
     before = tree(tmp_path)
     given = params(accelerator="stand-in", package="system")
     predicted = module.converge(host, given, check=True)

@@ -79,10 +79,10 @@ class Engine:
         self.connections: set[_Connection] = set()
         self._server: asyncio.AbstractServer | None = None
 
-    async def start(self, port: int = 0) -> Engine:
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> Engine:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", port, backlog=1024, reuse_address=True
+            lambda: _Connection(self), host, port, backlog=1024, reuse_address=True
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -379,7 +379,7 @@ async def _main(arguments: argparse.Namespace) -> None:
     kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in fields(Behaviour)}
     engine = Engine("mock", Blocks(), **{name: kinds[name](text) for name, text in knobs.items()})
     engine.keep = False
-    await engine.start(arguments.port)
+    await engine.start(arguments.port, arguments.host)
     print(engine.port, flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
@@ -389,6 +389,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Serve one engine in this process; prints its port."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("knob", nargs="*", help="NAME=VALUE of Behaviour")
     import uvloop

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +30,7 @@ import pytest
 import uvicorn
 from syshax import config, scrape
 from syshax.server import App, protocol
-from syshax_stack import PD
-from test_process import free_port
+from syshax_stack import PD, free_port
 
 ENGINES = Path(__file__).resolve().parents[1] / "engines"
 MODEL = "tiny"
@@ -96,8 +96,6 @@ def _serve(model: Path, port: int, blocks: Path) -> list[str]:
 
 
 def _healthy(port: int) -> bool:
-    import urllib.request
-
     with contextlib.suppress(OSError):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
             return bool(answer.status == 200)
