@@ -117,9 +117,7 @@ def command(settings: Settings, engine: Engine) -> list[str]:
     return ["vllm", "serve", settings.model, *serve_args(settings, engine)]
 
 
-def environment(
-    settings: Settings, engine: Engine, binding: t.Mapping[str, str]
-) -> dict[str, str]:
+def environment(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -> dict[str, str]:
     """Variables of the container; what the site sets itself comes last and wins."""
     env: dict[str, str] = {}
     if settings.generation == "v0":

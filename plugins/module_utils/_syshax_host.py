@@ -83,7 +83,7 @@ def wanted_by(unit: str) -> str:
 
 
 def helper_text() -> str:
-    return inspect.getsource(helper)
+    return "#!/usr/bin/python3\n" + inspect.getsource(helper)
 
 
 # -- looking ---------------------------------------------------------------------------------

@@ -453,12 +453,12 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     binding, warnings = look.bind(settings, machine, params["cpu_plan"])
     wanted = wanted_of(settings, binding, params)
     state = look.look_at_state(host, wanted.files)
-    if params["package"] == "system" and not host.program(syshax.SYSTEM_PROGRAM):
-        if not check:
-            raise XpuError(
-                f"syshax_package: system is wanted, and there is no {syshax.SYSTEM_PROGRAM}.",
-                "install the distribution's package (`dnf install sysHAX` on openEuler).",
-            )
+    # A check can't install the package that the run itself would have there by now.
+    if params["package"] == "system" and not check and not host.program(syshax.SYSTEM_PROGRAM):
+        raise XpuError(
+            f"syshax_package: system is wanted, and there is no {syshax.SYSTEM_PROGRAM}.",
+            "install the distribution's package (`dnf install sysHAX` on openEuler).",
+        )
     steps = look.plan(state, wanted)
     if steps and not check:
         apply(host, wanted, steps, params["bundle"] or "", machine.python)

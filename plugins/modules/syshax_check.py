@@ -4,7 +4,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: syshax_check
-short_description: Ask sysHAX one question, and prove by the engines' counters that it was handed over
+short_description: Prove by the engines' counters that sysHAX hands requests over
 version_added: 0.1.0
 description:
   - Sends one streamed chat call through the conductor, which is told to split it, and reads what

@@ -111,8 +111,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     molecule("full.yml", "destroy", "-s", ORDER[0], state=state)
 
 
-# NVIDIA's plugin wants a node that ours doesn't serve, sysHAX engines and a model: test_nvidia_plugin.py
-# and integration/test_syshax.py have their full sequences.
+# NVIDIA's plugin wants a node that ours doesn't serve, sysHAX engines and a model:
+# test_nvidia_plugin.py and integration/test_syshax.py have their full sequences.
 ELSEWHERE = ("nvidia_device_plugin", "syshax")
 
 

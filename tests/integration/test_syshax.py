@@ -269,9 +269,12 @@ def test_two_real_servers_hand_over_in_the_roles_containers(
             "kv_connector_extra_config": {"shared_storage_path": "/dev/shm/blocks"},
         },
     }
-    for role, port in (("gpu", 8001), ("cpu", 8002)):
+    for role in ("gpu", "cpu"):
         variables[f"syshax_{role}_image"] = IMAGE
-        variables[f"syshax_{role}_volumes"] = [f"{PLACE}:{PLACE}:ro"]
+        # The image has no program vllm; everything behind that word is the role's own.
+        variables[f"syshax_{role}_volumes"] = [
+            f"{PLACE}:{PLACE}:ro", f"{PLACE}/bin/vllm:/usr/local/bin/vllm:ro",
+        ]  # fmt: skip
         variables[f"syshax_{role}_dtype"] = "float32"
         variables[f"syshax_{role}_env"] = {
             "PYTHONPATH": f"{PLACE}/vllm",
@@ -282,15 +285,9 @@ def test_two_real_servers_hand_over_in_the_roles_containers(
             "OMP_NUM_THREADS": "1",
             "HOME": "/tmp",
         }
-        # The image has no program vllm; everything behind `vllm` is the role's own.
         variables[f"syshax_{role}_args"] = small
-    host.put(f"{PLACE}/bin/vllm", b"#!/bin/sh\nexec python3 -m vllm.entrypoints.cli.main \"$@\"\n",
-             mode=0o755)  # fmt: skip
-    for role in ("gpu", "cpu"):
-        volumes = variables[f"syshax_{role}_volumes"]
-        variables[f"syshax_{role}_volumes"] = [
-            *volumes, f"{PLACE}/bin/vllm:/usr/local/bin/vllm:ro",
-        ]  # fmt: skip
+    start = b'#!/bin/sh\nexec python3 -m vllm.entrypoints.cli.main "$@"\n'
+    host.put(f"{PLACE}/bin/vllm", start, mode=0o755)
     done = play(tmp_path, host, variables)
     assert done.rc == 0, done.output
     assert "hand-off proven (gpu>cpu)" in done.output, done.output

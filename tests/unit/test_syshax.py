@@ -229,7 +229,7 @@ def test_docker_from_25_0_3_or_podman(
     if chosen:
         assert look.choose_runtime(asked, versions, "") == chosen
     else:
-        with pytest.raises(XpuError, match="Docker from 25.0.3 on"):
+        with pytest.raises(XpuError, match=r"Docker from 25\.0\.3 on"):
             look.choose_runtime(asked, versions, "")
 
 
@@ -315,7 +315,7 @@ def test_a_unit_of_somebody_else_stops_the_role_and_settings_of_before_do_not() 
 @pytest.mark.parametrize("missing", ["model", "gpu", "cpu"])
 def test_what_has_to_be_given_is_named(missing: str) -> None:
     with pytest.raises(XpuError, match=f"syshax_{missing}"):
-        settings(**{missing: "" if missing == "model" else {}})
+        module.settings_of(params() | {missing: "" if missing == "model" else {}}, "docker")
 
 
 # -- a host under a directory: files come, stay and go ---------------------------------------

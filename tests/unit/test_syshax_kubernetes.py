@@ -85,7 +85,7 @@ def test_a_service_reaches_each_engine(layout: dict[str, str]) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(
-    options: dict[str, Any], more: dict[str, str], complaint: str
+    options: dict[str, Any], more: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(AnsibleFilterError, match=complaint):
         syshax_manifests({**OPTIONS, **options}, cpus=8, **more)

@@ -96,9 +96,9 @@ def _serve(model: Path, port: int, blocks: Path) -> list[str]:
 
 
 def _healthy(port: int) -> bool:
-    with contextlib.suppress(OSError):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
+    url = f"http://127.0.0.1:{port}/health"
+    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
+        return bool(answer.status == 200)
     return False
 
 
@@ -121,17 +121,17 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     logs = [where / f"{name}.log" for name in ("gpu", "cpu")]
     started = []
     try:
-        for port, log in zip(ports, logs):
+        for port, log in zip(ports, logs, strict=True):
+            argv = _serve(where / "model", port, blocks)
             with log.open("wb") as out:
                 started.append(
                     subprocess.Popen(
-                        _serve(where / "model", port, blocks),
-                        env=environment, stdout=out, stderr=out, start_new_session=True,
-                    )  # fmt: skip
+                        argv, env=environment, stdout=out, stderr=out, start_new_session=True
+                    )
                 )
         deadline = time.monotonic() + PATIENCE_S
         while not all(map(_healthy, ports)):
-            for engine, log in zip(started, logs):
+            for engine, log in zip(started, logs, strict=True):
                 assert engine.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < deadline, logs[0].read_text()[-4000:]
             time.sleep(0.5)
@@ -219,7 +219,7 @@ def test_a_request_handed_over_says_what_a_single_server_says(pair: Pair) -> Non
                 shutil.rmtree(held)
             before = await _fetched(client, pair.gpu)
             alone = f"http://127.0.0.1:{pair.gpu}/v1/chat/completions"
-            for prompt, (text, tokens, _) in zip(PROMPTS, said):
+            for prompt, (text, tokens, _) in zip(PROMPTS, said, strict=True):
                 assert (await _ask(client, alone, prompt))[:2] == (text, tokens)
                 assert len(tokens) == 24
             assert await _fetched(client, pair.gpu) == before
