@@ -38,7 +38,7 @@ def read_counters(text: str) -> Counters:
     """An engine's /metrics; ranks and models are added up."""
     prompt = generated = moved = 0.0
     has_sources = False
-    for line in text.splitlines():
+    for line in text.split("\n"):
         match = _SAMPLE.match(line)
         if match is None:
             continue
@@ -75,7 +75,8 @@ def read_stream(status: int, route: str, body: str) -> Answer:
     """What a conductor's event stream says."""
     pieces = ends = 0
     error = "" if status == 200 else body[:300]
-    for line in body.splitlines():
+    # Not splitlines(): a model may say U+2028, which ends no line of an event stream.
+    for line in body.split("\n"):
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()

@@ -115,7 +115,7 @@ def _counters(url: str, timeout: float) -> proof.Counters:
         ) from error
 
 
-def _ask(params: t.Mapping[str, t.Any]) -> proof.Answer:
+def _ask(params: t.Mapping[str, t.Any], way: str) -> proof.Answer:
     text = str(params["prompt"])
     text = text * max(1, -(-int(params["prompt_chars"]) // max(1, len(text))))
     body = {
@@ -128,7 +128,7 @@ def _ask(params: t.Mapping[str, t.Any]) -> proof.Answer:
     headers = {"Content-Type": "application/json"}
     if params["api_key"]:
         headers["Authorization"] = f"Bearer {params['api_key']}"
-    url = f"{params['conductor']}/v1/chat/pd_disagg"
+    url = f"{params['conductor']}/v1/chat/{way}"
     try:
         with open_url(
             url,
@@ -149,7 +149,11 @@ def _ask(params: t.Mapping[str, t.Any]) -> proof.Answer:
 def check(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     timeout = float(params["timeout"])
     before = [_counters(params[name], timeout) for name in ("gpu", "cpu")]
-    answer = _ask(params)
+    answer, refused = _ask(params, "pd_disagg"), ""
+    if answer.status != 200:
+        # It won't split a request. Whether it answers at all, and on which side, can be told still.
+        refused = f"; asked to split a request, the conductor said: {answer.error}"
+        answer = _ask(params, "completions")
     deadline = time.monotonic() + SETTLE_S
     while True:
         gpu, cpu = (
@@ -157,6 +161,7 @@ def check(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             for name, then in zip(("gpu", "cpu"), before)
         )
         found = proof.judge(answer, gpu, cpu)
+        found = found._replace(reason=found.reason + refused)
         if found.state in (proof.PROVEN, proof.BROKEN) or time.monotonic() > deadline:
             break
         time.sleep(0.5)

@@ -55,10 +55,10 @@ def test_counters_of_ranks_add_up_and_a_missing_counter_is_not_zero() -> None:
 
 def test_a_stream_is_read_to_its_end() -> None:
     def event(**fields: object) -> str:
-        return f"data: {json.dumps(fields)}\n\n"
+        return f"data: {json.dumps(fields, ensure_ascii=False)}\n\n"
 
     said = event(choices=[{"delta": {"role": "assistant"}}])
-    said += event(choices=[{"delta": {"content": "开"}}]) * 2 + event(choices=[])
+    said += event(choices=[{"delta": {"content": "开\u2028"}}]) * 2 + event(choices=[])
     whole = proof.read_stream(200, "gpu>cpu", said + "data: [DONE]\n\n")
     assert whole == Answer(200, "gpu>cpu", 2, 1, "")
     assert proof.read_stream(200, "", said).ends == 0

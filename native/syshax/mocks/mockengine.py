@@ -73,6 +73,7 @@ class Engine:
         self.keep = True  # remember requests; off for benchmarks
         self.running = 0
         self.aborted = 0
+        self.prompted = 0
         self.generated = 0
         self.transferred = 0
         self.port = 0
@@ -114,6 +115,7 @@ class Engine:
                 f"vllm:num_requests_running{label} {self.running}",
                 f"vllm:num_requests_waiting{label} 0.0",
                 f"vllm:kv_cache_usage_perc{label} {usage}",
+                f"vllm:prompt_tokens_total{label} {self.prompted}",
                 f"vllm:generation_tokens_total{label} {self.generated}",
             ]
         lines.append(
@@ -129,6 +131,7 @@ class Engine:
         key = json.dumps(body.get("messages") or body.get("prompt"), ensure_ascii=False)
         dialect = self.knobs.dialect
         prompt_tokens = len(key) // 4
+        self.prompted += prompt_tokens
         reason = "length"
         if dialect == "syshax" and body.get("num_decode_tokens") is not None:
             if "request_id_inference" in body:
