@@ -86,7 +86,7 @@ from ansible.errors import AnsibleFilterError
 
 from ..module_utils._errors import XpuError
 from ..module_utils._syshax_kubernetes import Cluster, render
-from ..modules import syshax as module
+from ..module_utils._syshax_options import argument_spec, settings_of
 
 
 def syshax_manifests(
@@ -102,7 +102,7 @@ def syshax_manifests(
     gpu_memory: str = "128Gi",
     shared_memory: str = "64Gi",
 ) -> list[dict[str, t.Any]]:
-    known = module.argument_spec()
+    known = argument_spec()
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise AnsibleFilterError(
@@ -123,7 +123,7 @@ def syshax_manifests(
         node=node,
     )
     try:
-        return render(module.settings_of({**defaults, **options}, "containerd"), cluster)
+        return render(settings_of({**defaults, **options}, "containerd"), cluster)
     except XpuError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -48,7 +48,7 @@ options:
     type: int
     default: 120
   api_key:
-    description: A key of the conductor's O(conductor) where it wants one.
+    description: A key of the conductor, where it wants one.
     type: str
   require_handoff:
     description:
