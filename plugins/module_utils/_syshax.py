@@ -75,6 +75,7 @@ class Settings(t.NamedTuple):
     start_timeout_s: int
     gpu: Engine
     cpu: Engine
+    cpu_ranks: int = 1  # vLLM's own CPU backend has one for each NUMA node
 
 
 def generation(asked: str, image: str) -> str:
@@ -100,6 +101,8 @@ def serve_args(settings: Settings, engine: Engine) -> list[str]:
     if accelerated:
         args.append(f"--tensor-parallel-size={settings.tensor_parallel}")
         args.append(f"--gpu-memory-utilization={settings.memory_utilization:g}")
+    elif engine.role == CPU and settings.cpu_ranks > 1:
+        args.append(f"--tensor-parallel-size={settings.cpu_ranks}")
     if settings.generation == "v0":
         args.append("--preemption-mode=swap")
         if accelerated:
@@ -232,7 +235,7 @@ def _sweeps(settings: Settings, engine: Engine) -> list[str]:
     return [_line([HELPER, "sweep-container", runtime, settings.gpu.container, "--older-than=900"])]
 
 
-def conductor_unit(package: str, python_cpus: str = "") -> str:
+def conductor_unit(package: str) -> str:
     """The conductor's unit: nobody's user, no way to write but its own state, no new privileges."""
     program = SYSTEM_PROGRAM if package == "system" else PROGRAM
     lines = [
@@ -256,7 +259,6 @@ def conductor_unit(package: str, python_cpus: str = "") -> str:
         "DynamicUser=true",
         "StateDirectory=syshax",
         "LimitNOFILE=65536",
-        *([f"CPUAffinity={python_cpus}"] if python_cpus else []),
         "UMask=0077",
         "NoNewPrivileges=true",
         "CapabilityBoundingSet=",

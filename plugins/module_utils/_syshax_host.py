@@ -42,6 +42,14 @@ class Machine(t.NamedTuple):
     python: str
 
 
+class Binding(t.NamedTuple):
+    """How the CPU's engine is bound to cores, and what people should know of it."""
+
+    env: t.Mapping[str, str]
+    ranks: int
+    warnings: t.Sequence[str]
+
+
 class State(t.NamedTuple):
     """What of ours is there."""
 
@@ -51,6 +59,7 @@ class State(t.NamedTuple):
     runs: t.Mapping[str, bool]
     release: str  # where the program's link leads
     complete: bool  # and whether that directory is whole
+    foreign_program: bool  # somebody else's lies where that link belongs
 
 
 class Wanted(t.NamedTuple):
@@ -128,7 +137,9 @@ def _topology(host: Host) -> dict[str, t.Any]:
 
 def look_at_state(host: Host, paths: t.Iterable[str]) -> State:
     units = tuple(syshax.UNITS.values())
-    release = host.link(syshax.PROGRAM).removeprefix(f"{syshax.RELEASES}/").partition("/")[0]
+    link = host.link(syshax.PROGRAM)
+    ours = link.startswith(f"{syshax.RELEASES}/")
+    release = link.removeprefix(f"{syshax.RELEASES}/").partition("/")[0] if ours else ""
     return State(
         record=records.read(host, COMPONENT),
         files={path: host.read(path) for path in paths},
@@ -140,6 +151,7 @@ def look_at_state(host: Host, paths: t.Iterable[str]) -> State:
         },
         release=release,
         complete=bool(release) and host.exists(f"{syshax.RELEASES}/{release}/{COMPLETE}"),
+        foreign_program=host.exists(syshax.PROGRAM) and not ours,
     )
 
 
@@ -213,12 +225,10 @@ def check_model(host: Host, settings: syshax.Settings) -> None:
             )
 
 
-def bind(
-    settings: syshax.Settings, machine: Machine, options: t.Mapping[str, t.Any]
-) -> tuple[dict[str, str], list[str]]:
-    """The CPU engine's binding, or why there is none; warnings beside it."""
+def bind(settings: syshax.Settings, machine: Machine, options: t.Mapping[str, t.Any]) -> Binding:
+    """The CPU engine's binding, or why there is none."""
     if not options.get("enabled", True):
-        return {}, []
+        return Binding({}, 1, [])
     engine = "fused" if settings.op_mode == "fused" else "vllm"
     facts = cpus.read_lscpu(machine.topology, machine.allowed)
     found = cpus.plan(
@@ -235,7 +245,9 @@ def bind(
         ),
     )
     (only,) = found["engines"]
-    return {str(k): str(v) for k, v in only["env"].items()}, list(found.get("warnings", []))
+    env = {str(name): str(value) for name, value in only["env"].items()}
+    ranks = int(only.get("tensor_parallel_size", 1))
+    return Binding(env, ranks, list(found.get("warnings", [])))
 
 
 def plan(state: State, wanted: Wanted) -> Steps:
@@ -244,6 +256,8 @@ def plan(state: State, wanted: Wanted) -> Steps:
         foreign = [path for path in wanted.files if state.files.get(path) is not None]
         # Settings may well be there before we are: `syshax init` writes them.
         foreign = [path for path in foreign if path != syshax.CONFIG]
+        if wanted.release and state.foreign_program:
+            foreign.append(syshax.PROGRAM)
         if foreign:
             raise XpuError(
                 f"{', '.join(foreign)}: there already, and not installed by us.",

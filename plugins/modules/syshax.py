@@ -401,8 +401,9 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     settings = settings_of(params, runtime)
     look.check_accelerator(settings, machine, params["need_cuda"])
     look.check_model(host, settings)
-    binding, warnings = look.bind(settings, machine, params["cpu_plan"])
-    wanted = wanted_of(settings, binding, params)
+    binding = look.bind(settings, machine, params["cpu_plan"])
+    settings = settings._replace(cpu_ranks=binding.ranks)
+    wanted = wanted_of(settings, binding.env, params)
     state = look.look_at_state(host, wanted.files)
     # A check can't install the package that the run itself would have there by now.
     if params["package"] == "system" and not check and not host.program(syshax.SYSTEM_PROGRAM):
@@ -416,8 +417,8 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     return {
         "changed": bool(steps),
         "restarted": list(steps.restart),
-        "binding": binding,
-        "warnings": warnings,
+        "binding": dict(binding.env),
+        "warnings": list(binding.warnings),
         "diff": {
             "before": _text(state.files) + f"conductor {state.release or 'absent'}\n",
             "after": _text(wanted.files) + f"conductor {wanted.release or 'of the system'}\n",

@@ -71,8 +71,8 @@ def argv(role: str, binding: dict[str, str] | None = None, **more: Any) -> list[
 def wanted(**more: Any) -> look.Wanted:
     given = params(**more)
     made = module.settings_of(given, "docker")
-    binding, _ = look.bind(made, MACHINE, given["cpu_plan"])
-    return module.wanted_of(made, binding, given)
+    binding = look.bind(made, MACHINE, given["cpu_plan"])
+    return module.wanted_of(made, binding.env, given)
 
 
 def in_force(target: look.Wanted) -> look.State:
@@ -83,6 +83,7 @@ def in_force(target: look.Wanted) -> look.State:
         runs=dict.fromkeys(target.units, True),
         release=target.release,
         complete=True,
+        foreign_program=False,
     )
 
 
@@ -93,6 +94,7 @@ NOTHING = look.State(
     runs=dict.fromkeys(syshax.UNITS.values(), False),
     release="",
     complete=False,
+    foreign_program=False,
 )
 
 
@@ -111,9 +113,9 @@ def test_the_documents_containers() -> None:
         "--tensor-parallel-size=2", "--gpu-memory-utilization=0.8", "--enable-auto-pd-offload",
     ):  # fmt: skip
         assert word in served
-    binding, warnings = look.bind(settings(), MACHINE, {})
-    cpu = argv("cpu", binding)
-    assert warnings == []
+    binding = look.bind(settings(), MACHINE, {})
+    cpu = argv("cpu", dict(binding.env))
+    assert binding.warnings == []
     for word in (
         "--ipc=container:vllm_gpu", "--env=INFERENCE_OP_MODE=fused", "--env=OMP_NUM_THREADS=160",
         "--env=CUSTOM_CPU_AFFINITY=0-159", "--env=SYSHAX_QUANTIZE=q8_0", "--env=VLLM_USE_V1=0",
@@ -263,11 +265,17 @@ def test_a_host_that_cannot_give_the_accelerator_is_refused_before_any_change(
 
 
 def test_the_binding_is_the_plans_or_a_refusal_or_left_out() -> None:
-    assert look.bind(settings(), MACHINE, {"reserve_per_node": 8})[0] == {
+    assert look.bind(settings(), MACHINE, {"reserve_per_node": 8}).env == {
         "OMP_NUM_THREADS": "128",
         "CUSTOM_CPU_AFFINITY": "0-31,40-71,80-111,120-151",
     }
-    assert look.bind(settings(), MACHINE, {"enabled": False}) == ({}, [])
+    assert look.bind(settings(), MACHINE, {"enabled": False}).env == {}
+    # vLLM's own backend has one rank a node, and must be told how many.
+    made = settings(op_mode="")
+    stock = look.bind(made, MACHINE, {})
+    assert stock.env == {"VLLM_CPU_OMP_THREADS_BIND": "0-39|40-79|80-119|120-159"}
+    made = made._replace(cpu_ranks=stock.ranks)
+    assert "--tensor-parallel-size=4" in syshax.serve_args(made, made.cpu)
     lopsided = {"cpus": [{**row, "node": row["cpu"] % 2} for row in KUNPENG["cpus"]]}
     with pytest.raises(XpuError):
         look.bind(settings(), MACHINE._replace(topology=lopsided), {"max_stranded": 0.1})
@@ -309,6 +317,8 @@ def test_an_unfinished_installation_is_made_again() -> None:
 def test_a_unit_of_somebody_else_stops_the_role_and_settings_of_before_do_not() -> None:
     with pytest.raises(XpuError, match="not installed by us"):
         look.plan(NOTHING._replace(files={"/etc/systemd/system/syshax.service": "x"}), wanted())
+    with pytest.raises(XpuError, match="/usr/local/bin/syshax: there already"):
+        look.plan(NOTHING._replace(foreign_program=True), wanted())
     assert look.plan(NOTHING._replace(files={syshax.CONFIG: "services: {}"}), wanted())
 
 
