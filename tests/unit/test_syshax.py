@@ -14,6 +14,7 @@ import pytest
 import yaml
 from ansible_collections.flexai.xpu.plugins.module_utils import _syshax as syshax
 from ansible_collections.flexai.xpu.plugins.module_utils import _syshax_host as look
+from ansible_collections.flexai.xpu.plugins.module_utils import _syshax_options as options
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Completed, Host
 from ansible_collections.flexai.xpu.plugins.modules import syshax as module
@@ -54,12 +55,12 @@ MACHINE = look.Machine(
 
 
 def params(**more: Any) -> dict[str, Any]:
-    spec = module.argument_spec()
+    spec = options.argument_spec()
     return {**{name: option.get("default") for name, option in spec.items()}, **DOCUMENT, **more}
 
 
 def settings(runtime: str = "docker", **more: Any) -> syshax.Settings:
-    return module.settings_of(params(**more), runtime)
+    return options.settings_of(params(**more), runtime)
 
 
 def argv(role: str, binding: dict[str, str] | None = None, **more: Any) -> list[str]:
@@ -70,7 +71,7 @@ def argv(role: str, binding: dict[str, str] | None = None, **more: Any) -> list[
 
 def wanted(**more: Any) -> look.Wanted:
     given = params(**more)
-    made = module.settings_of(given, "docker")
+    made = options.settings_of(given, "docker")
     binding = look.bind(made, MACHINE, given["cpu_plan"])
     return module.wanted_of(made, binding.env, given)
 
@@ -325,7 +326,7 @@ def test_a_unit_of_somebody_else_stops_the_role_and_settings_of_before_do_not() 
 @pytest.mark.parametrize("missing", ["model", "gpu", "cpu"])
 def test_what_has_to_be_given_is_named(missing: str) -> None:
     with pytest.raises(XpuError, match=f"syshax_{missing}"):
-        module.settings_of(params() | {missing: "" if missing == "model" else {}}, "docker")
+        options.settings_of(params() | {missing: "" if missing == "model" else {}}, "docker")
 
 
 # -- a host under a directory: files come, stay and go ---------------------------------------
