@@ -213,7 +213,7 @@ def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
     service += [f"ExecStartPre=-{line}" for line in _sweeps(settings, engine)]
     service += [
         f"ExecStart={_line(run_argv(settings, engine, binding))}",
-        f"ExecStartPost={_line([HELPER, 'wait', health_url(settings, engine)])}",
+        f"ExecStartPost={_line([HELPER, 'wait', health_url(settings, engine)])} $MAINPID",
         f"ExecStop=-{_line([runtime, 'stop', '--time=30', engine.container])}",
         "Restart=always",
         "RestartSec=5s",

@@ -3,7 +3,8 @@
 # PRIVATE to flexai.xpu: may change at any time.
 """What sysHAX's units run around their engines; role syshax copies this file to the host as it is.
 
-``wait URL`` returns when URL answers 200; how long that may take is the unit's affair.
+``wait URL PID`` returns when URL answers 200, and fails when the process PID is gone: systemd waits
+for this program even when the engine has died. How long it may take is the unit's affair.
 ``sweep DIRECTORY`` removes segments of shared memory that engines left there when they died.
 ``sweep-container RUNTIME NAME`` is that, in the IPC namespace of a container that runs.
 """
@@ -107,23 +108,27 @@ def container_shm(runtime: str, container: str) -> str:
     return f"/proc/{pid}/root/dev/shm" if pid.isdigit() and pid != "0" else ""
 
 
-def wait(url: str) -> None:
+def wait(url: str, pid: int) -> bool:
+    """Whether *url* answered before the process was gone."""
     # No proxy: what is asked listens on this host.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    while True:
+    while os.path.exists(f"/proc/{pid}"):
         try:
             with opener.open(url, timeout=5) as answer:
                 if answer.status == 200:
-                    return
+                    return True
         except (OSError, ValueError):
             pass
         time.sleep(POLL_S)
+    return False
 
 
 def main(argv: t.Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("wait").add_argument("url")
+    gate = commands.add_parser("wait")
+    gate.add_argument("url")
+    gate.add_argument("pid", type=int)
     plain = commands.add_parser("sweep")
     plain.add_argument("directory")
     inside = commands.add_parser("sweep-container")
@@ -133,8 +138,7 @@ def main(argv: t.Sequence[str] | None = None) -> int:
         command.add_argument("--older-than", type=float, default=0.0)
     asked = parser.parse_args(argv)
     if asked.command == "wait":
-        wait(asked.url)
-        return 0
+        return 0 if wait(asked.url, asked.pid) else 1
     directory = (
         asked.directory
         if asked.command == "sweep"

@@ -181,7 +181,7 @@ def test_units_start_in_order_each_behind_a_health_check_and_follow_a_restart() 
     # What was stopped with the accelerator's engine comes back with it.
     assert "syshax-cpu.service" in gpu["Unit"]["Wants"]
     for unit, port in ((gpu, 8001), (cpu, 8002)):
-        gate = f"{syshax.HELPER} wait http://127.0.0.1:{port}/health"
+        gate = f"{syshax.HELPER} wait http://127.0.0.1:{port}/health $MAINPID"
         assert unit["Service"]["ExecStartPost"] == gate
         assert unit["Service"]["Restart"] == "always"
         assert unit["Unit"]["Requires"] == "docker.service"

@@ -76,11 +76,19 @@ def test_the_gate_opens_when_the_engine_is_healthy_and_not_before() -> None:
         thread = Thread(target=server.serve_forever)
         thread.start()
         try:
-            assert helper.main(["wait", f"http://127.0.0.1:{server.server_port}/health"]) == 0
+            url = f"http://127.0.0.1:{server.server_port}/health"
+            assert helper.main(["wait", url, str(os.getpid())]) == 0
         finally:
             server.shutdown()
             thread.join()
     assert answers == []
+
+
+def test_the_gate_gives_up_when_the_engine_has_died() -> None:
+    """systemd waits for the gate, not for the engine, while a unit starts."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as engine:
+        engine.wait()
+    assert helper.main(["wait", "http://127.0.0.1:9/health", str(engine.pid)]) == 1
 
 
 def test_the_helper_runs_alone_as_the_host_gets_it(tmp_path: Path) -> None:
