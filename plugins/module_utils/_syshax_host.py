@@ -270,6 +270,8 @@ def plan(state: State, wanted: Wanted) -> Steps:
     again = stopped | {unit for unit in wanted.units if unit_file(unit) in files}
     conductor = syshax.UNITS[syshax.CONDUCTOR]
     gpu, cpu = syshax.UNITS[syshax.GPU], syshax.UNITS[syshax.CPU]
+    # A run that was killed or failed had written their files, and not restarted them.
+    again |= set(state.record.get("pending", ())) & set(wanted.units)
     if release:
         again.add(conductor)
     if gpu in again and cpu in wanted.units:

@@ -317,7 +317,10 @@ def _must(host: Host, argv: t.Sequence[str]) -> None:
 
 def apply(host: Host, wanted: look.Wanted, steps: look.Steps, bundle: str, python: str) -> None:
     # The record comes first: killed after it, what there is of ours is known to be ours.
-    records.write(host, look.COMPONENT, {"release": wanted.release, "files": list(wanted.files)})
+    # So it is with units that have new files and still run with the old ones.
+    record = {"release": wanted.release}
+    conductor = (syshax.UNITS[syshax.CONDUCTOR],) if steps.reload else ()
+    records.write(host, look.COMPONENT, {**record, "pending": [*steps.restart, *conductor]})
     if steps.release:
         install_release(host, wanted.release, bundle, python)
         host.point(syshax.PROGRAM, f"{syshax.RELEASES}/{wanted.release}/bin/syshax")
@@ -335,6 +338,7 @@ def apply(host: Host, wanted: look.Wanted, steps: look.Steps, bundle: str, pytho
     for old in host.glob(f"{syshax.RELEASES}/*"):
         if old != f"{syshax.RELEASES}/{wanted.release}":
             shutil.rmtree(host.path(old), ignore_errors=True)
+    records.write(host, look.COMPONENT, record)
 
 
 def _start(host: Host, unit: str) -> None:

@@ -308,6 +308,12 @@ def test_the_least_is_restarted() -> None:
     assert look.plan(dead, wanted()).restart == ("syshax-gpu.service", "syshax-cpu.service")
 
 
+def test_what_an_interrupted_run_left_to_restart_is_restarted() -> None:
+    state = in_force(wanted())
+    left = state._replace(record={**state.record, "pending": ["syshax-cpu.service"]})
+    assert look.plan(left, wanted()).restart == ("syshax-cpu.service",)
+
+
 def test_an_unfinished_installation_is_made_again() -> None:
     target = wanted()
     steps = look.plan(in_force(target)._replace(complete=False), target)
