@@ -82,7 +82,7 @@ def generation(asked: str, image: str) -> str:
     """Which flags an image's vLLM has: sysHAX's own 0.x images hold the V0 engine."""
     if asked != "auto":
         return asked
-    name, _, tag = image.rpartition("/")[2].partition(":")
+    name, _colon, tag = image.rpartition("/")[2].partition(":")
     return "v0" if name.startswith("syshax-vllm-") and tag.startswith("0.") else "v1"
 
 

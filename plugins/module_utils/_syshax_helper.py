@@ -147,12 +147,12 @@ def main(argv: t.Sequence[str] | None = None) -> int:
     try:
         removed = sweep(directory, asked.older_than) if directory else []
     except OSError as error:
-        print(f"nothing removed: {error}", file=sys.stderr)
+        sys.stderr.write(f"nothing removed: {error}\n")
         return 1
     for name in removed:
-        print(f"removed {name}: nobody held it")
+        sys.stdout.write(f"removed {name}: nobody held it\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -190,7 +190,7 @@ def main() -> None:
             "model": {"type": "str", "required": True},
             "prompt": {"type": "str", "default": "介绍一下openEuler。"},
             "prompt_chars": {"type": "int", "default": 1000},
-            "max_tokens": {"type": "int", "default": 16},
+            "max_tokens": {"type": "int", "default": 16, "no_log": False},
             "timeout": {"type": "int", "default": 120},
             "api_key": {"type": "str", "no_log": True},
             "require_handoff": {"type": "bool", "default": True},
