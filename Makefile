@@ -56,7 +56,7 @@ test-unit: venv ## pure logic: plans, verdicts, build tools, reports [1 min]
 	@$(PY) tests/run.py unit
 test-native: venv ## Go, C++, the simulated GPU, slices on it under faults and sanitizers [5 min]
 	@$(PY) tests/run.py native
-test-syshax: venv ## the sysHAX conductor: its exchange cut at every byte, real sockets [1 min]
+test-syshax: venv ## the sysHAX conductor: its exchange cut at every byte, two real vLLM servers [2 min; once 3 GB, 3 min]
 	@$(PY) tests/run.py syshax
 test-integration: venv ## the testbed, roles and installers on real systemd hosts [root; 5 min]
 	@$(PY) tests/run.py integration

@@ -111,9 +111,13 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     molecule("full.yml", "destroy", "-s", ORDER[0], state=state)
 
 
-# NVIDIA's plugin wants a node that ours doesn't serve: test_nvidia_plugin.py has its full sequence.
+# NVIDIA's plugin wants a node that ours doesn't serve, sysHAX engines and a model:
+# test_nvidia_plugin.py and integration/test_syshax.py have their full sequences.
+ELSEWHERE = ("nvidia_device_plugin", "syshax")
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("role", [role for role in ORDER if role != "nvidia_device_plugin"])
+@pytest.mark.parametrize("role", [role for role in ORDER if role not in ELSEWHERE])
 def test_full_sequence(role: str, bare: Path, tmp_path: Path) -> None:
     """In order, so that preparing costs only the role before; each alone prepares them all."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from .cache import Cache, digest_file, place
-from .recipes import charts, cluster, helm, images, runtime, volcano
+from .recipes import charts, cluster, helm, images, runtime, syshax, volcano
 from .toolchain import collection_version
 
 # What runs inside a container comes for both; images and helm are x86_64's only.
@@ -81,6 +81,13 @@ def _xpu_agent(cache: Cache) -> Artefact:
     return Artefact("xpu-agent", collection_version(), "x86_64", "binary", path, OWN_LICENCE)
 
 
+def _syshax(cache: Cache, arch: str) -> Artefact:
+    """The conductor, and the wheels that it imports."""
+    path = syshax.bundle(cache, arch)
+    licence = "Apache-2.0; wheels of PyPI under their own licences"
+    return Artefact("syshax", collection_version(), arch, "tarball", path, licence)
+
+
 def _images(cache: Cache) -> list[Artefact]:
     built = images.build(cache)
     listed = json.loads((built / "images.json").read_text(encoding="utf-8"))
@@ -106,7 +113,9 @@ def native(cache: Cache) -> list[Artefact]:
     hear it at once, not after ten minutes of compiling.
     """
     runtimes = [_xpu_runtime(cache, arch) for arch in ARCHITECTURES]
-    return [*_images(cache), *runtimes, _xpu_agent(cache), _helm(cache), *_charts(cache)]
+    conductors = [_syshax(cache, arch) for arch in ARCHITECTURES]
+    programs = [*runtimes, _xpu_agent(cache), _helm(cache), *conductors]
+    return [*_images(cache), *programs, *_charts(cache)]
 
 
 def publish(entries: Sequence[Artefact], out: Path) -> Path:

@@ -73,16 +73,17 @@ class Engine:
         self.keep = True  # remember requests; off for benchmarks
         self.running = 0
         self.aborted = 0
+        self.prompted = 0
         self.generated = 0
         self.transferred = 0
         self.port = 0
         self.connections: set[_Connection] = set()
         self._server: asyncio.AbstractServer | None = None
 
-    async def start(self, port: int = 0) -> Engine:
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> Engine:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self), "127.0.0.1", port, backlog=1024, reuse_address=True
+            lambda: _Connection(self), host, port, backlog=1024, reuse_address=True
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
@@ -114,6 +115,7 @@ class Engine:
                 f"vllm:num_requests_running{label} {self.running}",
                 f"vllm:num_requests_waiting{label} 0.0",
                 f"vllm:kv_cache_usage_perc{label} {usage}",
+                f"vllm:prompt_tokens_total{label} {self.prompted}",
                 f"vllm:generation_tokens_total{label} {self.generated}",
             ]
         lines.append(
@@ -129,6 +131,7 @@ class Engine:
         key = json.dumps(body.get("messages") or body.get("prompt"), ensure_ascii=False)
         dialect = self.knobs.dialect
         prompt_tokens = len(key) // 4
+        self.prompted += prompt_tokens
         reason = "length"
         if dialect == "syshax" and body.get("num_decode_tokens") is not None:
             if "request_id_inference" in body:
@@ -379,7 +382,7 @@ async def _main(arguments: argparse.Namespace) -> None:
     kinds: dict[str, Any] = {knob.name: type(knob.default) for knob in fields(Behaviour)}
     engine = Engine("mock", Blocks(), **{name: kinds[name](text) for name, text in knobs.items()})
     engine.keep = False
-    await engine.start(arguments.port)
+    await engine.start(arguments.port, arguments.host)
     print(engine.port, flush=True)
     stopped = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
@@ -389,6 +392,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Serve one engine in this process; prints its port."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("knob", nargs="*", help="NAME=VALUE of Behaviour")
     import uvloop

@@ -18,7 +18,8 @@ from syshax.server import App, protocol
 
 CHAT = "/v1/chat/completions"
 PD = "/v1/chat/pd_disagg"
-DEADLINE_S = 20
+# Only a scenario that hangs comes near it, on a busy machine too.
+DEADLINE_S = 180
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -28,6 +29,13 @@ def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await asyncio.wait_for(scenario(), DEADLINE_S)
 
     asyncio.run(limited())
+
+
+def free_port() -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 class Stack:

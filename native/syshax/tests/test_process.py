@@ -4,56 +4,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
-import socket
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import yaml
 from mockengine import Blocks, Engine
 from syshax import config
-from syshax_stack import CHAT, run
+from syshax_process import answers, started
+from syshax_stack import CHAT, free_port, run
 
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10, "stream": True}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def settings(gpu: int, own: int) -> str:
     services = {"gpu": [{"port": gpu}], "cpu": [], "conductor": {"host": "127.0.0.1", "port": own}}
     return yaml.safe_dump({"services": services, "heartbeat": {"interval": 0.2}})
-
-
-@contextlib.asynccontextmanager
-async def started(path: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "syshax", "--config", str(path), "run", *words,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def answers(client: aiohttp.ClientSession, url: str) -> None:
-    while True:
-        with contextlib.suppress(aiohttp.ClientError):
-            async with client.get(f"{url}/livez") as response:
-                if response.status == 200:
-                    return
-        await asyncio.sleep(0.05)
 
 
 def test_sigterm_ends_streams_first_and_sighup_changes_engines(tmp_path: Path) -> None:

@@ -381,15 +381,19 @@ def _drop(tree: dict[str, Any], path: list[str]) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace *path* in one step; it may hold no secret, but the names of one."""
+    """Replace *path* in one step; it may hold no secret, but the names of one.
+
+    A file that is there keeps its mode: the service that reads it may be nobody's user.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    mode = path.stat().st_mode & 0o7777 if path.exists() else 0o640
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o640)
+        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -1,0 +1,139 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""sysHAX's engines as objects of Kubernetes: one pod, or two that share a node's memory. Pure."""
+
+from __future__ import annotations
+
+import typing as t
+
+from . import _syshax as syshax
+from ._errors import XpuError
+
+LAYOUTS = ("one-pod", "two-pods")
+LABEL = "app.kubernetes.io/name"
+
+
+class Cluster(t.NamedTuple):
+    """What a cluster needs to be told beside the engines' own settings."""
+
+    name: str
+    namespace: str
+    layout: str
+    gpu_resources: t.Mapping[str, str]  # huawei.com/vgpu-number, nvidia.com/gpu, ...
+    cpus: int  # whole cores of the CPU's engine
+    cpu_memory: str
+    gpu_memory: str
+    shared_memory: str
+    node: str  # two pods share /dev/shm of this node
+
+
+def render(settings: syshax.Settings, cluster: Cluster) -> list[dict[str, t.Any]]:
+    """Deployments and services. The conductor's own container is the site's: it needs no device
+    and talks to the services."""
+    if cluster.layout not in LAYOUTS:
+        raise XpuError(
+            f"layout: {cluster.layout!r} is unknown.", f"take one of {', '.join(LAYOUTS)}."
+        )
+    if cluster.layout == "two-pods" and not cluster.node:
+        raise XpuError(
+            "layout: two-pods is wanted and node is empty.",
+            "name the node: both pods have to see the same shared memory.",
+        )
+    engines = (settings.gpu, settings.cpu)
+    groups = [engines] if cluster.layout == "one-pod" else [(engine,) for engine in engines]
+    objects: list[dict[str, t.Any]] = []
+    for group in groups:
+        name = cluster.name if len(group) > 1 else f"{cluster.name}-{group[0].role}"
+        objects.append(_deployment(settings, cluster, name, group))
+    objects += [
+        _service(cluster, cluster.name if len(groups) == 1 else f"{cluster.name}-{e.role}", e)
+        for e in engines
+    ]
+    return objects
+
+
+def _deployment(
+    settings: syshax.Settings,
+    cluster: Cluster,
+    name: str,
+    engines: t.Sequence[syshax.Engine],
+) -> dict[str, t.Any]:
+    shared = cluster.layout == "one-pod"
+    volumes: list[dict[str, t.Any]] = [
+        {"name": "models", "hostPath": {"path": settings.models_dir, "type": "Directory"}}
+    ]
+    if shared:
+        # The pod's containers have one IPC namespace, but /dev/shm of 64 MiB each.
+        memory = {"medium": "Memory", "sizeLimit": cluster.shared_memory}
+        volumes.append({"name": "shm", "emptyDir": memory})
+    else:
+        volumes.append({"name": "shm", "hostPath": {"path": "/dev/shm", "type": "Directory"}})
+    pod: dict[str, t.Any] = {
+        "containers": [_container(settings, cluster, engine) for engine in engines],
+        "volumes": volumes,
+    }
+    if not shared:
+        pod["hostIPC"] = True
+        pod["nodeSelector"] = {"kubernetes.io/hostname": cluster.node}
+    labels = {LABEL: name}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": cluster.namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            # Two generations of an engine would want the same devices and cores.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def _container(
+    settings: syshax.Settings, cluster: Cluster, engine: syshax.Engine
+) -> dict[str, t.Any]:
+    # The static CPU manager gives whole cores to a pod whose every container asks for exactly what
+    # it is limited to. It chooses the cores, so the binding is left to what the engine then sees.
+    if engine.role == syshax.CPU:
+        amounts = {"cpu": str(cluster.cpus), "memory": cluster.cpu_memory}
+    else:
+        amounts = {"cpu": "2", "memory": cluster.gpu_memory, **cluster.gpu_resources}
+    env = syshax.environment(settings, engine, {})
+    if engine.role == syshax.CPU and settings.op_mode == "fused":
+        env.setdefault("OMP_NUM_THREADS", str(cluster.cpus))
+    words = syshax.command(settings._replace(network="bridge"), engine)
+    probe = {"httpGet": {"path": "/health", "port": engine.port}}
+    limit = max(1, settings.start_timeout_s // 10)
+    return {
+        "name": engine.container.replace("_", "-"),
+        "image": engine.image,
+        "command": words[:1],
+        "args": words[1:],
+        "env": [{"name": name, "value": env[name]} for name in sorted(env)],
+        "ports": [{"name": engine.role, "containerPort": engine.port}],
+        "resources": {"requests": dict(amounts), "limits": dict(amounts)},
+        "startupProbe": {**probe, "periodSeconds": 10, "failureThreshold": limit},
+        "readinessProbe": {**probe, "periodSeconds": 5},
+        "livenessProbe": {**probe, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
+        "securityContext": {"capabilities": {"add": ["SYS_NICE"]}}
+        if engine.role == syshax.CPU
+        else {"allowPrivilegeEscalation": False},
+        "volumeMounts": [
+            {"name": "models", "mountPath": settings.models_dir, "readOnly": True},
+            {"name": "shm", "mountPath": "/dev/shm"},
+        ],
+    }
+
+
+def _service(cluster: Cluster, selector: str, engine: syshax.Engine) -> dict[str, t.Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"{cluster.name}-{engine.role}", "namespace": cluster.namespace},
+        "spec": {
+            "selector": {LABEL: selector},
+            "ports": [{"name": "http", "port": engine.port, "targetPort": engine.port}],
+        },
+    }

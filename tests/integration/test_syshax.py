@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Playbook syshax.yml on a Docker host: there, proven, hit, and back without a trace.
+
+The host has no accelerator, and its Docker is Ubuntu's 24.0.7, older than document 002 wants: the
+accelerator's container is a stand-in without a device, and syshax_runtime_since is lowered. Engines
+are mock engines here; the long form (``-m soak``) has two real vLLM servers in the containers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from e2e import snapshot
+from integration.test_node_roles import PLAYBOOK, ROOT, Run, look
+from testbed import down, machine, up
+from testbed.hosts import Host, Testbed
+from testbed.topology import read_topology
+from xpubuild import artefacts, debian
+from xpubuild.cache import Cache
+from xpubuild.recipes import images, syshax, vllm_cpu
+
+TOPOLOGY = ROOT / "tests/testbed/topologies/syshax.yaml"
+NAME = f"{os.environ.get('FLEXAI_TESTBED', 'demo')}-syshax"
+IMAGE = "flexai-test-engine:1"
+# On the host; a file system that it shares with this machine.
+PLACE = "/var/lib/engines"
+MODELS = "/var/lib/engines/models"
+UNITS = ("syshax-gpu.service", "syshax-cpu.service", "syshax.service")
+NUMA = Path("/usr/lib/x86_64-linux-gnu/libnuma.so.1")
+PATIENCE_S = 1200.0
+# Document 002's, but that it is asked by Python: the host has no curl.
+ASK = """
+import json, urllib.request
+body = {"model": "ds-32b", "messages": [{"role": "user", "content": PROMPT}], "stream": True,
+        "max_tokens": 24}
+request = urllib.request.Request("http://0.0.0.0:8010/v1/chat/" + WAY, json.dumps(body).encode(),
+                                 {"Content-Type": "application/json"})
+with urllib.request.urlopen(request, timeout=600) as answer:
+    said = answer.read().decode()
+    print(json.dumps({"route": answer.headers["x-syshax-route"], "said": said}))
+"""
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the testbed needs root")
+
+
+@pytest.fixture(scope="module")
+def testbed() -> Iterator[Testbed]:
+    machine.prepare()
+    down.remove(NAME)  # what a killed earlier run may have left
+    with machine.locked(NAME):
+        made = up.hosts_up(read_topology(TOPOLOGY), NAME, None, Cache(), lambda _: None)
+    yield made
+    down.remove(NAME)
+
+
+@pytest.fixture(scope="module")
+def host(testbed: Testbed) -> Host:
+    """With an image of Debian and Python, in which engines find what they import on a volume."""
+    host = testbed.host("dock1")
+    rootfs = debian.rootfs(Cache(), images.BASE_SUITE, images.BASE_PACKAGES)
+    host.put("/root/rootfs.tar", rootfs)
+    host.exec(["docker", "import", "/root/rootfs.tar", IMAGE], timeout=600)
+    host.exec(["rm", "/root/rootfs.tar"])
+    host.exec(["mkdir", "-p", f"{MODELS}/tiny"])
+    return host
+
+
+def on_machine(host: Host) -> Path:
+    """PLACE, as this machine sees it."""
+    return host.directory / "var-lib" / Path(PLACE).name
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The conductor's bundle alone; `make artefacts` takes minutes for what isn't needed here."""
+    bundle = artefacts._syshax(Cache(), "x86_64")
+    return artefacts.publish([bundle], tmp_path_factory.mktemp("artefacts"))
+
+
+def mock(port: int, *knobs: str) -> list[str]:
+    argv = ["python3", f"{PLACE}/mockengine.py", "--host=0.0.0.0", f"--port={port}"]
+    return [*argv, *knobs]
+
+
+@pytest.fixture(scope="module")
+def mocks(host: Host, manifest: Path) -> dict[str, Any]:
+    """Variables of a site whose containers hold mock engines."""
+    place = on_machine(host)
+    shutil.copy(ROOT / "native/syshax/mocks/mockengine.py", place)
+    shutil.copytree(syshax.build(Cache()) / "site", place / "site")
+    engine = {
+        "image": IMAGE,
+        "env": {"PYTHONPATH": f"{PLACE}/site"},
+        "volumes": [f"{PLACE}:{PLACE}:ro"],
+    }
+    knobs = ("dialect=nixl", "trusting=1")
+    return {
+        **site(manifest),
+        **{f"syshax_gpu_{key}": value for key, value in engine.items()},
+        **{f"syshax_cpu_{key}": value for key, value in engine.items()},
+        "syshax_gpu_command": mock(8001, *knobs),
+        "syshax_cpu_command": mock(8002, *knobs),
+    }
+
+
+def site(manifest: Path) -> dict[str, Any]:
+    return {
+        "flexai_manifest": str(manifest),
+        "syshax_accelerator": "stand-in",
+        "syshax_runtime": "docker",
+        "syshax_runtime_since": "24.0.7",
+        "syshax_models_dir": MODELS,
+        "syshax_model": f"{MODELS}/tiny",
+        "syshax_served_name": "ds-32b",
+        "syshax_shm_size": "256m",
+        "syshax_cpu_plan": {"smt": True},
+        "syshax_settings": {"heartbeat.interval": 1, "handoff.probe_timeout": 60},
+    }
+
+
+def play(tmp_path: Path, host: Host, variables: dict[str, Any], *words: str) -> Run:
+    """playbooks/syshax.yml, as a site runs it."""
+    connection = {
+        "ansible_connection": "containers.podman.podman",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    hosts = {host.container: {**connection, **variables}}
+    inventory = {"all": {"children": {"flexai_syshax": {"hosts": hosts}}}}
+    (tmp_path / "inventory.yml").write_text(yaml.safe_dump(inventory))
+    playbook = words[0] if words and words[0].endswith(".yml") else "playbooks/syshax.yml"
+    options = [word for word in words if word != playbook]
+    done = subprocess.run(
+        [str(PLAYBOOK), "-i", str(tmp_path / "inventory.yml"), playbook, *options],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
+
+
+def ask(host: Host, way: str = "completions") -> tuple[str, str]:
+    """The engines that answered document 002's request, and what was said."""
+    program = ASK.replace("WAY", repr(way)).replace("PROMPT", repr("介绍一下openEuler。" * 40))
+    done = host.exec(["python3", "-c", program], timeout=PATIENCE_S)
+    answer = json.loads(done.stdout)
+    assert answer["said"].count("data: [DONE]") == 1
+    return answer["route"], answer["said"]
+
+
+def started(host: Host, unit: str) -> int:
+    """When the unit became active, in microseconds; 0 while it isn't."""
+    words = ["systemctl", "show", "--value", "--property", "ActiveState", unit]
+    if host.exec(words).stdout.strip() != "active":
+        return 0
+    words[4] = "ActiveEnterTimestampMonotonic"
+    return int(host.exec(words).stdout)
+
+
+def until(what: str, holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S:g} s"
+        time.sleep(0.3)
+
+
+def uninstall(tmp_path: Path, host: Host, variables: dict[str, Any]) -> Run:
+    include = {"name": "flexai.xpu.syshax", "tasks_from": "uninstall"}
+    tasks = [{"ansible.builtin.include_role": include}]
+    play_ = [{"hosts": "flexai_syshax", "gather_facts": False, "tasks": tasks}]
+    (tmp_path / "uninstall.yml").write_text(yaml.safe_dump(play_))
+    return play(tmp_path, host, variables, str(tmp_path / "uninstall.yml"))
+
+
+def test_there_proven_hit_and_back(tmp_path: Path, host: Host, mocks: dict[str, Any]) -> None:
+    before = look(host)
+    predicted = play(tmp_path, host, mocks, "--check")
+    assert predicted.rc == 0, predicted.output
+    assert "changed=2" in predicted.output, predicted.output  # the bundle, and all the rest
+    assert snapshot.differences(before, look(host)) == []
+
+    done = play(tmp_path, host, mocks)
+    assert done.rc == 0, done.output
+    assert "changed=2" in done.output, done.output
+    assert "hand-off proven (gpu>cpu)" in done.output, done.output
+    assert "The accelerator here is a stand-in" in done.output
+    times = [started(host, unit) for unit in UNITS]
+    assert 0 < times[0] < times[1] < times[2], times
+    again = play(tmp_path, host, mocks)
+    assert again.rc == 0 and "changed=0" in again.output, again.output
+    assert [started(host, unit) for unit in UNITS] == times  # and nothing was restarted
+
+    # The document's request, and the engines' own namespaces.
+    assert ask(host)[0] in ("gpu", "gpu>cpu")
+    assert ask(host, "pd_disagg")[0] == "gpu>cpu"
+    ipc = [
+        host.exec(["docker", "exec", name, "readlink", "/proc/self/ns/ipc"]).stdout
+        for name in ("vllm_gpu", "vllm_cpu")
+    ]
+    assert ipc[0] == ipc[1]
+    host.exec(["systemd-analyze", "security", "--no-pager", "--threshold=20", UNITS[2]])
+
+    # The accelerator's engine dies: the CPU's, whose namespace is gone, starts anew behind it.
+    host.exec(["docker", "kill", "vllm_gpu"])
+    until(
+        "both engines are back, in order",
+        lambda: times[1] < started(host, UNITS[0]) < started(host, UNITS[1]),
+    )
+    assert started(host, UNITS[2]) == times[2]
+    until("it hands over again", lambda: ask(host, "pd_disagg")[0] == "gpu>cpu")
+
+    # The program, as the document types it.
+    words = (
+        "export SYSHAX_CONFIG=/root/typed.yaml; syshax init && syshax config gpu.port 8001 && "
+        "syshax config cpu.port 8002 && syshax config conductor.port 8010 && "
+        "syshax config model ds-32b && syshax interfaces && syshax check-config && rm /root/typed*"
+    )
+    typed = host.exec(["sh", "-c", words]).stdout
+    assert "conductor: http://0.0.0.0:8010" in typed and "is valid" in typed
+
+    # An engine that dies while it starts is told at once, not when its time is over.
+    dying = {**mocks, "syshax_cpu_command": ["python3", "-c", "raise SystemExit('no such model')"]}
+    failed = play(tmp_path, host, dying)
+    assert failed.rc != 0, failed.output
+    assert "syshax-cpu.service did not become healthy. It said: " in failed.output, failed.output
+    assert "no such model" in failed.output, failed.output
+
+    # Engines that can't hand over are found out, and told.
+    plain = {**mocks, "syshax_gpu_command": mock(8001, "dialect=plain")}
+    plain["syshax_cpu_command"] = mock(8002, "dialect=plain")
+    one_sided = play(tmp_path, host, plain)
+    assert one_sided.rc != 0, one_sided.output
+    assert "sysHAX does not hand over (one-sided)" in one_sided.output, one_sided.output
+
+    assert uninstall(tmp_path, host, mocks).rc == 0
+    host.exec(["rm", "-rf", "/var/cache/flexai-xpu"])  # artefacts stay, by their own promise
+    assert snapshot.differences(before, look(host)) == []
+    assert host.exec(["docker", "ps", "--all", "--quiet"]).stdout == ""
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not NUMA.exists(), reason="needs the package libnuma1 on this machine")
+def test_two_real_servers_hand_over_in_the_roles_containers(
+    tmp_path: Path, host: Host, manifest: Path
+) -> None:
+    """Needs 5 GB of memory; vLLM and a random model come from a volume."""
+    place = on_machine(host)
+    built = vllm_cpu.build(Cache())
+    if not (place / "vllm").exists():
+        subprocess.run(["cp", "-al", str(built / "site"), str(place / "vllm")], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "native/syshax/engines/tinymodel.py", place / "models/tiny"],
+        env={**os.environ, "PYTHONPATH": str(built / "site")}, check=True, capture_output=True,
+    )  # fmt: skip
+    # Of Debian's libnuma1, which the image lacks and vLLM's own library is linked against.
+    host.put(f"{PLACE}/lib/libnuma.so.1", NUMA.resolve())
+    small = [
+        "--enforce-eager", "--kv-cache-memory-bytes=67108864", "--no-enable-prefix-caching",
+        "--max-num-seqs=4",
+    ]  # fmt: skip
+    variables = {
+        **site(manifest),
+        "syshax_max_model_len": 2048,
+        "syshax_block_size": 32,
+        "syshax_kv_transfer": {
+            "kv_connector": "ExampleConnector",
+            "kv_role": "kv_both",
+            "kv_connector_extra_config": {"shared_storage_path": "/dev/shm/blocks"},
+        },
+    }
+    for role in ("gpu", "cpu"):
+        variables[f"syshax_{role}_image"] = IMAGE
+        # The image has no program vllm; everything behind that word is the role's own.
+        variables[f"syshax_{role}_volumes"] = [
+            f"{PLACE}:{PLACE}:ro", f"{PLACE}/bin/vllm:/usr/local/bin/vllm:ro",
+        ]  # fmt: skip
+        variables[f"syshax_{role}_dtype"] = "float32"
+        variables[f"syshax_{role}_env"] = {
+            "PYTHONPATH": f"{PLACE}/vllm",
+            "HF_HUB_OFFLINE": "1",
+            "TORCH_COMPILE_DISABLE": "1",
+            "DO_NOT_TRACK": "1",
+            "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": "1",
+            "HOME": "/tmp",
+            "LD_LIBRARY_PATH": f"{PLACE}/lib",
+        }
+        variables[f"syshax_{role}_args"] = small
+    start = b'#!/bin/sh\nexec python3 -m vllm.entrypoints.cli.main "$@"\n'
+    host.put(f"{PLACE}/bin/vllm", start, mode=0o755)
+    done = play(tmp_path, host, variables)
+    assert done.rc == 0, done.output
+    assert "hand-off proven (gpu>cpu)" in done.output, done.output
+    route, said = ask(host, "pd_disagg")
+    assert route == "gpu>cpu"
+    assert said.count('"delta"') > 5
+    assert uninstall(tmp_path, host, variables).rc == 0
