@@ -113,7 +113,7 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "wrong choice": (
         set_variable("container_runtime_engine", "podman"),
-        "value of container_runtime_engine must be one of: auto, containerd, crio, docker, got: "
+        "value of container_runtime_engine must be one of: auto, containerd, crio, docker, cri-dockerd, got: "
         "podman",
     ),
     "contradicting versions": (
