@@ -22,7 +22,8 @@ from e2e.site import standing
 pytestmark = pytest.mark.soak
 
 TOPOLOGY = ROOT / "tests" / "testbed" / "topologies" / "engines.yaml"
-VARIABLES = {"gpupool_runtime_type": "docker"}
+# The sandbox inventory names containerd for every node; here each host tells by what it has.
+VARIABLES = {"gpupool_runtime_type": "docker", "container_runtime_engine": "auto"}
 NAMESPACE = "engines"
 NUMBER, CORES, MEMORY = (f"huawei.com/vgpu-{part}" for part in ("number", "cores", "memory-1Gi"))
 SLICE = {NUMBER: 1, CORES: 20, MEMORY: 3}

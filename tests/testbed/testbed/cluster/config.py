@@ -257,20 +257,25 @@ def docker() -> str:
 
 
 def runc_wrapper() -> str:
-    """runc for a Docker node: cri-dockerd gives every sandbox an oom score of -998, and hosts are
-    containers, which may raise no process's protection. containerd has a setting for that, Docker
-    none."""
+    """runc for a Docker node.
+
+    cri-dockerd gives every sandbox an oom score of -998, and Docker gives privileged containers
+    every capability there is; hosts are containers, on a machine that may give neither. containerd
+    asks for what the host has itself; Docker has no setting for it.
+    """
     return (
         "#!/bin/sh\n"
-        "# The testbed's runc: as the real one, without protection from the OOM killer.\n"
-        "bundle=\n"
+        "# The testbed's runc: the real one, asked for nothing that this host may not give.\n"
         "previous=\n"
         'for word in "$@"; do\n'
-        '    [ "$previous" != --bundle ] || bundle=$word\n'
+        "    case $previous in\n"
+        "        --bundle) asked=$word/config.json ;;\n"
+        "        --process) asked=$word ;;\n"
+        "        *) asked= ;;\n"
+        "    esac\n"
+        '    [ -z "$asked" ] || sed -i -e \'s/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/\' \\\n'
+        '        -e \'s/,"CAP_SYS_RESOURCE"//g\' "$asked"\n'
         "    previous=$word\n"
         "done\n"
-        'if [ -n "$bundle" ]; then\n'
-        '    sed -i \'s/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/\' "$bundle/config.json"\n'
-        "fi\n"
         'exec /usr/sbin/runc "$@"\n'
     )

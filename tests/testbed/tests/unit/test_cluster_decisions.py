@@ -246,15 +246,18 @@ def test_containerd_2_takes_the_packages_place_with_its_own_format(
     [
         ('{"process":{"oomScoreAdj":-998}}', '{"process":{"oomScoreAdj":0}}'),
         ('{"process":{"oomScoreAdj":1000}}', '{"process":{"oomScoreAdj":1000}}'),
+        ('{"bounding":["CAP_CHOWN","CAP_SYS_RESOURCE"]}', '{"bounding":["CAP_CHOWN"]}'),
     ],
 )
-def test_dockers_runc_asks_for_no_protection_that_a_host_can_t_give(
+def test_dockers_runc_asks_for_nothing_that_a_host_can_t_give(
     tmp_path: Path, given: str, wanted: str
 ) -> None:
-    (tmp_path / "config.json").write_text(given)
     program = tmp_path / "runc"
     program.write_text(config.runc_wrapper().replace("/usr/sbin/runc", "echo"))
-    argv = ["sh", str(program), "--root", "/r", "create", "--bundle", str(tmp_path), "id"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert (tmp_path / "config.json").read_text() == wanted
-    assert done.stdout.split() == argv[2:]
+    for asked in (["create", "--bundle", str(tmp_path)], ["exec", "--process", f"{tmp_path}/p"]):
+        file = tmp_path / ("p" if "exec" in asked else "config.json")
+        file.write_text(given)
+        argv = ["sh", str(program), "--root", "/r", *asked, "id"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert file.read_text() == wanted
+        assert done.stdout.split() == argv[2:]
