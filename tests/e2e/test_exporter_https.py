@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Metrics over HTTPS and for those alone who have the token, on a real cluster, by role monitoring."""
+"""Metrics over HTTPS, for those alone who have the token, on a real cluster, by role monitoring."""
 
 from __future__ import annotations
 
