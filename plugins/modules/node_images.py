@@ -97,7 +97,7 @@ class Store(t.Protocol):
         """Digest → who uses it."""
 
     def remove(self, names: t.Sequence[str]) -> None:
-        """Take names away, and what has none any more."""
+        """Take names away, and what is known of images that have none any more."""
 
 
 def _ask(host: Host, argv: t.Sequence[str], unit: str) -> str:
@@ -142,7 +142,8 @@ class Containerd:
         return _images.users(containers, running, found)
 
     def remove(self, names: t.Sequence[str]) -> None:
-        self._ctr("images", "rm", "--sync", *names)
+        if names:
+            self._ctr("images", "rm", "--sync", *names)
 
 
 class Docker:
@@ -185,8 +186,8 @@ class Docker:
         return _images.users(containers, running, found)
 
     def remove(self, names: t.Sequence[str]) -> None:
-        # By force, or containers of ended pods would keep them.
-        _ask(self._host, ["docker", "image", "rm", "--force", *names], "docker")
+        if names:  # by force, or containers of ended pods would keep them
+            _ask(self._host, ["docker", "image", "rm", "--force", *names], "docker")
         left = set(self.listed().values())
         record = {name: digest for name, digest in self._manifests().items() if digest in left}
         if record:
@@ -284,8 +285,7 @@ def absent(host: Host, store: Store, check: bool) -> dict[str, t.Any]:
     found = store.listed()
     removal = _images.plan_removal(record, found, store.using(found))
     if not check:
-        if removal.references:
-            store.remove(removal.references)
+        store.remove(removal.references)
         remember(host, {}, removal.forgotten)
     return {
         "changed": bool(removal.forgotten),

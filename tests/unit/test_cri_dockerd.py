@@ -314,6 +314,15 @@ def test_an_image_that_a_pod_uses_stays_and_another_goes_with_its_records(tmp_pa
     assert not dockerd.host.exists("/var/lib/flexai-xpu")
 
 
+def test_the_records_go_too_where_somebody_removed_the_image(tmp_path: Path) -> None:
+    dockerd = Dockerd(tmp_path, None)
+    store, image = node_images.store_of(dockerd.host, "cri-dockerd"), archive(tmp_path)
+    node_images.present(dockerd.host, store, [image], False)
+    dockerd.images.clear()
+    assert node_images.absent(dockerd.host, store, False)["changed"]
+    assert not dockerd.host.exists("/var/lib/flexai-xpu")
+
+
 def test_a_docker_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
     host = Host(str(tmp_path), lambda _argv, _timeout_s: Completed(NOT_FOUND, "", ""))
     with pytest.raises(XpuError, match="docker is not installed on this host"):
