@@ -16,8 +16,9 @@ NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Object = t.Dict[str, t.Any]
 NODES = "/api/v1/nodes"
 RUNTIME_CLASSES = "/apis/node.k8s.io/v1/runtimeclasses"
-# RuntimeClass → handler, as slices need them.
-HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi"}
+# RuntimeClass → handler, as slices need them. cri-dockerd knows one handler only, which is Docker's
+# default runtime.
+HANDLERS = {"nvidia": "nvidia", "flexai-xpu": "nvidia-cdi", "flexai-xpu-docker": "docker"}
 # Annotation of a node: label → [the value we set, the value of before or null].
 LABELS_RECORD = "flexai.io/labels"
 # Every object that we make bears this; without it an object is somebody else's.

@@ -17,14 +17,21 @@ from ._host import Host
 
 COMPONENT = "container_engine"
 RECORD = "container_engine"
-PROGRAMS = {"containerd": (containerd.PROGRAM,), "crio": (crio.PROGRAM,), "docker": docker.PROGRAMS}
+PROGRAMS = {
+    "containerd": (containerd.PROGRAM,),
+    "crio": (crio.PROGRAM,),
+    "docker": docker.PROGRAMS,
+    "cri-dockerd": docker.CRI_DOCKERD,
+}
 UNITS = {
     "containerd": "containerd.service",
     "crio": "crio.service",
     "docker": "docker.service",
+    "cri-dockerd": "cri-docker.service",
 }
-# containerd: the oldest that slices were run on; CRI-O: the first with CDI; Docker: document 002's.
-SINCE = {"containerd": "1.6.0", "crio": "1.23.0", "docker": "25.0.3"}
+# containerd: the oldest that slices were run on; CRI-O: the first with CDI; Docker: document 002's;
+# cri-dockerd: the first that speaks version 1 of the CRI, as kubelets from 1.26 on ask for.
+SINCE = {"containerd": "1.6.0", "crio": "1.23.0", "docker": "25.0.3", "cri-dockerd": "0.3.0"}
 _DEBIAN = {"containerd": ("containerd",), "docker": ("docker.io",)}
 _RHEL = {"containerd": ("containerd.io",), "docker": ("docker-ce",)}
 # The distributions' own packages; Docker's where a distribution has none.

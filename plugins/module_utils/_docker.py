@@ -1,7 +1,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""Docker: our runtimes as keys of daemon.json; all foreign keys keep their meaning."""
+"""Docker: our runtimes as keys of daemon.json; all foreign keys keep their meaning.
+
+A kubelet reaches Docker through cri-dockerd, which gives no container a runtime of its own: it
+refuses every runtime handler but C(docker), and drops the CDI names of the kubelet. What a pod's
+containers go through is therefore Docker's default runtime, and on such a host that is ours for
+slices; a container without one passes through it unchanged.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +21,7 @@ from ._host import Host
 
 COMPONENT = "container_runtime"
 PROGRAMS = ("/usr/sbin/dockerd", "/usr/bin/dockerd")
+CRI_DOCKERD = ("/usr/bin/cri-dockerd", "/usr/local/bin/cri-dockerd")
 CONFIG_FILE = "/etc/docker/daemon.json"
 # The site's text of CONFIG_FILE from before our runtimes; it exists as long as they do.
 ORIGINAL_FILE = "/var/lib/flexai-xpu/originals/docker-daemon.json"
@@ -24,11 +31,15 @@ RUNTIMES: dict[str, dict[str, t.Any]] = {
 }
 PROGRAMS_OF = {name: str(runtime["path"]) for name, runtime in RUNTIMES.items()}
 WANTED = "+".join(RUNTIMES)
+# The key of the runtime for containers that name none, and what it says where pods run.
+DEFAULT, SLICES, STOCK = "default-runtime", "nvidia-cdi", "runc"
 
 
 class Facts(t.NamedTuple):
     installed: bool
     config: str | None
+    # Whether a kubelet's containers run here, by cri-dockerd.
+    serves_kubelet: bool = False
 
 
 def parse(text: str | None) -> dict[str, t.Any]:
@@ -60,6 +71,15 @@ def names_present(text: str | None) -> set[str]:
     return RUNTIMES.keys() & parse(text).get("runtimes", {}).keys()
 
 
+def default_of(text: str | None) -> str:
+    """The runtime of containers that name none, as the file says; runc where it says nothing."""
+    return str(parse(text).get(DEFAULT) or STOCK)
+
+
+def holds_ours(text: str | None) -> bool:
+    return bool(names_of_ours(text)) or default_of(text) == SLICES
+
+
 def theirs(text: str | None) -> dict[str, str]:
     """Runtimes under our names that the site wrote itself, with their programs."""
     runtimes = parse(text).get("runtimes", {})
@@ -70,31 +90,38 @@ def theirs(text: str | None) -> dict[str, str]:
     }
 
 
-def merged(text: str | None) -> str:
+def merged(text: str | None, serves_kubelet: bool = False) -> str:
     """daemon.json with our runtimes; the text itself when they stand there already. What the site
     has under these names stays as it wrote it."""
     config = parse(text)
-    runtimes = config.get("runtimes", {})
-    if text is not None and RUNTIMES.keys() <= runtimes.keys():
-        return text
-    return _print({**config, "runtimes": {**RUNTIMES, **runtimes}})
+    wanted = {**config, "runtimes": {**RUNTIMES, **config.get("runtimes", {})}}
+    if serves_kubelet:
+        wanted[DEFAULT] = SLICES
+    return text if text is not None and wanted == config else _print(wanted)
+
+
+def with_default(text: str | None, runtime: str) -> str:
+    return _print({**parse(text), DEFAULT: runtime})
 
 
 def without(text: str | None, original: str | None) -> str | None:
     """daemon.json without our runtimes; the original's own text where nothing else changed."""
-    if not names_of_ours(text):
+    if not holds_ours(text):
         return text
-    config = parse(text)
-    before = parse(original).get("runtimes", {})
+    config, formerly = parse(text), parse(original)
+    before = formerly.get("runtimes", {})
     runtimes = {
         name: runtime
         for name, runtime in config.get("runtimes", {}).items()
         if RUNTIMES.get(name) != runtime or before.get(name) == runtime
     }
     rest = {k: v for k, v in config.items() if k != "runtimes"}
-    if runtimes or "runtimes" in parse(original):
+    if rest.get(DEFAULT) == SLICES:
+        del rest[DEFAULT]
+        rest.update({k: v for k, v in formerly.items() if k == DEFAULT})
+    if runtimes or "runtimes" in formerly:
         rest["runtimes"] = runtimes
-    if original is not None and parse(original) == rest:
+    if original is not None and formerly == rest:
         return original or None  # kept empty where there was no file
     return _print(rest) if rest else None
 
@@ -107,11 +134,28 @@ def keeps_containers_on_restart(text: str | None) -> bool:
     return bool(parse(text).get("live-restore", False))
 
 
-def observe(host: Host) -> Facts:
+def has_cri_dockerd(host: Host) -> bool:
+    return any(host.program(program) for program in CRI_DOCKERD)
+
+
+def observe(host: Host, serves_kubelet: bool = False) -> Facts:
     return Facts(
         installed=any(host.program(program) for program in PROGRAMS),
         config=host.read(CONFIG_FILE),
+        serves_kubelet=serves_kubelet,
     )
+
+
+def _foreign_default(facts: Facts) -> Claim | None:
+    """Another default than Docker's own is somebody's decision about every container."""
+    default = default_of(facts.config)
+    if not facts.serves_kubelet or default in (STOCK, SLICES):
+        return None
+    reason = (
+        f"{DEFAULT} in {CONFIG_FILE} is {default!r}; cri-dockerd gives every container the default "
+        f"runtime, and slices need {SLICES!r} there; take the key out, or set it so"
+    )
+    return Claim(REFUSE, "the site", reason)
 
 
 def plan(facts: Facts, trace: Claim | None = None) -> Decision:
@@ -123,12 +167,17 @@ def plan(facts: Facts, trace: Claim | None = None) -> Decision:
     except XpuError as error:
         return Decision(COMPONENT, BLOCKED, WANTED, "", str(error))
     found = "+".join(name for name in RUNTIMES if name in present)
-    claimed = owners.plan_runtimes(CONFIG_FILE, theirs(facts.config), PROGRAMS_OF, trace)
+    claimed = _foreign_default(facts) or owners.plan_runtimes(
+        CONFIG_FILE, theirs(facts.config), PROGRAMS_OF, trace
+    )
     if claimed and claimed.stance == REFUSE:
         return claimed.refusal(COMPONENT, WANTED, found)
-    if found == WANTED:
-        decision = Decision(COMPONENT, OK, WANTED, found)
-    else:
+    if found != WANTED:
         action = CHANGE if found else INSTALL
         decision = Decision(COMPONENT, action, WANTED, found, f"{CONFIG_FILE} lacks our runtimes")
+    elif facts.serves_kubelet and default_of(facts.config) != SLICES:
+        reason = f"{DEFAULT} in {CONFIG_FILE} is not {SLICES}, which cri-dockerd needs"
+        decision = Decision(COMPONENT, CHANGE, WANTED, found, reason)
+    else:
+        decision = Decision(COMPONENT, OK, WANTED, found)
     return claimed.on(decision) if claimed else decision

@@ -14,6 +14,8 @@ from ._host import Host
 COMPONENT = "images"
 # What we imported on this host: reference → digest. An image that was there before isn't in it.
 RECORD = "/var/lib/flexai-xpu/images.json"
+# Docker names an image by its configuration: that → digest of the manifest, of what we loaded.
+DOCKER_RECORD = "/var/lib/flexai-xpu/docker_images.json"
 RUNNING = ("CREATED", "RUNNING", "PAUSED", "PAUSING")
 
 
@@ -119,10 +121,63 @@ def plan_removal(
     return Removal(tuple(references), tuple(forgotten), tuple(left))
 
 
-def observe(host: Host, wanted: t.Mapping[str, str]) -> dict[str, str]:
-    """Images of the kubelet's namespace; no program is asked when none is wanted."""
+def full_reference(name: str) -> str:
+    """Docker shows ``docker.io/library/a:v1`` as ``a:v1``."""
+    registry, slash, _rest = name.partition("/")
+    if slash and ("." in registry or ":" in registry or registry == "localhost"):
+        return name
+    return f"docker.io/{name}" if slash else f"docker.io/library/{name}"
+
+
+DOCKER_LIST = [
+    "docker",
+    "image",
+    "ls",
+    "--no-trunc",
+    "--format",
+    "{{.Repository}}:{{.Tag}} {{.ID}}",
+]
+
+
+def parse_docker_list(text: str, manifests: t.Mapping[str, str]) -> dict[str, str]:
+    """DOCKER_LIST's answer: name → manifest digest where we loaded it, else Docker's own name."""
+    rows = [line.split() for line in text.splitlines()]
+    return {
+        full_reference(row[0]): manifests.get(row[1], row[1])
+        for row in rows
+        if len(row) == 2 and "<none>" not in row[0]
+    }
+
+
+DOCKER_INSPECT = [
+    "docker", "inspect", "--type", "container", "--format",
+    '{"ID": {{json .Id}}, "Image": {{json .Image}}, "Running": {{json .State.Running}}, '
+    '"Labels": {{json .Config.Labels}}}',
+]  # fmt: skip
+
+
+def parse_docker_container(line: str, manifests: t.Mapping[str, str]) -> tuple[Container, bool]:
+    """A line of DOCKER_INSPECT's answer: the container, and whether it runs."""
+    data = json.loads(line)
+    meta = data["Labels"] or {}
+    pod = f"{meta.get('io.kubernetes.pod.namespace')}/{meta.get('io.kubernetes.pod.name')}"
+    in_pod = "io.kubernetes.pod.name" in meta
+    container = Container(
+        name=f"pod {pod}" if in_pod else f"container {data['ID'][:12]}",
+        image=manifests.get(data["Image"], data["Image"]),
+        sandbox=meta.get("io.kubernetes.sandbox.id") or data["ID"],
+    )
+    return container, bool(data["Running"])
+
+
+def observe(host: Host, wanted: t.Mapping[str, str], engine: str = "containerd") -> dict[str, str]:
+    """Images of the kubelet's engine; no program is asked when none is wanted."""
     if not wanted:
         return {}
+    if engine == "cri-dockerd":
+        listed = host.run(DOCKER_LIST, timeout_s=30)
+        manifests = read_record(host.read(DOCKER_RECORD))
+        return parse_docker_list(listed.out, manifests) if listed.rc == 0 else {}
     done = host.run(["ctr", "-n", "k8s.io", "images", "ls"], timeout_s=30)
     return parse_ctr_list(done.out) if done.rc == 0 else {}
 

@@ -146,6 +146,7 @@ ENGINE_QUESTIONS = {
     "containerd": ["ctr", "version"],
     "crio": ["crio", "--version"],
     "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+    "cri-dockerd": ["cri-dockerd", "--version"],
 }
 
 
@@ -203,17 +204,24 @@ def _not_restarted(host: Host) -> bool:
     return bool(socket and written and max(written) > socket.st_mtime)
 
 
+def _docker_programs(host: Host, of_pods: bool) -> tuple[dict[str, str], str]:
+    """(runtime → program, complaint); pods get Docker's default runtime, and no other."""
+    done = host.run(["docker", "info", "--format", "{{json .}}"], timeout_s=TOOL_LIMIT_S)
+    try:
+        said = json.loads(done.out)
+        programs = {name: str(value.get("path")) for name, value in said["Runtimes"].items()}
+        default = said["DefaultRuntime"]
+    except (ValueError, AttributeError, KeyError, TypeError):
+        return {}, f"docker info: rc {done.rc}, {done.err.strip()[-200:]}"
+    if of_pods and programs and default != "nvidia-cdi":
+        return programs, f"Docker's default runtime is {default}; pods with slices need nvidia-cdi"
+    return programs, ""
+
+
 def _effective_programs(host: Host, engine: str) -> tuple[dict[str, str], str]:
     """(runtime → program, complaint)"""
-    if engine == "docker":
-        done = host.run(
-            ["docker", "info", "--format", "{{json .Runtimes}}"], timeout_s=TOOL_LIMIT_S
-        )
-        try:
-            runtimes = json.loads(done.out)
-            return {name: str(value.get("path")) for name, value in runtimes.items()}, ""
-        except (ValueError, AttributeError):
-            return {}, f"docker info: rc {done.rc}, {done.err.strip()[-200:]}"
+    if engine in ("docker", "cri-dockerd"):
+        return _docker_programs(host, of_pods=engine == "cri-dockerd")
     if engine == "crio":
         done = host.run(["crio", "status", "config"], timeout_s=TOOL_LIMIT_S)
         if done.rc != 0:
@@ -308,19 +316,38 @@ def judge_agent(host: Host, wanted: str) -> Component:
 # -- images ----------------------------------------------------------------------------------
 
 
-def judge_images(host: Host, wanted: t.Mapping[str, str]) -> Component:
+def _docker_has(host: Host, image: str, digest: str) -> bool:
+    """Docker names an image by its configuration; which manifest that belongs to is recorded."""
+    done = host.run(["docker", "image", "inspect", "--format", "{{.Id}}", image], timeout_s=30)
+    identity = done.out.strip()
+    try:
+        record = json.loads(host.read("/var/lib/flexai-xpu/docker_images.json") or "{}")
+    except ValueError:
+        record = {}
+    return done.rc == 0 and record.get(identity, identity) == digest
+
+
+def judge_images(host: Host, wanted: t.Mapping[str, str], engine: str) -> Component:
     name, total = "images", f"{len(wanted)} images"
     if not wanted:
         return Component(name, total, total, "ok", "none wanted here")
-    done = host.run(["ctr", "-n", "k8s.io", "images", "ls"], timeout_s=TOOL_LIMIT_S)
-    if done.rc != 0:
-        return Component(name, total, "", "failed", f"ctr: rc {done.rc}, {done.err.strip()[-200:]}")
-    lines = [line.split() for line in done.out.splitlines()]
-    lacking = [
-        image
-        for image, digest in sorted(wanted.items())
-        if not any(words[:1] == [image] and digest in words for words in lines)
-    ]
+    if engine == "cri-dockerd":
+        lacking = [
+            image
+            for image, digest in sorted(wanted.items())
+            if not _docker_has(host, image, digest)
+        ]
+    else:
+        done = host.run(["ctr", "-n", "k8s.io", "images", "ls"], timeout_s=TOOL_LIMIT_S)
+        if done.rc != 0:
+            reason = f"ctr: rc {done.rc}, {done.err.strip()[-200:]}"
+            return Component(name, total, "", "failed", reason)
+        lines = [line.split() for line in done.out.splitlines()]
+        lacking = [
+            image
+            for image, digest in sorted(wanted.items())
+            if not any(words[:1] == [image] and digest in words for words in lines)
+        ]
     found = f"{len(wanted) - len(lacking)} images"
     if not lacking:
         return Component(name, total, found, "ok")
@@ -375,7 +402,9 @@ JUDGES: dict[str, t.Callable[[Host, Wanted], Component]] = {
     "container_runtime": lambda host, wanted: judge_runtime(host, wanted["container_runtime"]),
     "xpu_runtime": lambda host, wanted: judge_xpu(host, wanted["xpu_runtime"]),
     "xpu_agent": lambda host, wanted: judge_agent(host, wanted["xpu_agent"]),
-    "images": lambda host, wanted: judge_images(host, wanted["images"]),
+    "images": lambda host, wanted: judge_images(
+        host, wanted["images"], wanted.get("container_runtime", "containerd")
+    ),
 }
 
 

@@ -95,20 +95,29 @@ class Facts(t.NamedTuple):
 
 def choose_engine(host: Host, wanted: str) -> str:
     """The container engine that slices run on; a host with a kubelet uses CRI-O where that stands
-    alone, else containerd."""
+    alone, Docker where cri-dockerd leads there, else containerd."""
     if wanted != "auto":
         return wanted
     if host.program(crio.PROGRAM) and not host.program(containerd.PROGRAM):
         return "crio"
     has_docker = any(host.program(program) for program in docker.PROGRAMS)
-    has_kubelet = host.exists("/var/lib/kubelet")
-    return "docker" if has_docker and not has_kubelet else "containerd"
+    if not has_docker:
+        return "containerd"
+    if not host.exists("/var/lib/kubelet"):
+        return "docker"
+    return "cri-dockerd" if docker.has_cri_dockerd(host) else "containerd"
 
 
 def system_of(host: Host) -> tuple[str, str]:
     """(distribution, release)"""
     found = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
     return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
+def _observe_docker(host: Host, engine: str) -> docker.Facts | None:
+    if engine not in ("docker", "cri-dockerd"):
+        return None
+    return docker.observe(host, serves_kubelet=engine == "cri-dockerd")
 
 
 def observe_host(host: Host, desired: t.Mapping[str, t.Any]) -> HostFacts:
@@ -142,10 +151,10 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         containerd=containerd.observe(host) if engine == "containerd" else None,
         rancher=rancher.observe(host) if engine == "containerd" else None,
         crio=crio.observe(host) if engine == "crio" else None,
-        docker=docker.observe(host) if engine == "docker" else None,
+        docker=_observe_docker(host, engine),
         xpu=xpu.observe(host, wanted_release(desired, facts.architecture)),
         agent=agent.observe(host),
-        images=images.observe(host, wanted_images(desired, engine)),
+        images=images.observe(host, wanted_images(desired, engine), engine),
         owners=owners.observe(host),
         transaction=records.read(host, transaction.RECORD),
     )
@@ -192,7 +201,7 @@ def wanted_agent(desired: t.Mapping[str, t.Any], facts: HostFacts) -> str:
 def wanted_images(desired: t.Mapping[str, t.Any], engine: str) -> t.Mapping[str, str]:
     """Images go to hosts of the cluster; what a Docker-only host runs is its owner's choice."""
     wanted: t.Mapping[str, str] = desired.get("images") or {}
-    return wanted if engine == "containerd" else {}
+    return wanted if engine in ("containerd", "cri-dockerd") else {}
 
 
 # -- plan ------------------------------------------------------------------------------------

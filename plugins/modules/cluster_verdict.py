@@ -82,7 +82,7 @@ from ..module_utils._verdict import Component, Node, build
 
 POLL_S = 2
 RESOURCES = ("huawei.com/vgpu-number", "huawei.com/vgpu-cores", "huawei.com/vgpu-memory-1Gi")
-HANDLERS = {"flexai-xpu": "nvidia-cdi", "nvidia": "nvidia"}
+HANDLERS = {"flexai-xpu": "nvidia-cdi", "flexai-xpu-docker": "docker", "nvidia": "nvidia"}
 READY_LABEL = ("gpupool.com/gpu-ready", "true")
 REGISTER = "huawei.com/node-vgpu-register"
 WEBHOOK = {"app.kubernetes.io/part-of": "gpupool", "app.kubernetes.io/component": "webhook"}

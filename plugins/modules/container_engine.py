@@ -13,7 +13,7 @@ options:
   engine:
     description: Which one; needed with V(present).
     type: str
-    choices: [containerd, crio, docker]
+    choices: [containerd, crio, docker, cri-dockerd]
   packages:
     description: Packages to install; those of the distribution when not given.
     type: list
@@ -22,7 +22,7 @@ options:
   since:
     description:
       - The oldest version that will do. Empty means 1.6.0 of containerd, 1.23.0 of CRI-O, 25.0.3
-        of Docker (moby).
+        of Docker (moby), 0.3.0 of cri-dockerd.
     type: str
     default: ""
   state:
@@ -138,7 +138,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "root": {"type": "path", "default": "/"},
-            "engine": {"type": "str", "choices": ["containerd", "crio", "docker"]},
+            "engine": {"type": "str", "choices": ["containerd", "crio", "docker", "cri-dockerd"]},
             "packages": {"type": "list", "elements": "str", "default": []},
             "since": {"type": "str", "default": ""},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -18,6 +18,12 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  serves_kubelet:
+    description:
+      - Whether the host's pods are Docker's, by cri-dockerd. It gives no container a runtime of its
+        own, so C(default-runtime) becomes C(nvidia-cdi) too; another one of the site is refused.
+    type: bool
+    default: false
   engine_expected:
     description:
       - Whether the engine is about to be installed, so that its absence is no error in check mode;
@@ -60,22 +66,29 @@ UNIT = "docker.service"
 ANSWER_LIMIT_S = 20.0
 
 
-def _effective_runtimes(host: Host) -> set[str]:
-    done = host.run(["docker", "info", "--format", "{{json .Runtimes}}"], timeout_s=20)
+def _in_force(host: Host) -> tuple[set[str], str]:
+    """(runtimes, the default one) of the running dockerd"""
+    question = '{"names": {{json .Runtimes}}, "default": {{json .DefaultRuntime}}}'
+    done = host.run(["docker", "info", "--format", question], timeout_s=20)
     try:
-        return set(json.loads(done.out))
-    except (ValueError, TypeError):
-        return set()
+        said = json.loads(done.out)
+        return set(said["names"]), str(said["default"])
+    except (ValueError, TypeError, KeyError):
+        return set(), ""
 
 
-def _has(host: Host, wanted: set[str]) -> bool:
-    """Whether dockerd has of our runtimes exactly the wanted ones, within its time."""
+def _has(host: Host, text: str | None) -> bool:
+    """Whether dockerd, within its time, has of our runtimes exactly those of its file, and the
+    default one where the file names it; else a flag of dockerd's may."""
+    wanted, default = docker.names_present(text), docker.parse(text).get(docker.DEFAULT)
     deadline = time.monotonic() + ANSWER_LIMIT_S
-    while _effective_runtimes(host) & set(docker.RUNTIMES) != wanted:
+    while True:
+        names, now = _in_force(host)
+        if names & set(docker.RUNTIMES) == wanted and default in (None, now):
+            return True
         if time.monotonic() > deadline:
             return False
         time.sleep(0.5)
-    return True
 
 
 def apply(host: Host, texts: Texts, former: Texts) -> bool:
@@ -85,7 +98,7 @@ def apply(host: Host, texts: Texts, former: Texts) -> bool:
     text = texts[docker.CONFIG_FILE]
     wanted = docker.names_present(text)
     may_restart = docker.keeps_containers_on_restart(text) or not _containers(host)
-    took, restarted = _bring(host, wanted, may_restart)
+    took, restarted = _bring(host, text, may_restart)
     if took:
         return restarted
     words = service.last_words(host, UNIT)
@@ -100,15 +113,28 @@ def apply(host: Host, texts: Texts, former: Texts) -> bool:
     )
 
 
-def _bring(host: Host, wanted: set[str], may_restart: bool) -> tuple[bool, bool]:
+def _bring(host: Host, text: str | None, may_restart: bool) -> tuple[bool, bool]:
     """(whether dockerd took the file, whether it was restarted for that)"""
+    wanted = docker.names_present(text)
     # A reload leaves containers alone. It adds runtimes, but drops none.
-    if wanted and service.reload(host, UNIT) and _has(host, wanted):
+    if wanted and service.reload(host, UNIT) and _has(host, text):
         return True, False
     if may_restart:
-        return service.restart(host, UNIT) and _has(host, wanted), True
+        return service.restart(host, UNIT) and _has(host, text), True
     # What it can't drop now is two names without programs, until its next start.
-    return not wanted and service.reload(host, UNIT), False
+    return not wanted and _forget_default(host, text) and service.reload(host, UNIT), False
+
+
+def _forget_default(host: Host, text: str | None) -> bool:
+    """Name the running dockerd another default: one that its file just leaves out it would keep,
+    and then start no container once the program is gone."""
+    if _in_force(host)[1] != docker.SLICES or docker.default_of(text) == docker.SLICES:
+        return True
+    default = docker.default_of(text)
+    write(host, {docker.CONFIG_FILE: docker.with_default(text, default)})
+    took = service.reload(host, UNIT)
+    write(host, {docker.CONFIG_FILE: text})
+    return took and _in_force(host)[1] == default
 
 
 def _containers(host: Host) -> str:
@@ -130,10 +156,11 @@ def _texts(host: Host, facts: docker.Facts, present: bool) -> Texts:
     decision = docker.plan(facts)
     if decision.action == BLOCKED:
         raise XpuError(f"Docker can't be configured: {decision.reason}.", "see above.")
-    texts: Texts = {docker.CONFIG_FILE: docker.merged(facts.config)}
+    text = docker.merged(facts.config, facts.serves_kubelet)
+    texts: Texts = {docker.CONFIG_FILE: text}
     changing = texts[docker.CONFIG_FILE] != facts.config
     if changing and (
-        host.read(docker.ORIGINAL_FILE) is None or not docker.names_of_ours(facts.config)
+        host.read(docker.ORIGINAL_FILE) is None or not docker.holds_ours(facts.config)
     ):
         # What holds none of ours is the site's own text, whatever was kept before; kept first, so
         # that it is there when ours are.
@@ -142,7 +169,7 @@ def _texts(host: Host, facts: docker.Facts, present: bool) -> Texts:
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
-    facts = docker.observe(host)
+    facts = docker.observe(host, params.get("serves_kubelet", False))
     if check and params.get("engine_expected") and not facts.installed:
         return {"changed": True, "restarted": False}
     texts = _texts(host, facts, params["state"] == "present")
@@ -170,6 +197,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "serves_kubelet": {"type": "bool", "default": False},
             "engine_expected": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

@@ -5,14 +5,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: node_images
-short_description: Import container images into the kubelet's containerd
+short_description: Import container images into the kubelet's container engine
 version_added: 0.1.0
 description:
-  - Compares images by manifest digest with what containerd holds for the kubelet, and imports the
-    OCI archives of those that are missing or differ.
+  - Compares images by manifest digest with what containerd holds for the kubelet, or Docker where
+    cri-dockerd leads there, and imports the OCI archives of those that are missing or differ.
   - A running container keeps the image it was started from.
   - What was imported is recorded in C(/var/lib/flexai-xpu/images.json); an image that was there
-    before is not.
+    before is not. Docker names an image by its configuration, so C(docker_images.json) beside it
+    says which manifest that belongs to.
 options:
   images:
     description:
@@ -21,6 +22,13 @@ options:
       - Needed when O(state=present).
     type: list
     elements: dict
+  engine:
+    description:
+      - The engine of the host's kubelet, as role C(container_runtime) names it. V(cri-dockerd) is
+        Docker's store, every other containerd's.
+    type: str
+    choices: [auto, containerd, crio, docker, cri-dockerd]
+    default: auto
   state:
     description:
       - V(absent) removes the images that the record names, when they still have the digest that we
@@ -54,7 +62,9 @@ left:
   elements: str
 """
 
+import json
 import os
+import tarfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -62,53 +72,171 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import _images
 from ..module_utils._artefacts import Artefact
 from ..module_utils._errors import XpuError, run_module
-from ..module_utils._host import NOT_FOUND, Host
+from ..module_utils._host import NOT_FOUND, Completed, Host
+from ..module_utils._plan import choose_engine
 
-NAMESPACE = "k8s.io"
+ENGINES = ["auto", "containerd", "crio", "docker", "cri-dockerd"]
+
 LIST_LIMIT_S = 60
 IMPORT_LIMIT_S = 900
+NAMESPACE = "k8s.io"
 
 
-def _ctr(host: Host, *arguments: str) -> str:
-    """A containerd that does not answer is an error: nothing would be known."""
-    done = host.run(["ctr", "-n", NAMESPACE, *arguments], timeout_s=LIST_LIMIT_S)
+class Store(t.Protocol):
+    """Where the kubelet's images are. Digests are of manifests."""
+
+    directory: str
+
+    def listed(self) -> dict[str, str]:
+        """Every name, and companions of names, → digest."""
+
+    def load(self, image: Artefact, archive: str) -> Completed:
+        """Have an archive's image there."""
+
+    def using(self, found: t.Mapping[str, str]) -> dict[str, list[str]]:
+        """Digest → who uses it."""
+
+    def remove(self, names: t.Sequence[str]) -> None:
+        """Take names away, and what is known of images that have none any more."""
+
+
+def _ask(host: Host, argv: t.Sequence[str], unit: str) -> str:
+    """An engine that does not answer is an error: nothing would be known."""
+    done = host.run(list(argv), timeout_s=LIST_LIMIT_S)
     if done.rc == NOT_FOUND:
         raise XpuError(
-            "ctr is not installed on this host, so it has no containerd to import images into.",
-            "install containerd, or take the host out of flexai_kubernetes.",
+            f"{argv[0]} is not installed on this host, so it has no {unit} to import images into.",
+            f"install {unit}, or take the host out of flexai_kubernetes.",
         )
     if done.rc != 0:
         raise XpuError(
-            f"ctr {' '.join(arguments)} gave rc {done.rc}: {done.err.strip()}.",
-            "look at `systemctl status containerd`, start it, and run again.",
+            f"{' '.join(argv)} gave rc {done.rc}: {done.err.strip()}.",
+            f"look at `systemctl status {unit}`, start it, and run again.",
         )
     return done.out
 
 
-def observe(host: Host) -> dict[str, str]:
+class Containerd:
+    directory = "/var/lib/containerd"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def _ctr(self, *arguments: str) -> str:
+        return _ask(self._host, ["ctr", "-n", NAMESPACE, *arguments], "containerd")
+
+    def listed(self) -> dict[str, str]:
+        return _images.parse_references(self._ctr("images", "ls"))
+
+    def load(self, _image: Artefact, archive: str) -> Completed:
+        argv = ["ctr", "-n", NAMESPACE, "images", "import", archive]
+        return self._host.run(argv, timeout_s=IMPORT_LIMIT_S)
+
+    def using(self, found: t.Mapping[str, str]) -> dict[str, list[str]]:
+        containers = {}
+        for identity in self._ctr("containers", "ls", "--quiet").split():
+            done = self._host.run(["ctr", "-n", NAMESPACE, "containers", "info", identity])
+            if done.rc == 0:  # else it has gone since, as those of ended pods do
+                containers[identity] = _images.parse_container(done.out)
+        running = _images.parse_running(self._ctr("tasks", "ls"))
+        return _images.users(containers, running, found)
+
+    def remove(self, names: t.Sequence[str]) -> None:
+        if names:
+            self._ctr("images", "rm", "--sync", *names)
+
+
+class Docker:
+    """Docker's images, where a kubelet uses them by cri-dockerd."""
+
+    directory = "/var/lib/docker"
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def _manifests(self) -> dict[str, str]:
+        return _images.read_record(self._host.read(_images.DOCKER_RECORD))
+
+    def listed(self) -> dict[str, str]:
+        listed = _ask(self._host, _images.DOCKER_LIST, "docker")
+        return _images.parse_docker_list(listed, self._manifests())
+
+    def load(self, image: Artefact, archive: str) -> Completed:
+        configuration = configuration_of(archive, image.image_digest)
+        # Recorded first: killed between the two, a record of what isn't there does no harm.
+        record = {**self._manifests(), configuration: image.image_digest}
+        self._host.write(_images.DOCKER_RECORD, _images.render_record(record), mode=0o600)
+        return self._host.run(["docker", "load", "--input", archive], timeout_s=IMPORT_LIMIT_S)
+
+    def using(self, found: t.Mapping[str, str]) -> dict[str, list[str]]:
+        identities = _ask(
+            self._host, ["docker", "ps", "--all", "--quiet", "--no-trunc"], "docker"
+        ).split()
+        if not identities:
+            return {}
+        # One that has gone since makes the answer's code another, not the other lines.
+        said = self._host.run([*_images.DOCKER_INSPECT, *identities], timeout_s=LIST_LIMIT_S).out
+        manifests = self._manifests()
+        containers, running = {}, set()
+        for line in said.splitlines():
+            if line.startswith("{"):
+                identity = json.loads(line)["ID"]
+                containers[identity], runs = _images.parse_docker_container(line, manifests)
+                running |= {identity} if runs else set()
+        return _images.users(containers, running, found)
+
+    def remove(self, names: t.Sequence[str]) -> None:
+        if names:  # by force, or containers of ended pods would keep them
+            _ask(self._host, ["docker", "image", "rm", "--force", *names], "docker")
+        left = set(self.listed().values())
+        record = {name: digest for name, digest in self._manifests().items() if digest in left}
+        if record:
+            self._host.write(_images.DOCKER_RECORD, _images.render_record(record), mode=0o600)
+        else:
+            self._host.remove(_images.DOCKER_RECORD)
+
+
+def configuration_of(archive: str, digest: str) -> str:
+    """Digest of the configuration of the image *digest* in an OCI archive."""
+    try:
+        with tarfile.open(archive) as members:
+            manifest = members.extractfile(f"blobs/sha256/{digest.partition(':')[2]}")
+            return str(json.load(manifest)["config"]["digest"]) if manifest else ""
+    except (OSError, tarfile.TarError, KeyError, ValueError) as error:
+        raise XpuError(
+            f"{archive} is no OCI archive with the manifest {digest} ({error}).",
+            "correct file or image_digest in the artefact manifest.",
+        ) from error
+
+
+def store_of(host: Host, engine: str) -> Store:
+    return Docker(host) if engine == "cri-dockerd" else Containerd(host)
+
+
+def observe(store: Store) -> dict[str, str]:
     """Name → digest."""
-    return _images.parse_ctr_list(_ctr(host, "images", "ls"))
+    found = store.listed().items()
+    return {name: digest for name, digest in found if not name.startswith("sha256:")}
 
 
 def missing(found: t.Mapping[str, str], wanted: t.Iterable[Artefact]) -> list[Artefact]:
     return [image for image in wanted if found.get(image.image) != image.image_digest]
 
 
-def import_archive(host: Host, image: Artefact) -> None:
+def import_archive(host: Host, store: Store, image: Artefact) -> None:
     """Import one archive, and see for ourselves that it brought what the manifest promised."""
     if not host.exists(image.host_path):
         raise XpuError(
             f"The archive {image.host_path} of {image.image} is not on the host.",
             "bring it there with flexai.xpu.artefact first.",
         )
-    argv = ["ctr", "-n", NAMESPACE, "images", "import", host.path(image.host_path)]
-    done = host.run(argv, timeout_s=IMPORT_LIMIT_S)
+    done = store.load(image, host.path(image.host_path))
     if done.rc != 0:
         raise XpuError(
             f"Importing {image.image} gave rc {done.rc}: {(done.err or done.out).strip()}.",
-            "check the room under /var/lib/containerd and the archive's digest, then run again.",
+            f"check the room under {store.directory} and the archive's digest, then run again.",
         )
-    found = observe(host).get(image.image, "")
+    found = observe(store).get(image.image, "")
     if found != image.image_digest:
         raise XpuError(
             f"After the import {image.image} has digest {found or 'none'}, "
@@ -132,13 +260,15 @@ def remember(host: Host, imported: t.Mapping[str, str], forgotten: t.Collection[
         host.remove_empty(os.path.dirname(_images.RECORD))
 
 
-def present(host: Host, wanted: t.Sequence[Artefact], check: bool) -> dict[str, t.Any]:
-    found = observe(host)
+def present(
+    host: Host, store: Store, wanted: t.Sequence[Artefact], check: bool
+) -> dict[str, t.Any]:
+    found = observe(store)
     lacking = missing(found, wanted)
     for image in () if check else lacking:
         # Recorded first: killed between the two, a record of what isn't there does no harm.
         remember(host, {image.image: image.image_digest})
-        import_archive(host, image)
+        import_archive(host, store, image)
     after = {image.image: image.image_digest for image in wanted}
     return {
         "changed": bool(lacking),
@@ -148,25 +278,14 @@ def present(host: Host, wanted: t.Sequence[Artefact], check: bool) -> dict[str, 
     }
 
 
-def using(host: Host, found: t.Mapping[str, str]) -> dict[str, list[str]]:
-    """Digest → who uses it."""
-    containers = {}
-    for identity in _ctr(host, "containers", "ls", "--quiet").split():
-        done = host.run(["ctr", "-n", NAMESPACE, "containers", "info", identity])
-        if done.rc == 0:  # else it has gone since, as those of ended pods do
-            containers[identity] = _images.parse_container(done.out)
-    return _images.users(containers, _images.parse_running(_ctr(host, "tasks", "ls")), found)
-
-
-def absent(host: Host, check: bool) -> dict[str, t.Any]:
+def absent(host: Host, store: Store, check: bool) -> dict[str, t.Any]:
     record = _images.read_record(host.read(_images.RECORD))
     if not record:
         return {"changed": False, "missing": [], "left": [], "diff": {"before": "", "after": ""}}
-    found = _images.parse_references(_ctr(host, "images", "ls"))
-    removal = _images.plan_removal(record, found, using(host, found))
+    found = store.listed()
+    removal = _images.plan_removal(record, found, store.using(found))
     if not check:
-        if removal.references:
-            _ctr(host, "images", "rm", "--sync", *removal.references)
+        store.remove(removal.references)
         remember(host, {}, removal.forgotten)
     return {
         "changed": bool(removal.forgotten),
@@ -181,10 +300,11 @@ def absent(host: Host, check: bool) -> dict[str, t.Any]:
 
 def _body(module: AnsibleModule) -> dict[str, t.Any]:
     host = Host(module.params["root"])
+    store = store_of(host, choose_engine(host, module.params["engine"]))
     if module.params["state"] == "absent":
-        return absent(host, module.check_mode)
+        return absent(host, store, module.check_mode)
     wanted = [Artefact(**entry) for entry in module.params["images"]]
-    return present(host, wanted, module.check_mode)
+    return present(host, store, wanted, module.check_mode)
 
 
 def main() -> None:
@@ -192,6 +312,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "images": {"type": "list", "elements": "dict"},
+            "engine": {"type": "str", "choices": ENGINES, "default": "auto"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         required_if=[("state", "present", ("images",))],

@@ -87,12 +87,13 @@ from dataclasses import dataclass
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._cluster import Cluster, Object, connect
+from ..module_utils._cluster import NODES, Cluster, Object, connect
 from ..module_utils._errors import XpuError, run_module
 
 NAMESPACES = "/api/v1/namespaces"
 LABEL = "flexai.io/slice-check"
 RUNTIME_CLASS = "flexai-xpu"
+DOCKER_RUNTIME_CLASS = "flexai-xpu-docker"  # cri-dockerd knows no other handler than Docker's own
 PLACEMENT = "huawei.com/vgpu-ids-new"  # written by huawei-xpu together with the bind
 POLL_S = 1
 GIB = 1 << 30
@@ -122,13 +123,21 @@ class Trial:
         return f"{kind}-{self.node}".replace(".", "-").lower()[:63].rstrip("-")
 
 
-def trials(nodes: t.Iterable[str]) -> list[Trial]:
+def runtime_class_of(node: Object) -> str:
+    """The runtime class of slices on this node."""
+    info = (node.get("status") or {}).get("nodeInfo") or {}
+    engine = str(info.get("containerRuntimeVersion") or "").partition("://")[0]
+    return DOCKER_RUNTIME_CLASS if engine == "docker" else RUNTIME_CLASS
+
+
+def trials(classes: t.Mapping[str, str]) -> list[Trial]:
+    """*classes*: node → runtime class of slices there."""
     return [
         trial
-        for node in nodes
+        for node, runtime_class in classes.items()
         for trial in (
-            Trial(node, True, RUNTIME_CLASS),
-            Trial(node, False, RUNTIME_CLASS),
+            Trial(node, True, runtime_class),
+            Trial(node, False, runtime_class),
             Trial(node, False),
         )
     ]
@@ -274,7 +283,9 @@ class Run:
 
 
 def check(cluster: Cluster, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    wanted = trials(params["nodes"])
+    found_nodes = {node["metadata"]["name"]: node for node in cluster.list(NODES)}
+    # A node that isn't there is told by its pods, which stay pending.
+    wanted = trials({name: runtime_class_of(found_nodes.get(name, {})) for name in params["nodes"]})
     with Run(cluster, params) as run:
         for trial in wanted:
             run.start(trial)

@@ -20,7 +20,7 @@ options:
   engine:
     description: The container engine that slices run on, as role container_runtime has it.
     type: str
-    choices: [auto, containerd, docker]
+    choices: [auto, containerd, crio, docker, cri-dockerd]
     default: auto
   version:
     description: Version of the program.
@@ -162,7 +162,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["auto", "present", "absent"], "default": "auto"},
             "engine": {
                 "type": "str",
-                "choices": ["auto", "containerd", "docker"],
+                "choices": ["auto", "containerd", "crio", "docker", "cri-dockerd"],
                 "default": "auto",
             },
             "version": {"type": "str", "default": ""},

@@ -154,6 +154,7 @@ def test_runtime_classes_absent_ours_foreign_and_clashing() -> None:
     assert [step.what for step in node_labels.plan_runtime_classes({})] == [
         "RuntimeClass nvidia",
         "RuntimeClass flexai-xpu",
+        "RuntimeClass flexai-xpu-docker",
     ]
     assert node_labels.plan_runtime_classes(ours) == []
     assert node_labels.plan_runtime_classes(foreign) == []
@@ -348,7 +349,7 @@ def test_only_the_pod_with_a_slice_is_given_to_our_scheduler() -> None:
 
 
 def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
-    for trial in slice_check.trials(["a"]):
+    for trial in slice_check.trials({"a": "flexai-xpu"}):
         spec = slice_check.pod(trial, PARAMS)["spec"]
         (container,) = spec["containers"]
         assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in container["env"]

@@ -113,8 +113,8 @@ CASES: dict[str, tuple[Callable[[Site], Any], str]] = {
     ),
     "wrong choice": (
         set_variable("container_runtime_engine", "podman"),
-        "value of container_runtime_engine must be one of: auto, containerd, crio, docker, got: "
-        "podman",
+        "value of container_runtime_engine must be one of: auto, containerd, crio, docker, "
+        "cri-dockerd, got: podman",
     ),
     "contradicting versions": (
         set_host("gpu2", container_toolkit_version="1.16.1"),

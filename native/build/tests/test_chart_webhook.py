@@ -163,6 +163,23 @@ def test_what_the_site_chooses_reaches_the_program(program: Path) -> None:
     assert "gpus" in hook["namespaceSelector"]["matchExpressions"][0]["values"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ((), "flexai-xpu"),
+        (("runtimeType=containerd",), "flexai-xpu"),
+        (("runtimeType=docker",), "flexai-xpu-docker"),
+        (("runtimeType=docker", "webhook.runtimeClassName=flexai-xpu"), "flexai-xpu"),
+    ],
+)
+def test_the_runtime_class_is_one_that_the_nodes_can_serve(
+    program: Path, settings: tuple[str, ...], wanted: str
+) -> None:
+    """cri-dockerd refuses every handler but docker; who names a class gets that one."""
+    arguments = pod(objects(program, *settings))["containers"][0]["args"]
+    assert f"--runtime-class={wanted}" in arguments
+
+
 def test_a_new_digest_under_the_same_tag_rolls_its_pods_alone(program: Path) -> None:
     before = objects(program)
     after = objects(program, f"webhook.image.digest=sha256:{'ab' * 32}")

@@ -33,6 +33,8 @@ UNITS_BY_ROLE = {
     "control-plane": ("containerd.service",),
     "worker": ("containerd.service",),
     "docker": ("containerd.service", "docker.service", "docker.socket"),
+    "cri-dockerd": ("containerd.service", "docker.service", "docker.socket"),
+    "containerd-2": ("containerd.service",),
 }
 
 

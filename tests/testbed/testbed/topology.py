@@ -20,7 +20,9 @@ from .errors import TestbedError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
 SYSTEMS = ("debian12", "ubuntu2404")
-ROLES = ("control-plane", "worker", "docker")
+ROLES = ("control-plane", "worker", "docker", "cri-dockerd", "containerd-2")
+# What a worker's kubelet speaks to in place of the system's own containerd.
+ENGINE_ROLES = ("cri-dockerd", "containerd-2")
 # vendor:device of each profile; what such a card can do is the simulator's business.
 PROFILES = {
     "a100-40g": ("0x10de", "0x20f1"),
@@ -176,6 +178,14 @@ def _roles(value: object, where: str) -> tuple[str, ...]:
     _unique(roles, where, "role")
     if "docker" in roles and len(roles) > 1:
         raise _fail(where, list(roles), "docker alone", "give Docker a host of its own")
+    engines = [role for role in roles if role in ENGINE_ROLES]
+    if engines and set(roles) != {"worker", engines[0]}:
+        raise _fail(
+            where,
+            list(roles),
+            f"{engines[0]} with worker and nothing else",
+            f"write roles: [worker, {engines[0]}]",
+        )
     return roles
 
 

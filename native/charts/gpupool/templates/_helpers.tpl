@@ -14,3 +14,8 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/name: {{ .Values.gpuDevicePlugin.name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
+
+{{- /* Role node_labels makes both. */ -}}
+{{- define "gpupool.runtimeClass" -}}
+{{- eq .Values.runtimeType "docker" | ternary "flexai-xpu-docker" "flexai-xpu" -}}
+{{- end }}

@@ -59,3 +59,8 @@ namespaceSelector:
 {{- define "gpupool.webhook.annotations" -}}
 ["flexai.io/vgpu-shape", "flexai.io/class", "flexai.io/vgpu-type", "flexai.io/intra-bandwidth", "huawei.com/vgpu-ids-new", "huawei.com/vgpu-node", "huawei.com/bind-time", "huawei.com/vgpu-devices-to-allocate", "huawei.com/bind-phase"]
 {{- end }}
+
+{{- define "gpupool.webhook.runtimeClass" -}}
+{{- $named := .Values.webhook.runtimeClassName -}}
+{{- eq $named "auto" | ternary (include "gpupool.runtimeClass" .) $named -}}
+{{- end }}

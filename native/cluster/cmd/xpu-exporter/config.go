@@ -10,6 +10,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"flexai.io/xpu/cluster/exporter"
@@ -101,15 +103,27 @@ func (c *config) secure(enable, directory, least string) error {
 	if to.CertFile != "" {
 		return nil
 	}
-	for pattern, into := range map[string]*string{"*.crt": &to.CertFile, "*.key": &to.KeyFile} {
-		found, err := filepath.Glob(filepath.Join(directory, pattern))
-		if err != nil || len(found) == 0 {
-			return fmt.Errorf("HTTPS_ENABLE=on, but there is no %s in %s; mount the certificate's secret there, or give "+
+	var err error
+	to.CertFile, to.KeyFile, err = pairIn(directory)
+	return err
+}
+
+// pairIn finds the directory's certificate and its key: of the same name, or else the first of each. A certificate
+// manager's secret has the authority's ca.crt beside them, which sorts before tls.crt and has no key.
+func pairIn(directory string) (certificate, key string, err error) {
+	keys, _ := filepath.Glob(filepath.Join(directory, "*.key"))
+	certificates, _ := filepath.Glob(filepath.Join(directory, "*.crt"))
+	certificates = slices.DeleteFunc(certificates, func(path string) bool { return filepath.Base(path) == "ca.crt" })
+	for pattern, found := range map[string][]string{"*.key": keys, "*.crt": certificates} {
+		if len(found) == 0 {
+			return "", "", fmt.Errorf("HTTPS_ENABLE=on, but there is no %s in %s; mount the certificate's secret there, or give "+
 				"--tls-cert-file and --tls-key-file", pattern, directory)
 		}
-		*into = found[0]
 	}
-	return nil
+	if its := strings.TrimSuffix(keys[0], ".key") + ".crt"; slices.Contains(certificates, its) {
+		return its, keys[0], nil
+	}
+	return certificates[0], keys[0], nil
 }
 
 func parseRate(text string) (requests, seconds int, err error) {

@@ -46,7 +46,7 @@ func TestTheContractsFlags(t *testing.T) {
 	}
 }
 
-func TestHTTPSEnableTakesTheFirstPairOfItsDirectory(t *testing.T) {
+func TestHTTPSEnableTakesThePairOfItsDirectory(t *testing.T) {
 	directory := t.TempDir()
 	for _, name := range []string{"b.crt", "a.crt", "a.key", "x.pem"} {
 		if err := os.WriteFile(filepath.Join(directory, name), nil, 0o600); err != nil {
@@ -62,6 +62,27 @@ func TestHTTPSEnableTakesTheFirstPairOfItsDirectory(t *testing.T) {
 	os.Remove(directory + "/a.key")
 	if _, err := parse([]string{"--tls-dir", directory}, on); err == nil || !strings.Contains(err.Error(), "no *.key in "+directory) {
 		t.Error(err)
+	}
+}
+
+func TestTheAuthorityBesideACertificateIsNotTakenForIt(t *testing.T) {
+	for _, want := range [][2]string{{"tls.crt", "tls.key"}, {"server.crt", "tls.key"}} {
+		directory := t.TempDir()
+		for _, name := range []string{"ca.crt", want[0], want[1]} {
+			if err := os.WriteFile(filepath.Join(directory, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cfg, err := parse([]string{"--tls-dir", directory}, environment("HTTPS_ENABLE", "on"))
+		to := cfg.settings
+		if err != nil || to.CertFile != filepath.Join(directory, want[0]) || to.KeyFile != filepath.Join(directory, want[1]) {
+			t.Errorf("%v: %+v, %v", want, to, err)
+		}
+		os.Remove(filepath.Join(directory, want[0]))
+		if _, err := parse([]string{"--tls-dir", directory}, environment("HTTPS_ENABLE", "on")); err == nil ||
+			!strings.Contains(err.Error(), "no *.crt in "+directory) {
+			t.Errorf("%v: %v", want, err)
+		}
 	}
 }
 

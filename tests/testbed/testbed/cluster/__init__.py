@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from xpubuild.cache import Cache, place, say
 
 from ..errors import TestbedError
 from ..hosts import Host, Testbed
-from ..recipes import kubernetes, pause
+from ..recipes import containerd, cri_dockerd, kubernetes, pause
 from . import on_host, state
 from .api import Api, Unreachable
 from .config import CONTROL_PLANE_ROLE, kubeconfig
 from .layout import Layout, plan
-from .orders import Delivered, admin, make_order
+from .orders import ENGINE_PROGRAMS, Delivered, admin, make_order
 from .pki import Store
 
 Say = Callable[[str], None]
@@ -34,6 +34,8 @@ DELIVERED = "testbed"
 READY_SECONDS = 120
 POLL_SECONDS = 0.3
 SHOWN = 4
+# Engines that no system of the testbed has a package of.
+ENGINES = {"containerd-2": containerd.build, "cri-dockerd": cri_dockerd.build}
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
@@ -41,6 +43,20 @@ def _lay(source: Path, target: Path) -> None:
     """The name tells the version, so what is there is right and stays."""
     if not target.exists():
         place(source, target)
+
+
+def _deliver_engines(testbed: Testbed, cluster: Layout, cache: Cache) -> dict[str, str]:
+    """Lay the engines that some node has from us onto its host: engine → directory there."""
+    directories = {}
+    for node in cluster.nodes:
+        if node.engine not in ENGINES:
+            continue
+        built = ENGINES[node.engine](cache)
+        place_at = f"{DELIVERED}/{node.engine}-{built.name[:12]}"
+        for name in ENGINE_PROGRAMS[node.engine]:
+            _lay(built / name, testbed.host(node.name).directory / "var-lib" / place_at / name)
+        directories[node.engine] = f"/var/lib/{place_at}"
+    return directories
 
 
 def _deliver(hosts: Iterable[Host], cache: Cache) -> Delivered:
@@ -181,7 +197,10 @@ def wait_ready(testbed: Testbed, tell: Say = say) -> None:
 def up(testbed: Testbed, cache: Cache, tell: Say = say) -> Path:
     """Make the cluster the topology asks for, or what is missing of it; its kubeconfig."""
     cluster = plan(testbed)
-    delivered = _deliver((testbed.host(node.name) for node in cluster.nodes), cache)
+    delivered = replace(
+        _deliver((testbed.host(node.name) for node in cluster.nodes), cache),
+        engines=_deliver_engines(testbed, cluster, cache),
+    )
     store = Store(testbed.state_dir / "pki", testbed.name)
     path = _write_kubeconfig(testbed, cluster, store)
     tell(f"configuring {len(cluster.nodes)} nodes, Kubernetes {kubernetes.VERSION}")

@@ -22,6 +22,8 @@ CNI_PLUGINS = "/usr/lib/cni"
 BRIDGE = "cni0"
 CONTROL_PLANE_ROLE = "node-role.kubernetes.io/control-plane"
 CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
+CRI_SOCKETS = {"cri-dockerd": "unix:///run/cri-dockerd.sock"}
+CONTAINERD_SOCKET = "unix:///run/containerd/containerd.sock"
 # Debian 12's containerd 1.6 doesn't know the CDI field of the CRI.
 CDI_SYSTEMS = ("ubuntu2404",)
 
@@ -70,7 +72,7 @@ def kubelet(layout: Layout, node: Node) -> str:
             "authorization": {"mode": "Webhook"},
             "tlsCertFile": f"{PKI}/kubelet-server.crt",
             "tlsPrivateKeyFile": f"{PKI}/kubelet-server.key",
-            "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+            "containerRuntimeEndpoint": CRI_SOCKETS.get(node.engine, CONTAINERD_SOCKET),
             "clusterDomain": "cluster.local",
             "clusterDNS": [layout.dns_service_ip],
             "registerWithTaints": [taint] if node.control_plane else [],
@@ -150,6 +152,8 @@ def network_script(layout: Layout, node: Node) -> str:
     routes = "".join(
         f"ip route replace {peer.pod_subnet} via {peer.address}\n" for peer in layout.peers(node)
     )
+    # dockerd, started before anything else had switched forwarding on, forbids it to all others.
+    forward = "iptables -w -P FORWARD ACCEPT\n" if node.engine == "cri-dockerd" else ""
     rule = f"POSTROUTING -s {node.pod_subnet} ! -d {layout.pod_cidr} -j MASQUERADE"
     return (
         "#!/bin/sh\n"
@@ -159,7 +163,7 @@ def network_script(layout: Layout, node: Node) -> str:
         "# Without it a pod can't reach a service whose backend is on the pod's own node.\n"
         "bridged=/proc/sys/net/bridge/bridge-nf-call-iptables\n"
         "[ ! -e $bridged ] || echo 1 > $bridged\n"
-        f"{routes}"
+        f"{routes}{forward}"
         f"iptables -w -t nat -C {rule} 2>/dev/null || iptables -w -t nat -A {rule}\n"
     )
 
@@ -196,4 +200,82 @@ def containerd(system: str, pause_image: str) -> str:
         "\n"
         f"{plugin}.registry]\n"
         '  config_path = "/etc/containerd/certs.d"\n'
+    )
+
+
+def containerd_2(pause_image: str) -> str:
+    """The same site's configuration for containerd 2, in its own format (version 3)."""
+    images = "[plugins.'io.containerd.cri.v1.images'"
+    runtime = "[plugins.'io.containerd.cri.v1.runtime'"
+    return (
+        "# containerd 2 of this site. Additions go to conf.d, one file per owner.\n"
+        "version = 3\n"
+        'imports = ["/etc/containerd/conf.d/*.toml"]\n'
+        "\n"
+        f"{images}.pinned_images]\n"
+        f'  sandbox = "{pause_image}"\n'
+        "\n"
+        f"{images}.registry]\n"
+        '  config_path = "/etc/containerd/certs.d"\n'
+        "\n"
+        f"{runtime}]\n"
+        "  # Hosts are containers: they may raise no process's protection from the OOM killer.\n"
+        "  restrict_oom_score_adj = true\n"
+        "  enable_cdi = true\n"
+        f"  cdi_spec_dirs = {json.dumps(list(CDI_DIRECTORIES))}\n"
+        "\n"
+        f"{runtime}.cni]\n"
+        f'  bin_dir = "{CNI_PLUGINS}"\n'
+        f'  conf_dir = "{CNI_CONFIG}"\n'
+        "\n"
+        f"{runtime}.containerd]\n"
+        '  default_runtime_name = "runc"\n'
+        "\n"
+        f"{runtime}.containerd.runtimes.runc]\n"
+        '  runtime_type = "io.containerd.runc.v2"\n'
+        "\n"
+        f"{runtime}.containerd.runtimes.runc.options]\n"
+        "  SystemdCgroup = false\n"
+    )
+
+
+def docker() -> str:
+    """The site's own daemon.json on a node whose kubelet uses Docker."""
+    return (
+        json.dumps(
+            {
+                # The pod network is the kubelet's; Docker makes none of its own.
+                "bridge": "none",
+                "iptables": False,
+                "exec-opts": ["native.cgroupdriver=cgroupfs"],
+                "live-restore": True,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
+
+
+def runc_wrapper() -> str:
+    """runc for a Docker node.
+
+    cri-dockerd gives every sandbox an oom score of -998, and Docker gives privileged containers
+    every capability there is; hosts are containers, on a machine that may give neither. containerd
+    asks for what the host has itself; Docker has no setting for it.
+    """
+    return (
+        "#!/bin/sh\n"
+        "# The testbed's runc: the real one, asked for nothing that this host may not give.\n"
+        "previous=\n"
+        'for word in "$@"; do\n'
+        "    case $previous in\n"
+        "        --bundle) asked=$word/config.json ;;\n"
+        "        --process) asked=$word ;;\n"
+        "        *) asked= ;;\n"
+        "    esac\n"
+        '    [ -z "$asked" ] || sed -i -e \'s/"oomScoreAdj":-[0-9]*/"oomScoreAdj":0/\' \\\n'
+        '        -e \'s/,"CAP_SYS_RESOURCE"//g\' "$asked"\n'
+        "    previous=$word\n"
+        "done\n"
+        'exec /usr/sbin/runc "$@"\n'
     )

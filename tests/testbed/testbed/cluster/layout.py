@@ -9,6 +9,7 @@ from itertools import islice
 
 from ..errors import TestbedError
 from ..hosts import Host, Testbed
+from ..topology import ENGINE_ROLES
 
 API_PORT = 6443
 POD_PREFIX = 24
@@ -26,6 +27,8 @@ class Node:
     os: str
     control_plane: bool
     pod_subnet: str
+    # What its kubelet speaks to: containerd (the system's own), or one of topology.ENGINE_ROLES.
+    engine: str = "containerd"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,10 @@ def _node_hosts(testbed: Testbed) -> list[Host]:
     return [host for host in testbed.hosts if set(host.roles) & set(NODE_ROLES)]
 
 
+def _engine(host: Host) -> str:
+    return next((role for role in host.roles if role in ENGINE_ROLES), "containerd")
+
+
 def _pod_subnets(pod_cidr: str, count: int) -> list[str]:
     network = ipaddress.IPv4Network(pod_cidr)
     room = 1 << max(0, POD_PREFIX - network.prefixlen)
@@ -91,7 +98,7 @@ def plan(testbed: Testbed) -> Layout:
         )
     subnets = _pod_subnets(kubernetes.pod_cidr, len(hosts))
     nodes = tuple(
-        Node(host.name, host.address, host.os, host is masters[0], subnet)
+        Node(host.name, host.address, host.os, host is masters[0], subnet, _engine(host))
         for host, subnet in zip(hosts, subnets, strict=True)
     )
     return Layout(testbed.name, nodes, kubernetes.pod_cidr, kubernetes.service_cidr)

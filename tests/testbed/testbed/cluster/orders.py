@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import config, units
@@ -13,6 +14,13 @@ from .layout import Layout, Node
 from .pki import Identity, Store
 
 PROGRAMS_LINKED = ("kubectl",)
+# In place of the system's package, or where a package of it would put them.
+ENGINE_PROGRAMS = {
+    "containerd-2": ("containerd", "containerd-shim-runc-v2", "ctr"),
+    "cri-dockerd": ("cri-dockerd",),
+}
+# Before /usr/sbin on the path that dockerd's containerd and NVIDIA's runtime look along.
+RUNC_WRAPPER = "/usr/local/sbin/runc"
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,8 @@ class Delivered:
     pause_name: str
     pause_digest: str
     pause_archive: str
+    # Directory of each engine that some host takes from us.
+    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,25 @@ def _node_files(layout: Layout, node: Node, store: Store, pause: str) -> dict[st
         "/etc/kubernetes/kube-proxy.yaml": File(config.kube_proxy(layout, node).encode()),
         f"{config.CNI_CONFIG}/10-pods.conflist": File(config.pod_network(node).encode()),
         units.NETWORK_SCRIPT: File(config.network_script(layout, node).encode(), 0o755),
-        "/etc/containerd/config.toml": File(config.containerd(node.os, pause).encode(), keep=True),
+        **_engine_files(node, pause),
     }
+
+
+def _engine_files(node: Node, pause: str) -> dict[str, File]:
+    of_two = node.engine == "containerd-2"
+    text = config.containerd_2(pause) if of_two else config.containerd(node.os, pause)
+    files = {"/etc/containerd/config.toml": File(text.encode(), keep=True)}
+    if node.engine == "cri-dockerd":
+        files["/etc/docker/daemon.json"] = File(config.docker().encode(), keep=True)
+        files[RUNC_WRAPPER] = File(config.runc_wrapper().encode(), 0o755)
+    return files
+
+
+def _links(node: Node, delivered: Delivered) -> dict[str, str]:
+    links = {f"/usr/local/bin/{name}": f"{delivered.binaries}/{name}" for name in PROGRAMS_LINKED}
+    for name in ENGINE_PROGRAMS.get(node.engine, ()):
+        links[f"/usr/bin/{name}"] = f"{delivered.engines[node.engine]}/{name}"
+    return links
 
 
 def _unit_document(unit: units.Unit) -> dict[str, Any]:
@@ -113,7 +140,7 @@ def _file_document(file: File) -> dict[str, Any]:
 
 def make_order(layout: Layout, node: Node, store: Store, delivered: Delivered) -> dict[str, Any]:
     """The order for *node*'s host. Issues the certificates it needs; changes nothing else."""
-    first = units.first_units(node)
+    first = units.first_units(node, delivered.pause_name)
     later = units.units(layout, node, delivered.binaries)
     files = {
         **_node_files(layout, node, store, delivered.pause_name),
@@ -122,9 +149,7 @@ def make_order(layout: Layout, node: Node, store: Store, delivered: Delivered) -
     }
     return {
         "files": {path: _file_document(file) for path, file in files.items()},
-        "links": {
-            f"/usr/local/bin/{name}": f"{delivered.binaries}/{name}" for name in PROGRAMS_LINKED
-        },
+        "links": _links(node, delivered),
         "first_units": [_unit_document(unit) for unit in first],
         "units": [_unit_document(unit) for unit in later],
         "images": [
@@ -132,6 +157,7 @@ def make_order(layout: Layout, node: Node, store: Store, delivered: Delivered) -
                 "name": delivered.pause_name,
                 "digest": delivered.pause_digest,
                 "archive": delivered.pause_archive,
+                "engine": "docker" if node.engine == "cri-dockerd" else "containerd",
             }
         ],
     }

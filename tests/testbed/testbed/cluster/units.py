@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .config import PKI
+from .config import CNI_CONFIG, CNI_PLUGINS, CRI_SOCKETS, PKI
 from .layout import API_PORT, Layout, Node
 
 UNIT_DIRECTORY = "/etc/systemd/system"
 ETCD = "http://127.0.0.1:2379"
 NETWORK_SCRIPT = "/usr/local/lib/testbed/pod-network"
+# Where a package would put it.
+CRI_DOCKERD = "/usr/bin/cri-dockerd"
+CRI_DOCKERD_UNIT = "cri-docker.service"
 
 # A connection to a host that was reset gets no answer at all; Go's clients notice that only after
 # 45 s by default, and until then a node only seems ready.
@@ -182,6 +185,7 @@ def _scheduler(binaries: str) -> Unit:
 
 def _kubelet(node: Node, binaries: str) -> Unit:
     reads = ("/etc/kubernetes/kubelet.yaml", "/etc/kubernetes/kubelet.conf")
+    engine = CRI_DOCKERD_UNIT if node.engine == "cri-dockerd" else "containerd.service"
     return _service(
         "kubelet",
         "Kubernetes node agent",
@@ -193,7 +197,7 @@ def _kubelet(node: Node, binaries: str) -> Unit:
             f"--node-ip={node.address}",
         ],
         reads=(*reads, f"{PKI}/kubelet-server.crt"),
-        unit=("Wants=containerd.service", "After=containerd.service testbed-pod-network.service"),
+        unit=(f"Wants={engine}", f"After={engine} testbed-pod-network.service"),
         # Volumes mounted by pods reach other pods only through shared mounts, which systemd makes
         # at boot on a machine, but not in a container.
         service=(
@@ -201,6 +205,24 @@ def _kubelet(node: Node, binaries: str) -> Unit:
             *NOTICE_DEAD_PEERS,
             "ExecStartPre=/bin/mount --make-rshared /",
         ),
+    )
+
+
+def _cri_dockerd(pause_image: str) -> Unit:
+    return _service(
+        CRI_DOCKERD_UNIT.removesuffix(".service"),
+        "the kubelet's way to Docker",
+        [
+            CRI_DOCKERD,
+            f"--container-runtime-endpoint={CRI_SOCKETS['cri-dockerd']}",
+            f"--pod-infra-container-image={pause_image}",
+            "--network-plugin=cni",
+            f"--cni-bin-dir={CNI_PLUGINS}",
+            f"--cni-conf-dir={CNI_CONFIG}",
+        ],
+        reads=(CRI_DOCKERD,),
+        unit=("Wants=docker.service", "After=docker.service testbed-pod-network.service"),
+        service=("Type=notify",),
     )
 
 
@@ -220,11 +242,21 @@ def _flags(flags: dict[str, str]) -> list[str]:
     return [f"--{name}={value}" for name, value in flags.items()]
 
 
-def first_units(node: Node) -> tuple[Unit, ...]:
+def first_units(node: Node, pause_image: str) -> tuple[Unit, ...]:
     """What must be up before images can be imported, or before anything else makes sense."""
-    containerd = Unit("containerd.service", None, ("/etc/containerd/config.toml",))
+    program = ("/usr/bin/containerd",) if node.engine == "containerd-2" else ()
+    containerd = Unit("containerd.service", None, ("/etc/containerd/config.toml", *program))
     network = _oneshot("testbed-pod-network", "Pod network", NETWORK_SCRIPT)
-    return (network, containerd, *([_etcd()] if node.control_plane else []))
+    docker = (
+        Unit("docker.service", None, ("/etc/docker/daemon.json",)),
+        _cri_dockerd(pause_image),
+    )
+    return (
+        network,
+        containerd,
+        *(docker if node.engine == "cri-dockerd" else ()),
+        *([_etcd()] if node.control_plane else []),
+    )
 
 
 def units(layout: Layout, node: Node, binaries: str) -> tuple[Unit, ...]:

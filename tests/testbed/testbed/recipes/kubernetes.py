@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from xpubuild.cache import Cache, Recipe
+from xpubuild.cache import Cache
 
 from .. import download
 from . import kubernetes_build
@@ -20,16 +19,9 @@ RELEASES = "https://dl.k8s.io"
 
 
 def _downloaded(cache: Cache) -> Path:
-    # A site's mirror has the same paths.
-    server = os.environ.get("TESTBED_DOWNLOAD_URL") or RELEASES
-    base = f"{server}/v{VERSION}/bin/linux/amd64"
-    digests = {name: download.published_digest(f"{base}/{name}") for name in PROGRAMS}
-
-    def fetch(out: Path) -> None:
-        for name, digest in digests.items():
-            download.fetch(f"{base}/{name}", digest, out / name)
-
-    return cache.get(Recipe("kubernetes-released", digests, fetch))
+    base = f"/v{VERSION}/bin/linux/amd64"
+    files = tuple(download.Released(RELEASES, f"{base}/{name}") for name in PROGRAMS)
+    return download.get(cache, "kubernetes-released", files, None)
 
 
 def build(cache: Cache) -> Path:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,8 @@ def test_every_file_a_unit_reads_is_delivered(cluster: layout.Layout, tmp_path: 
     for name in ("cp1", "n1", "n2"):
         document = order_of(cluster, name, tmp_path)
         for unit in [*document["first_units"], *document["units"]]:
-            assert set(unit["files"]) <= set(document["files"]), unit["name"]
+            there = set(document["files"]) | set(document["links"])
+            assert set(unit["files"]) <= there, unit["name"]
 
 
 def test_a_worker_gets_no_key_of_the_control_plane(cluster: layout.Layout, tmp_path: Path) -> None:
@@ -177,3 +180,84 @@ def test_why_a_node_is_waited_for(nodes: list[dict[str, Any]], missing: str) -> 
 def test_ready_in_the_present_boot_is_ready() -> None:
     states = [state.read_node(node_object("n1", "True", "now"))]
     assert state.waiting_for({"n1": "now"}, states) == {}
+
+
+# -- other engines than the system's own containerd ------------------------------------------
+
+ENGINES = {"cri-dockerd": "/var/lib/testbed/cri", "containerd-2": "/var/lib/testbed/c2"}
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> layout.Layout:
+    document = {
+        "name": "unit",
+        "hosts": [
+            {"name": "cp1", "os": "debian12", "roles": ["control-plane"]},
+            {"name": "d1", "os": "debian12", "roles": ["worker", "cri-dockerd"]},
+            {"name": "c2", "os": "ubuntu2404", "roles": ["worker", "containerd-2"]},
+        ],
+    }
+    topology = parse_topology(document)
+    return layout.plan(hosts_plan.make_testbed(topology, "unit", "10.89.99.0/24", tmp_path))
+
+
+def mixed_order(cluster: layout.Layout, name: str, tmp_path: Path) -> dict[str, Any]:
+    node = next(node for node in cluster.nodes if node.name == name)
+    delivered = dataclasses.replace(DELIVERED, engines=ENGINES)
+    return orders.make_order(cluster, node, Store(tmp_path / "pki", "unit"), delivered)
+
+
+def text_of(order: dict[str, Any], path: str) -> str:
+    return base64.b64decode(order["files"][path]["data"]).decode()
+
+
+def test_a_kubelet_of_docker_speaks_to_cri_dockerd(mixed: layout.Layout, tmp_path: Path) -> None:
+    order = mixed_order(mixed, "d1", tmp_path)
+    kubelet = yaml.safe_load(text_of(order, "/etc/kubernetes/kubelet.yaml"))
+    unit = text_of(order, "/etc/systemd/system/cri-docker.service")
+    assert kubelet["containerRuntimeEndpoint"] == "unix:///run/cri-dockerd.sock"
+    assert f"--container-runtime-endpoint={kubelet['containerRuntimeEndpoint']}" in unit
+    assert order["links"]["/usr/bin/cri-dockerd"] == "/var/lib/testbed/cri/cri-dockerd"
+    assert [image["engine"] for image in order["images"]] == ["docker"]
+
+
+def test_dockers_node_forwards_pods_and_containerds_does_not_ask(mixed: layout.Layout) -> None:
+    scripts = {node.name: config.network_script(mixed, node) for node in mixed.nodes}
+    assert "iptables -w -P FORWARD ACCEPT" in scripts["d1"]
+    assert all("FORWARD" not in scripts[name] for name in ("cp1", "c2"))
+
+
+def test_containerd_2_takes_the_packages_place_with_its_own_format(
+    mixed: layout.Layout, tmp_path: Path
+) -> None:
+    order = mixed_order(mixed, "c2", tmp_path)
+    document = tomllib.loads(text_of(order, "/etc/containerd/config.toml"))
+    assert document["version"] == 3
+    assert document["imports"] == ["/etc/containerd/conf.d/*.toml"]
+    runtime = document["plugins"]["io.containerd.cri.v1.runtime"]
+    assert runtime["enable_cdi"] is runtime["restrict_oom_score_adj"] is True
+    assert order["links"]["/usr/bin/containerd"] == "/var/lib/testbed/c2/containerd"
+    containerd = next(u for u in order["first_units"] if u["name"] == "containerd.service")
+    assert "/usr/bin/containerd" in containerd["files"]  # restarted with the other program
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ('{"process":{"oomScoreAdj":-998}}', '{"process":{"oomScoreAdj":0}}'),
+        ('{"process":{"oomScoreAdj":1000}}', '{"process":{"oomScoreAdj":1000}}'),
+        ('{"bounding":["CAP_CHOWN","CAP_SYS_RESOURCE"]}', '{"bounding":["CAP_CHOWN"]}'),
+    ],
+)
+def test_dockers_runc_asks_for_nothing_that_a_host_can_t_give(
+    tmp_path: Path, given: str, wanted: str
+) -> None:
+    program = tmp_path / "runc"
+    program.write_text(config.runc_wrapper().replace("/usr/sbin/runc", "echo"))
+    for asked in (["create", "--bundle", str(tmp_path)], ["exec", "--process", f"{tmp_path}/p"]):
+        file = tmp_path / ("p" if "exec" in asked else "config.json")
+        file.write_text(given)
+        argv = ["sh", str(program), "--root", "/r", *asked, "id"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert file.read_text() == wanted
+        assert done.stdout.split() == argv[2:]

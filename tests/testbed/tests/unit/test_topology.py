@@ -75,7 +75,8 @@ REFUSED = {
     ),
     "unknown role": (
         changed("hosts/0/roles", ["master"]),
-        "topology: hosts[0].roles[0] is 'master'; allowed: control-plane, worker, docker",
+        "topology: hosts[0].roles[0] is 'master'; allowed: control-plane, worker, "
+        "docker, cri-dockerd, containerd-2",
         "correct or remove it",
     ),
     "unknown profile": (
@@ -144,6 +145,18 @@ REFUSED = {
         changed("hosts/1/roles", ["control-plane"]),
         "topology: more than one host has the role control-plane; allowed: one",
         "make the others workers",
+    ),
+    "an engine without a node": (
+        changed("hosts/1/roles", ["cri-dockerd"]),
+        "topology: hosts[1].roles is ['cri-dockerd']; allowed: cri-dockerd with worker and nothing "
+        "else",
+        "write roles: [worker, cri-dockerd]",
+    ),
+    "two engines": (
+        changed("hosts/1/roles", ["worker", "containerd-2", "cri-dockerd"]),
+        "topology: hosts[1].roles is ['worker', 'containerd-2', 'cri-dockerd']; allowed: "
+        "containerd-2 with worker and nothing else",
+        "write roles: [worker, containerd-2]",
     ),
     "Docker beside Kubernetes": (
         changed("hosts/1/roles", ["worker", "docker"]),
