@@ -348,7 +348,7 @@ def tree(root: Path) -> dict[str, str]:
 def test_check_predicts_a_second_run_is_silent_and_uninstall_leaves_nothing(
     tmp_path: Path,
 ) -> None:
-    def answer(words: Any, _: float) -> Completed:
+    def answer(words: Any, _limit_s: float) -> Completed:
         name = Path(words[0]).name
         if name == "docker":
             return Completed(0, "28.3.0\n")
