@@ -318,6 +318,11 @@ class Crowd:
         ]
         if said:
             self.outcome.refused[pod.name] = said[-1]
+            # As its owner would: while it is there, the ids that it holds and the room that its
+            # PodGroup has in Volcano's queue are kept from others.
+            self._unless(
+                NOT_FOUND, lambda: self.api.delete_namespaced_pod(pod.name, self.namespace)
+            )
         return bool(said)
 
     def _make_again(self, pod: Pod, why: str) -> None:
