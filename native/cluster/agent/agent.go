@@ -67,6 +67,8 @@ type Store interface {
 	WriteSlice(xpu.Slice) error
 	RemoveSlice(xpu.Slice) error
 	WriteCDI(xpu.Ledger, []xpu.Card) error
+	// CDIStands says whether WriteCDI would change nothing.
+	CDIStands(xpu.Ledger, []xpu.Card) (bool, error)
 	Sweep(xpu.Ledger) error
 }
 
@@ -159,7 +161,7 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 		}
 	}
 	if key := xpu.Key(tokens); !a.ahead.starts(key, claim.Owner) || !a.stands(claim.Owner, key) {
-		err = a.commit(claim)
+		err = a.start(claim)
 	}
 	a.note(claim, err)
 	if !known {

@@ -130,6 +130,13 @@ func (w *world) WriteCDI(l xpu.Ledger, _ []xpu.Card) error {
 	}
 	return nil
 }
+func (w *world) CDIStands(l xpu.Ledger, _ []xpu.Card) (bool, error) {
+	var keys []string
+	for _, s := range l.Slices() {
+		keys = append(keys, s.Key)
+	}
+	return reflect.DeepEqual(keys, w.cdi), nil
+}
 func (w *world) Sweep(l xpu.Ledger) error {
 	keep := map[string]bool{}
 	for _, s := range l.Slices() {

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -43,7 +44,29 @@ func (c *commits) take() []*order {
 	return orders
 }
 
-// commit is the only way to a slice.
+// start has a container's slice as it must be when it starts. Two need not wait for who writes just now: one that
+// finds no room, for the kubelet tries again, and one that has its slice, whose files are nobody else's.
+func (a *Agent) start(claim xpu.Claim) error {
+	ledger, cards := a.Ledger(), a.KnownCards()
+	_, slice, _, err := ledger.Reserve(cards, claim)
+	var noFit *xpu.NoFit
+	if errors.As(err, &noFit) {
+		return err
+	}
+	held, restarts := ledger.Of(claim.Owner)
+	if err != nil || !restarts || held.Key != slice.Key || present(slice, cards) != nil {
+		return a.commit(claim)
+	}
+	if err := a.Store.WriteSlice(slice); err != nil {
+		return err
+	}
+	if stands, err := a.Store.CDIStands(ledger, cards); err == nil && stands {
+		return nil
+	}
+	return a.commit(claim)
+}
+
+// commit is the only way to a new slice.
 func (a *Agent) commit(claim xpu.Claim) error { return a.await(a.commits.add(claim)) }
 
 // await has an order written. Whoever gets the turn writes for all who wait.

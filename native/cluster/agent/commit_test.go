@@ -116,6 +116,29 @@ func TestWhoFindsNoRoomAmongOthersIsRefusedAlone(t *testing.T) {
 	}
 }
 
+// While somebody writes, who has his slice starts again and who finds no room is told so.
+func TestARestartAndARefusalWaitForNoWriter(t *testing.T) {
+	g, a := crowded(t, 21) // one more than there is room for
+	a.Store = g.world
+	for i := range 19 {
+		prepare(t, a, fmt.Sprint(i))
+	}
+	a.Store = g
+	writes := make(chan error)
+	go func() { writes <- a.Prepare(context.Background(), []string{"19"}) }()
+	<-g.began
+	prepare(t, a, "0")
+	a.SetCards(a.KnownCards()[:1])
+	var noFit *xpu.NoFit
+	if err := a.Prepare(context.Background(), []string{"20"}); !errors.As(err, &noFit) {
+		t.Errorf("no room is told as %v", err)
+	}
+	g.let <- struct{}{}
+	if err := <-writes; err != nil && !errors.As(err, &noFit) {
+		t.Error(err)
+	}
+}
+
 func TestADiskThatFailsFailsAllOfThemAndPromisesNothing(t *testing.T) {
 	g, a := crowded(t, 5)
 	g.failAfter = 3 // the first one's ledger, directory and CDI entry
