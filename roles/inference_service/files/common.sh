@@ -107,22 +107,22 @@ healthy() {
 }
 
 # write_state KEY=VALUE…: always the same bytes in the same place with one write, so that a reader never finds half of
-# it and a disk that has become full takes it all the same.
+# it and a disk that has become full takes it all the same. (Bash writes line by line: it is one.)
 write_state() {
-    local LC_ALL=C record line
-    printf -v record '%s\n' "$@"
-    printf -v line '%-*s' "$((STATE_BYTES - 1))" "${record:0:STATE_BYTES-1}"
-    printf '%s\n' "$line" 1<>"$STATE_FILE"
+    local LC_ALL=C IFS=$'\t'
+    printf -v RECORD '%-*s' "$((STATE_BYTES - 1))" "$*"
+    printf '%s\n' "${RECORD:0:STATE_BYTES-1}" 1<>"$STATE_FILE"
 } 2>/dev/null
 
 # read_state: the file → array STATE; status 1 where there is none.
 declare -A STATE=()
 read_state() {
-    local key value
+    local word words
     STATE=()
     [[ -r $STATE_FILE ]] || return 1
-    while IFS='=' read -r key value; do
-        [[ ! $key =~ ^[a-z_]+$ ]] || STATE[$key]=$value
-    done <"$STATE_FILE"
+    IFS=$'\t' read -r -a words <"$STATE_FILE"
+    for word in "${words[@]}"; do
+        [[ ! $word =~ ^([a-z_]+)=(.*[^\ ])?\ *$ ]] || STATE[${BASH_REMATCH[1]}]=${BASH_REMATCH[2]}
+    done
     [[ -n ${STATE[phase]-} ]]
 }

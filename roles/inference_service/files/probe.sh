@@ -32,9 +32,9 @@ readiness() {
 
 # liveness: what run.sh itself would not mend.
 liveness() {
-    local silent_s phase_s
+    local silent_s phase_s beat=${STATE[beat]} since=${STATE[since]}
     clock
-    silent_s=$((NOW - STATE[beat])) phase_s=$((NOW - STATE[since]))
+    silent_s=$((NOW - beat)) phase_s=$((NOW - since))
     ((silent_s <= STALE_SECONDS)) || no "run.sh has not been heard of for $silent_s s"
     case ${STATE[phase]} in
     serving)

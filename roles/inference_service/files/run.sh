@@ -14,7 +14,7 @@ RESOLVE_SECONDS=30 # a name server that is tried twice for several search domain
 
 ROLE='' BARE='' FLEXAI_EPOCH='' PHASE='' SINCE=0 REASON='' RESTARTS=0 WRITTEN=''
 ENGINE='' STOPPED_SINCE='' TERMINATED=''
-HELPER='' EVENTS='' ORDERS='' EVENT=''
+HELPER='' EVENTS='' ORDERS='' EVENT='' HALF=''
 PROBER='' PROBE='' NEXT_PROBE=0
 FAILURES=()
 
@@ -56,7 +56,13 @@ tick() {
     if [[ -n $EVENTS ]]; then
         IFS= read -r -t 0.5 -u "$EVENTS" EVENT
         status=$?
-        ((status == 0 || status > 128)) || { EVENTS=''; EVENT="lost $FLEXAI_EPOCH the group server has ended"; }
+        # The time may be up within a line; its rest comes with the next tick.
+        EVENT=$HALF$EVENT HALF=''
+        if ((status > 128)); then
+            HALF=$EVENT EVENT=''
+        elif ((status > 0)); then
+            EVENTS='' EVENT="lost $FLEXAI_EPOCH the group server has ended"
+        fi
     else
         nap 0.5
     fi
@@ -221,7 +227,7 @@ hang_up() {
     [[ -z $EVENTS ]] || exec {EVENTS}<&-
     [[ -z $ORDERS ]] || exec {ORDERS}>&-
     [[ -z $HELPER ]] || wait "$HELPER" 2>/dev/null
-    EVENTS='' ORDERS='' HELPER=''
+    EVENTS='' ORDERS='' HELPER='' HALF=''
 }
 
 # order WORDS: to the group server; one that is gone is noticed by its events.
@@ -420,7 +426,7 @@ lead() {
 # resolve: LWS_LEADER_ADDRESS → FLEXAI_LEADER_IP, of our own address' family where it has several. A name server that
 # takes its time holds up nothing else.
 resolve() {
-    local fd asker status first='' alike='' line turn family='*.*'
+    local fd asker status part text='' line address first='' alike='' turn family='*.*'
     if [[ $LWS_LEADER_ADDRESS =~ ^[0-9.]+$ || $LWS_LEADER_ADDRESS == *:* ]] || ! type -P getent >/dev/null; then
         # Bash calls by name where it has to; engines of some versions can't.
         FLEXAI_LEADER_IP=$LWS_LEADER_ADDRESS
@@ -430,19 +436,22 @@ resolve() {
     exec {fd}< <(exec getent ahosts "$LWS_LEADER_ADDRESS" 2>/dev/null)
     asker=$!
     for ((turn = 0; turn < 2 * RESOLVE_SECONDS; turn++)); do
-        line=''
-        read -r -t 0.5 -u "$fd" line _
+        IFS= read -r -d '' -t 0.5 -u "$fd" part
         status=$?
-        first=${first:-$line}
-        # shellcheck disable=SC2053  # a pattern
-        [[ $line != $family ]] || alike=${alike:-$line}
-        ((status == 0 || status > 128)) || break
+        text+=$part
+        ((status > 128)) || break
         keep_state
         [[ -z $TERMINATED ]] || break
     done
     exec {fd}<&-
     kill -KILL "$asker" 2>/dev/null
     wait "$asker" 2>/dev/null
+    while [[ $text == *$'\n'* ]]; do
+        line=${text%%$'\n'*} text=${text#*$'\n'}
+        address=${line%%[ 	]*} first=${first:-$address}
+        # shellcheck disable=SC2053  # a pattern
+        [[ $address != $family ]] || alike=${alike:-$address}
+    done
     [[ -n $first ]] && FLEXAI_LEADER_IP=${alike:-$first}
 }
 
@@ -485,12 +494,14 @@ join() {
                 FLEXAI_EPOCH=$HTTP_BODY
                 return 0
             fi
-            why="the leader at $FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT has no epoch yet"
-            [[ $HTTP_STATUS == 503 ]] || why="$FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT: status $HTTP_STATUS $HTTP_BODY"
+            case $HTTP_STATUS in
+            503) why="the leader at $FLEXAI_LEADER_IP is $HTTP_BODY" ;;
+            000) why="nobody answers at $FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT" ;;
+            *) why="$FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT says $HTTP_STATUS $HTTP_BODY" ;;
+            esac
         fi
         [[ $why == "$REASON" ]] || log "$why"
         REASON=$why
-        tick
         tick
         ((NOW - SINCE < FLEXAI_START_TIMEOUT)) || give_up "$why after FLEXAI_START_TIMEOUT=$FLEXAI_START_TIMEOUT s"
     done
@@ -626,8 +637,7 @@ main() {
         printf 'run.sh: %s: cannot be written; probes would know nothing: free the disk or mount another\n' "$STATE_FILE" >&2
         exit 1
     fi
-    log "member $LWS_WORKER_INDEX of $LWS_GROUP_SIZE, backend $FLEXAI_BACKEND, pid $$" \
-        "${BARE:+, without python3: hangs and cut networks are found by the deep probe alone}"
+    log "one of $LWS_GROUP_SIZE, backend $FLEXAI_BACKEND, pid $$${BARE:+, no python3: without epochs}"
     case $ROLE in
     leader) lead ;;
     worker) follow ;;
