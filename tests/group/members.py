@@ -21,7 +21,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,11 @@ def wait_for(
 
 def run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True)
+
+
+def tool(name: str) -> str:
+    """Found here: a member's PATH may be empty."""
+    return shutil.which(name) or name
 
 
 class Network:
@@ -173,8 +178,8 @@ class Member:
 
     def _inside(self, script: str, *words: str) -> list[str]:
         # A namespace's first process cannot be signalled from inside as others can: as in a pod.
-        return ["ip", "netns", "exec", self._namespace,
-                "unshare", "--pid", "--fork", "--mount-proc", "--kill-child",
+        return [tool("ip"), "netns", "exec", self._namespace,
+                tool("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child",
                 "/bin/bash", str(self._scripts / script), *words]  # fmt: skip
 
     def start(self) -> None:
@@ -252,16 +257,15 @@ class Member:
 
     def probe(self, question: str) -> tuple[int, str]:
         """As a kubelet: in the container, with its environment. Status and what it says."""
-        inside = ["nsenter", "--target", str(self.pid()), "--net", "--pid", "--mount"]
-        return self._call([*inside, "/bin/bash", str(self._scripts / "probe.sh"), question])
+        return self._call("probe.sh", question)
 
     def prestop(self) -> tuple[int, str]:
-        inside = ["nsenter", "--target", str(self.pid()), "--net", "--pid", "--mount"]
-        return self._call([*inside, "/bin/bash", str(self._scripts / "prestop.sh")])
+        return self._call("prestop.sh")
 
-    def _call(self, words: Sequence[str]) -> tuple[int, str]:
+    def _call(self, script: str, *words: str) -> tuple[int, str]:
+        inside = [tool("nsenter"), "--target", str(self.pid()), "--net", "--pid", "--mount"]
         done = subprocess.run(
-            words, env=self.environment, text=True, check=False,
+            [*inside, "/bin/bash", str(self._scripts / script), *words], env=self.environment, text=True, check=False,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         return done.returncode, done.stdout.strip()

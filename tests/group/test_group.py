@@ -46,6 +46,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
             group.stop()
 
 
+@pytest.mark.xdist_group("trio")
 @pytest.mark.parametrize("kind", ["main", "core", "rank", "shell"])
 @pytest.mark.parametrize("index", [0, 2])
 def test_kill_9_of_any_process_of_an_engine(trio: Group, index: int, kind: str) -> None:
@@ -64,6 +65,7 @@ def test_kill_9_of_any_process_of_an_engine(trio: Group, index: int, kind: str) 
         assert names(trio, member_index).count("sleep") == 1  # the old daemon is gone
 
 
+@pytest.mark.xdist_group("trio")
 def test_orphans_are_reaped(trio: Group) -> None:
     for member in trio.members:
         states = [
@@ -209,6 +211,7 @@ def test_a_name_server_that_is_slow_and_does_not_know_at_first(
     assert worker.state()["leader_ip"] == "10.99.0.1"
 
 
+@pytest.mark.xdist_group("trio")
 def test_nobody_can_upset_a_group_with_nonsense(trio: Group) -> None:
     epoch = trio.wait_serving()
 
@@ -310,7 +313,7 @@ def test_a_disk_that_becomes_full_changes_nothing(small_disk: Group) -> None:
     for member in small_disk.members:
         fill(member.state_directory)
     os.kill(small_disk.workers[0].engine_process("rank"), signal.SIGKILL)
-    small_disk.wait_serving(but=epoch)
+    epoch = small_disk.wait_serving(but=epoch)
     assert [member.probe("liveness") for member in small_disk.members] == [(0, "")] * 2
     victim = small_disk.leader
     victim.kill()
@@ -342,7 +345,7 @@ def test_a_leader_drains(make_group: MakeGroup) -> None:
     client.join()
     assert answer[0][0] == 200, group.logs()
     assert "1 requests to finish" in group.leader.log.read_text()
-    wait_for(lambda: not group.workers[0].engine(), "a worker without engine")
+    wait_for(lambda: not group.workers[0].engine(), "a worker without engine", group.logs)
 
 
 def established(group: Group) -> bool:

@@ -9,7 +9,7 @@ exec {NEVER}<> <(:)
 
 # nap SECONDS
 nap() {
-    read -r -t "$1" -u "$NEVER" _
+    read -r -t "$1" -u "$NEVER" _ || :
 }
 
 # clock: seconds since the machine's start → NOW. The time of day may be set while a group serves.

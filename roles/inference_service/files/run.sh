@@ -168,7 +168,7 @@ stop_engine() {
 
 # drain_engine: its main process is told to end and may finish what it has begun; the others serve it until then.
 drain_engine() {
-    local comm='' pid main=()
+    local comm='' pid until main=()
     { read -r comm <"/proc/$ENGINE/comm"; } 2>/dev/null
     if [[ $comm == bash ]]; then
         engine_scan
@@ -179,7 +179,16 @@ drain_engine() {
         main=("$ENGINE") # the fragment has ended in an exec
     fi
     ((${#main[@]} == 0)) || kill -TERM "${main[@]}" 2>/dev/null
-    engine_gone "$FLEXAI_DRAIN_SECONDS" || log "not drained within FLEXAI_DRAIN_SECONDS=$FLEXAI_DRAIN_SECONDS"
+    clock
+    until=$((NOW + FLEXAI_DRAIN_SECONDS))
+    while kill -0 "$ENGINE" 2>/dev/null; do
+        if ((NOW >= until)); then
+            log "not drained within FLEXAI_DRAIN_SECONDS=$FLEXAI_DRAIN_SECONDS"
+            break
+        fi
+        nap 0.1
+        keep_state
+    done
     stop_engine
 }
 
@@ -475,28 +484,40 @@ call() {
     ask "$1" "$FLEXAI_LEADER_IP" "$FLEXAI_GROUP_PORT" "$2?idx=$LWS_WORKER_INDEX&id=$LAUNCH${3:+&$3}" "$ASK_SECONDS"
 }
 
-# join: waits for the leader; has its address and its epoch then.
+# STALE: without epochs, a rendezvous that is open may still be the one that we fell out of; the next is seen to be closed
+# before it opens. What a container was in when it was killed, its state file still says.
+STALE=''
+
+# join: waits for the leader; has its address and its epoch then. The name server is asked again only where nobody answers:
+# a member that asks rarely counts as lost.
 join() {
     local why
     FLEXAI_EPOCH=''
     read -r LAUNCH </proc/sys/kernel/random/uuid
     enter waiting "for the leader $LWS_LEADER_ADDRESS"
     while :; do
-        if ! resolve; then
+        if [[ -z ${FLEXAI_LEADER_IP-} ]] && ! resolve; then
             why="$LWS_LEADER_ADDRESS has no address"
         elif [[ -n $BARE ]]; then
             knock "$FLEXAI_LEADER_IP" "$FLEXAI_RENDEZVOUS_PORT"
-            [[ $KNOCK != open ]] || return 0
-            why="$FLEXAI_LEADER_IP port $FLEXAI_RENDEZVOUS_PORT is $KNOCK"
+            why="$FLEXAI_LEADER_IP port $FLEXAI_RENDEZVOUS_PORT is $KNOCK${STALE:+, of the epoch we fell out of}"
+            case $KNOCK in
+            open) [[ -n $STALE ]] || return 0 ;;
+            refused) STALE='' ;;
+            esac
+            [[ $KNOCK == open ]] || FLEXAI_LEADER_IP=''
         else
             call GET /epoch
-            if [[ $HTTP_STATUS == 200 ]]; then
+            case $HTTP_STATUS in
+            200)
                 FLEXAI_EPOCH=$HTTP_BODY
                 return 0
-            fi
-            case $HTTP_STATUS in
+                ;;
             503) why="the leader at $FLEXAI_LEADER_IP is $HTTP_BODY" ;;
-            000) why="nobody answers at $FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT" ;;
+            000)
+                why="nobody answers at $FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT"
+                FLEXAI_LEADER_IP=''
+                ;;
             *) why="$FLEXAI_LEADER_IP port $FLEXAI_GROUP_PORT says $HTTP_STATUS $HTTP_BODY" ;;
             esac
         fi
@@ -572,6 +593,7 @@ follow() {
         follow_once
         log "stops its engine: $REASON"
         stop_engine
+        STALE=1
         ((RESTARTS += 1))
     done
 }
@@ -630,6 +652,7 @@ main() {
     if ((LWS_GROUP_SIZE > 1)) && ! type -P python3 >/dev/null; then BARE=1; fi
     trap 'TERMINATED=1' TERM INT
     trap : PIPE # an order to a group server that has died
+    if read_state && [[ ${STATE[phase]} == @(forming|serving) ]]; then STALE=1; fi
     PHASE=waiting
     clock
     SINCE=$NOW
