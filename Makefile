@@ -45,9 +45,9 @@ demo-status: collection ## hosts, nodes, slices and the monitor's lines of the d
 demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 	@$(PY) -m testbed down --name $(TESTBED)
 
-.PHONY: test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak
+.PHONY: test test-sanity test-unit test-native test-syshax test-group test-integration test-e2e test-soak
 # Tests import the collection under its full name.
-test test-sanity test-unit test-native test-syshax test-integration test-e2e test-soak: collection
+test test-sanity test-unit test-native test-syshax test-group test-integration test-e2e test-soak: collection
 test: venv ## everything CI runs; ends with minutes per area [root; 20 min, 25 min more when nothing is built]
 	@$(PY) tests/run.py all
 test-sanity: venv ## lint, ansible-test sanity, galaxy-importer, REUSE, types [3 min]
@@ -56,6 +56,8 @@ test-unit: venv ## pure logic: plans, verdicts, build tools, reports [1 min]
 	@$(PY) tests/run.py unit
 test-native: venv ## Go, C++, the simulated GPU, slices on it under faults and sanitizers [5 min]
 	@$(PY) tests/run.py native
+test-group: venv ## the supervisor of a serving group: real processes that die, hang and are cut off [root; 80 s]
+	@$(PY) tests/run.py group
 test-syshax: venv ## the sysHAX conductor: its exchange cut at every byte, two real vLLM servers [2 min; once 3 GB, 3 min]
 	@$(PY) tests/run.py syshax
 test-integration: venv ## the testbed, roles and installers on real systemd hosts [root; 5 min]
@@ -106,6 +108,10 @@ bench-cpu-plan: venv collection ## 1,000 NUMA plans of machines of every shape [
 .PHONY: bench-webhook
 bench-webhook: venv ## what the admission webhook adds to a pod's creation, beside a bare HTTPS echo [1 min; ROUNDS=5 REQUESTS=4000 WORKERS=4]
 	@$(PY) -m bench.webhook
+
+.PHONY: bench-recovery
+bench-recovery: venv ## how long a serving group is away after kill -9 of any of its processes, stub engine [root; 7 min; ROUNDS=5]
+	@$(PY) -m bench.recovery
 
 .PHONY: docs
 docs: collection ## pages of every role and plugin in build/docs [1 min]

@@ -60,6 +60,8 @@ NATIVE = Area(
 )
 # A process of its own: the conductor brings its own packages (native/syshax/requirements.txt).
 SYSHAX = Area("syshax", (pytest("native/syshax/tests"),))
+# Its groups wait for beats and time limits, not for the processor: four at a time.
+GROUP = Area("group", (pytest("-n", "4", "--dist", "loadgroup", "tests/group"),))
 INTEGRATION = Area(
     "integration",
     (pytest("tests/testbed/tests/live", "tests/simulators/installers", "tests/integration"),),
@@ -77,11 +79,12 @@ SOAK = Area(
 # measures time, if only by the simulated card's ledger, has the machine for itself.
 Group = tuple[Area, ...]
 AREAS: dict[str, tuple[Group, ...]] = {
-    "all": ((PREPARE,), (SANITY,), (UNIT, INTEGRATION), (NATIVE,), (SYSHAX,), (E2E,)),
+    "all": ((PREPARE,), (SANITY,), (UNIT, INTEGRATION), (NATIVE,), (SYSHAX,), (GROUP,), (E2E,)),
     "sanity": ((SANITY,),),
     "unit": ((UNIT,),),
     "native": ((NATIVE,),),
     "syshax": ((SYSHAX,),),
+    "group": ((GROUP,),),
     "integration": ((PREPARE,), (INTEGRATION,)),
     "e2e": ((PREPARE,), (E2E,)),
     "soak": ((PREPARE,), (SOAK,)),

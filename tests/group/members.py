@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Groups of real members for tests and bench: run.sh as PID 1 of a PID namespace, as in a container.
+"""Groups of real members, for tests and bench: run.sh is PID 1 of a namespace, as in a container.
 
-Each member has a network namespace with an address, on a bridge in another one; nothing of it is in
-the machine's own. ``Member.start`` again is what a kubelet does with a container that has ended: the
-state directory (an emptyDir) stays, all else is new. Needs root.
+Each member has a network namespace with an address, on a bridge in another one; nothing of it is
+in the machine's own. ``Member.start`` again is what a kubelet does with a container that has ended:
+the state directory (an emptyDir) stays, all else is new. Needs root.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -37,10 +36,13 @@ T = TypeVar("T")
 
 
 def wait_for(
-    condition: Callable[[], Any], what: str, story: Callable[[], str] = lambda: ""
+    condition: Callable[[], Any],
+    what: str,
+    story: Callable[[], str] = lambda: "",
+    patience_s: float = PATIENCE_S,
 ) -> Any:
-    """The first true value of *condition*; where it never comes, *story* tells what came instead."""
-    until = time.monotonic() + PATIENCE_S
+    """The first true value of *condition*; where none comes, *story* tells what came instead."""
+    until = time.monotonic() + patience_s
     while True:
         value = condition()
         if value:
@@ -59,7 +61,7 @@ def tool(name: str) -> str:
 
 
 class Network:
-    """A bridge and a namespace for each member, 10.99.0.1 the leader's; 10.99.0.254 is the client."""
+    """A bridge, and a namespace for each member; 10.99.0.1 is the leader, 10.99.0.254 the client."""
 
     def __init__(self, members: int) -> None:
         self._name = f"fxg{os.getpid()}-{next(_numbers)}"
@@ -173,8 +175,6 @@ class Member:
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.starts = 0
-        self._keeper: threading.Thread | None = None
-        self._wanted = False
 
     def _inside(self, script: str, *words: str) -> list[str]:
         # A namespace's first process cannot be signalled from inside as others can: as in a pod.
@@ -190,20 +190,6 @@ class Member:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self.starts += 1
-
-    def keep_up(self) -> None:
-        """Start it, and as a kubelet would, again when it has ended."""
-        self._wanted = True
-
-        def keep() -> None:
-            while self._wanted:
-                self.start()
-                assert self.process is not None
-                self.process.wait()
-
-        self._keeper = threading.Thread(target=keep)
-        self._keeper.start()
-        wait_for(lambda: self.starts, "a first start")
 
     def pid(self) -> int:
         """Of the container's PID 1."""
@@ -251,8 +237,8 @@ class Member:
     def state(self) -> dict[str, str]:
         """The state file's words."""
         with contextlib.suppress(OSError):
-            words = (self.state_directory / "state").read_text(encoding="utf-8").rstrip().split("\t")
-            return dict(word.split("=", 1) for word in words)
+            line = (self.state_directory / "state").read_text(encoding="utf-8")
+            return dict(word.split("=", 1) for word in line.rstrip().split("\t"))
         return {}
 
     def probe(self, question: str) -> tuple[int, str]:
@@ -265,19 +251,16 @@ class Member:
     def _call(self, script: str, *words: str) -> tuple[int, str]:
         inside = [tool("nsenter"), "--target", str(self.pid()), "--net", "--pid", "--mount"]
         done = subprocess.run(
-            [*inside, "/bin/bash", str(self._scripts / script), *words], env=self.environment, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [*inside, "/bin/bash", str(self._scripts / script), *words], env=self.environment,
+            text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         return done.returncode, done.stdout.strip()
 
     def stop(self) -> None:
-        self._wanted = False
         if self.process is not None and self.process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.kill()
             self.process.wait()
-        if self._keeper is not None:
-            self._keeper.join()
 
 
 class Group:
@@ -302,9 +285,11 @@ class Group:
         }
         self.members = [
             Member(
-                directory / f"member-{index}", namespace, scripts,
+                directory / f"member-{index}",
+                namespace,
+                scripts,
                 {"LWS_WORKER_INDEX": str(index), "POD_IP": network.address(index), **shared},
-            )  # fmt: skip
+            )
             for index, namespace in enumerate(network.namespaces)
         ]
         self.leader, self.workers = self.members[0], self.members[1:]

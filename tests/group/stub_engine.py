@@ -5,7 +5,7 @@ What is copied, and was seen with vLLM 0.32 (tests/group/test_vllm.py looks agai
 
 - main → core → rank: a tree of processes, each ends with status 1 when its child has died;
 - rank 0 binds the rendezvous and waits there for the others; only then does the API listen;
-- a token is a step of all ranks. One that is dead makes it fail: the request gets 500 and the engine
+- a token is a step of all ranks. One that is dead makes it fail: the request gets 500, the engine
   ends. One that hangs makes it hang. ``/health`` knows of neither;
 - a rank whose leader has gone complains for ever and never ends;
 - SIGTERM to main: no new requests, those begun are finished, the end.
@@ -15,8 +15,7 @@ The rank has a session of its own, as Ray's daemons have.
 
     stub_engine.py leader|worker
 
-Environment: LWS_GROUP_SIZE, LWS_WORKER_INDEX, POD_IP, FLEXAI_LEADER_IP, STUB_API_PORT, STUB_PORT (the
-rendezvous), STUB_LOAD_SECONDS (after the rendezvous), STUB_TOKEN_SECONDS.
+Environment: LWS_GROUP_SIZE, LWS_WORKER_INDEX, POD_IP, FLEXAI_LEADER_IP, STUB_TOKEN_SECONDS.
 """
 
 from __future__ import annotations
@@ -34,9 +33,8 @@ SIZE = int(os.environ.get("LWS_GROUP_SIZE", "1"))
 INDEX = int(os.environ.get("LWS_WORKER_INDEX", "0"))
 HERE = os.environ.get("POD_IP", "127.0.0.1")
 LEADER = os.environ.get("FLEXAI_LEADER_IP", HERE)
-API_PORT = int(os.environ.get("STUB_API_PORT", "8000"))
-PORT = int(os.environ.get("STUB_PORT", "29501"))
-LOAD_S = float(os.environ.get("STUB_LOAD_SECONDS", "0"))
+API_PORT = 8000
+PORT = 29501
 TOKEN_S = float(os.environ.get("STUB_TOKEN_SECONDS", "0"))
 MODEL = "stub"
 
@@ -93,7 +91,6 @@ def lead(channel: socket.socket) -> None:
         said = peer.recv(16)
         if said.startswith(b"rank "):
             peers[int(said.split()[1])] = peer
-    time.sleep(LOAD_S)
     channel.sendall(b"r")
     while channel.recv(1):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What happens without run.sh, and why it exists. Seen with vLLM 0.32 in pods; here with the stub."""
+"""What happens without run.sh, and why it exists; seen with vLLM 0.32, here with the stub."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""run.sh with real processes: whatever dies, hangs or is cut off, the group serves again as a whole.
+"""run.sh with real processes: whatever dies, hangs or is cut off, the group serves again, whole.
 
-Every member is PID 1 of its own PID namespace, with a network of its own (members.py); the engine is
-a stub (stub_engine.py). A test waits for a condition and never for a time.
+Every member is PID 1 of its own PID namespace, with a network of its own (members.py); the engine
+is a stub (stub_engine.py). A test waits for a condition and never for a time.
 """
 
 from __future__ import annotations
@@ -243,7 +243,8 @@ def test_a_member_that_is_not_there_is_named_and_ends_the_wait(make_group: MakeG
     group.workers[0].start()
     assert group.leader.wait_end() == 1
     assert group.leader.termination.read_text() == (
-        "members not there: 2 after FLEXAI_START_TIMEOUT=3 s; see whether their pods are scheduled\n"
+        "members not there: 2 after FLEXAI_START_TIMEOUT=3 s; "
+        "see whether their pods are scheduled\n"
     )
     assert group.workers[0].wait_end() == 1
 
@@ -301,10 +302,8 @@ def small_disk(make_group: MakeGroup) -> Iterator[Group]:
 
 
 def fill(directory: Path) -> None:
-    with pytest.raises(OSError, match="No space left"), (directory / "full").open("wb") as file:
-        for _ in range(1000):
-            file.write(b"\0" * 4096)
-            file.flush()
+    with pytest.raises(OSError, match="No space left"):
+        (directory / "full").write_bytes(b"\0" * (1 << 20))
 
 
 def test_a_disk_that_becomes_full_changes_nothing(small_disk: Group) -> None:
@@ -332,7 +331,7 @@ def test_a_disk_that_is_full_from_the_start_is_told(small_disk: Group) -> None:
 
 
 def test_a_leader_drains(make_group: MakeGroup) -> None:
-    """A request that has begun is answered; then nothing is left, and no worker has disturbed it."""
+    """A request that has begun is answered, and no worker disturbs it."""
     group = make_group(environment={"STUB_TOKEN_SECONDS": "0.2"})
     group.start()
     group.wait_serving()
@@ -439,7 +438,7 @@ def test_one_pod_alone(make_group: MakeGroup) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_an_image_with_nothing_but_bash(make_group: MakeGroup, index: int) -> None:
-    """No python3, so no epochs: the group goes by the rendezvous' connections, and is formed anew."""
+    """No python3, so no epochs: the group goes by who is connected to the rendezvous."""
     group = make_group(
         environment={"PATH": "/nowhere", "FLEXAI_GROUP_FAILURE_TIMEOUT": "3"},
     )

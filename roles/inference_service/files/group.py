@@ -20,8 +20,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Callable, Dict, List, Tuple
+from typing import Tuple
 from urllib.parse import parse_qsl, urlsplit
 
 Answer = Tuple[int, str]
@@ -32,9 +33,9 @@ LONGEST_WHY = 200
 class Group:
     """Decides who is there; knows no socket and no clock.
 
-    ``gathering`` until every member has said that it runs no engine, ``starting`` until the leader's
-    engine has bound its rendezvous, ``open`` while an epoch can be joined and is served, ``over``
-    from the first loss on: then every member is sent back to wait, before run.sh knows.
+    ``gathering`` until every member has said that it runs no engine, ``starting`` until the
+    leader's engine has bound its rendezvous, ``open`` while the epoch can be joined and is served,
+    ``over`` from the first loss on: every member is sent back to wait, before run.sh knows.
     """
 
     def __init__(self, size: int, timeout_s: float) -> None:
@@ -43,8 +44,8 @@ class Group:
         self._phase = "over"
         self._epoch = ""
         self._serving = False
-        self._heard: Dict[int, float] = {}
-        self._joined: Dict[int, str] = {}
+        self._heard: dict[int, float] = {}
+        self._joined: dict[int, str] = {}
         self._told: str = ""
 
     def gather(self, epoch: str) -> None:
@@ -65,8 +66,8 @@ class Group:
         """The leader's engine answers: members may call themselves ready."""
         self._serving = True
 
-    def ask(self, index: int, launch: str, now: float) -> Tuple[Answer, List[str]]:
-        """A member without engine asks to be let in. Asked twice (an answer was lost) is joined once."""
+    def ask(self, index: int, launch: str, now: float) -> tuple[Answer, list[str]]:
+        """A member without engine asks to be let in, again where an answer was lost."""
         if self._joined.get(index, launch) != launch:
             return (503, "over"), self._lose(f"member {index} started anew")
         self._heard[index] = now
@@ -85,13 +86,13 @@ class Group:
         self._heard[index] = now
         return 200, "serving" if self._serving else "forming"
 
-    def down(self, index: int, launch: str, epoch: str, why: str) -> Tuple[Answer, List[str]]:
+    def down(self, index: int, launch: str, epoch: str, why: str) -> tuple[Answer, list[str]]:
         """A member has lost its engine. Of an epoch that is over already it is no news."""
         if not self._is_in(index, launch, epoch):
             return (409, "over"), []
         return (200, "over"), self._lose(f"member {index}: {why}")
 
-    def look(self, now: float) -> List[str]:
+    def look(self, now: float) -> list[str]:
         """What the time alone has changed."""
         if self._phase == "gathering":
             return self._gathered(now)
@@ -113,7 +114,7 @@ class Group:
     def _is_in(self, index: int, launch: str, epoch: str) -> bool:
         return self._phase == "open" and epoch == self._epoch and self._joined.get(index) == launch
 
-    def _gathered(self, now: float) -> List[str]:
+    def _gathered(self, now: float) -> list[str]:
         missing = [
             index
             for index in self._members
@@ -128,7 +129,7 @@ class Group:
         self._told = event
         return [event]
 
-    def _lose(self, why: str) -> List[str]:
+    def _lose(self, why: str) -> list[str]:
         self.close()
         return [f"lost {self._epoch} {why}"]
 
@@ -149,7 +150,7 @@ class Ear(ThreadingHTTPServer):
         with self.lock:
             self.tell(self.group.look(time.monotonic()))
 
-    def tell(self, events: List[str]) -> None:
+    def tell(self, events: list[str]) -> None:
         """Under the lock, so that events are told in the order in which they came to be."""
         for event in events:
             self._tell(event)
@@ -183,7 +184,7 @@ class Request(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer(("/down",))
 
-    def _answer(self, paths: Tuple[str, ...]) -> None:
+    def _answer(self, paths: tuple[str, ...]) -> None:
         url = urlsplit(self.path)
         if url.path not in paths:
             return self._say(404, "unknown: " + url.path)
@@ -197,7 +198,7 @@ class Request(BaseHTTPRequestHandler):
             return self._say(400, "idx (a member's index) and id are needed")
         return self._say(*self._ask(url.path, int(index), said))
 
-    def _ask(self, path: str, index: int, said: Dict[str, str]) -> Answer:
+    def _ask(self, path: str, index: int, said: dict[str, str]) -> Answer:
         group, launch, epoch = self.server.group, said["id"], said.get("epoch", "")
         if not group.has(index):
             return 400, f"no member {index} in this group"
@@ -232,7 +233,7 @@ def tell(event: str) -> None:
     os.write(1, (event + "\n").encode(errors="replace"))
 
 
-def main(argv: List[str]) -> int:
+def main(argv: list[str]) -> int:
     address, port, size, timeout_s = argv[1], int(argv[2]), int(argv[3]), float(argv[4])
     try:
         ear = Ear(address, port, Group(size, timeout_s), tell)

@@ -484,9 +484,9 @@ call() {
     ask "$1" "$FLEXAI_LEADER_IP" "$FLEXAI_GROUP_PORT" "$2?idx=$LWS_WORKER_INDEX&id=$LAUNCH${3:+&$3}" "$ASK_SECONDS"
 }
 
-# STALE: without epochs, a rendezvous that is open may still be the one that we fell out of; the next is seen to be closed
+# FELL_OUT: without epochs, a rendezvous that is open may still be the one that we fell out of; the next is seen to be closed
 # before it opens. What a container was in when it was killed, its state file still says.
-STALE=''
+FELL_OUT=''
 
 # join: waits for the leader; has its address and its epoch then. The name server is asked again only where nobody answers:
 # a member that asks rarely counts as lost.
@@ -500,10 +500,10 @@ join() {
             why="$LWS_LEADER_ADDRESS has no address"
         elif [[ -n $BARE ]]; then
             knock "$FLEXAI_LEADER_IP" "$FLEXAI_RENDEZVOUS_PORT"
-            why="$FLEXAI_LEADER_IP port $FLEXAI_RENDEZVOUS_PORT is $KNOCK${STALE:+, of the epoch we fell out of}"
+            why="$FLEXAI_LEADER_IP port $FLEXAI_RENDEZVOUS_PORT is $KNOCK${FELL_OUT:+, of the epoch we fell out of}"
             case $KNOCK in
-            open) [[ -n $STALE ]] || return 0 ;;
-            refused) STALE='' ;;
+            open) [[ -n $FELL_OUT ]] || return 0 ;;
+            refused) FELL_OUT='' ;;
             esac
             [[ $KNOCK == open ]] || FLEXAI_LEADER_IP=''
         else
@@ -593,7 +593,7 @@ follow() {
         follow_once
         log "stops its engine: $REASON"
         stop_engine
-        STALE=1
+        FELL_OUT=1
         ((RESTARTS += 1))
     done
 }
@@ -652,7 +652,8 @@ main() {
     if ((LWS_GROUP_SIZE > 1)) && ! type -P python3 >/dev/null; then BARE=1; fi
     trap 'TERMINATED=1' TERM INT
     trap : PIPE # an order to a group server that has died
-    if read_state && [[ ${STATE[phase]} == @(forming|serving) ]]; then STALE=1; fi
+    # shellcheck disable=SC2153  # common.sh's
+    if read_state && [[ ${STATE[phase]} == @(forming|serving) ]]; then FELL_OUT=1; fi
     PHASE=waiting
     clock
     SINCE=$NOW
