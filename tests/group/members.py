@@ -61,7 +61,7 @@ def tool(name: str) -> str:
 
 
 class Network:
-    """A bridge, and a namespace for each member; 10.99.0.1 is the leader, 10.99.0.254 the client."""
+    """A bridge and a namespace for each member; the leader is 10.99.0.1, the client 10.99.0.254."""
 
     def __init__(self, members: int) -> None:
         self._name = f"fxg{os.getpid()}-{next(_numbers)}"

@@ -150,7 +150,7 @@ steps = st.one_of(
 def test_whatever_comes_members_are_only_ever_in_the_one_open_epoch(
     history: list[tuple[tuple[Any, ...], float]],
 ) -> None:
-    """A beat is answered 200 only for who joined the epoch that is open; a loss is told once at most
+    """A beat gets 200 only from who joined the open epoch; a loss is told once at most
     in each, and nobody is in it afterwards."""
     group, now, number, lost = module.Group(3, 60.0), 0.0, 0, set()
     for (verb, *rest), wait in history:

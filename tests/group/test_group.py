@@ -423,6 +423,21 @@ def test_the_group_server_is_started_again(make_group: MakeGroup) -> None:
     group.wait_serving(but=epoch)
 
 
+def test_a_python3_that_cannot_run_the_group_server_uses_up_the_budget(
+    make_group: MakeGroup, tmp_path: Path
+) -> None:
+    broken = tmp_path / "tools" / "python3"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/bash\necho no module named http >&2\nexit 1\n")
+    broken.chmod(0o755)
+    group = make_group(environment={"PATH": f"{broken.parent}:/usr/bin:/bin"})
+    group.leader.start()
+    assert group.leader.wait_end() == 1
+    assert group.leader.termination.read_text() == (
+        "restart budget used up (5 in 3600 s); last: the group server has ended\n"
+    )
+
+
 def test_one_pod_alone(make_group: MakeGroup) -> None:
     """No group, no python3, no setsid; a fragment that ends in an exec."""
     fragments = {k: v.replace("\n/", "\nexec /") for k, v in stub_fragments().items()}

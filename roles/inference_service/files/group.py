@@ -9,8 +9,9 @@ standard input and hears events on standard output, a line each; the end of the 
     orders   gather EPOCH | open | serving | close
     events   missing EPOCH INDEX… | gathered EPOCH | joined EPOCH | lost EPOCH WHY | deaf WHY
 
-Members ask by HTTP/1.0 (README.md has the dialogue). They are not authenticated: whoever reaches
-the port reaches the engine's rendezvous too, and a NetworkPolicy has to keep others from both.
+Members ask by HTTP/1.0 (docs/serving-group.md has the dialogue). They are not authenticated:
+whoever reaches the port reaches the engine's rendezvous too, and a NetworkPolicy has to keep
+others from both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-3.0-or-later
 # One member of a serving group, from the container's start to its end: runs the engine of its role, and sees to it that
-# the group serves as a whole or is formed anew as a whole. README.md has the contract; it is PID 1 of its container.
+# the group serves as a whole or is formed anew as a whole. It is PID 1 of its container. The contract:
+# docs/serving-group.md.
 set -uo pipefail
 HERE=${BASH_SOURCE[0]%/*}
 # shellcheck source=/dev/null
@@ -235,7 +236,7 @@ listen() {
 hang_up() {
     [[ -z $EVENTS ]] || exec {EVENTS}<&-
     [[ -z $ORDERS ]] || exec {ORDERS}>&-
-    [[ -z $HELPER ]] || wait "$HELPER" 2>/dev/null
+    [[ -z $HELPER ]] || { kill -KILL "$HELPER"; wait "$HELPER"; } 2>/dev/null
     EVENTS='' ORDERS='' HELPER='' HALF=''
 }
 
@@ -262,7 +263,9 @@ gather() {
             REASON="members not there: ${EVENT##*"$FLEXAI_EPOCH "}"
             log "$REASON"
             ;;
-        "lost $FLEXAI_EPOCH "*) # the server itself
+        "lost $FLEXAI_EPOCH "*) # the server itself; a python3 that can't run it must not be tried for ever
+            REASON=${EVENT#*"$FLEXAI_EPOCH "}
+            spend_restart
             listen
             order gather "$FLEXAI_EPOCH"
             ;;
