@@ -163,7 +163,6 @@ stop_engine() {
             give_up "processes of the engine outlive SIGKILL: ${ENGINE_PIDS[*]}; the node needs a look"
         fi
     done
-    wait "$ENGINE" 2>/dev/null
     ENGINE=''
 }
 
@@ -236,7 +235,8 @@ listen() {
 hang_up() {
     [[ -z $EVENTS ]] || exec {EVENTS}<&-
     [[ -z $ORDERS ]] || exec {ORDERS}>&-
-    [[ -z $HELPER ]] || { kill -KILL "$HELPER"; wait "$HELPER"; } 2>/dev/null
+    # Its port is free once it is gone.
+    while [[ -n $HELPER ]] && kill -KILL "$HELPER" 2>/dev/null; do nap 0.1; done
     EVENTS='' ORDERS='' HELPER='' HALF=''
 }
 
@@ -344,7 +344,6 @@ end_probe() {
     [[ -n $PROBE ]] || return 0
     exec {PROBE}<&-
     kill -KILL "$PROBER" 2>/dev/null
-    wait "$PROBER" 2>/dev/null
     PROBE='' PROBER=''
 }
 
@@ -456,8 +455,7 @@ resolve() {
         [[ -z $TERMINATED ]] || break
     done
     exec {fd}<&-
-    kill -KILL "$asker" 2>/dev/null
-    wait "$asker" 2>/dev/null
+    ((status <= 128)) || kill -KILL "$asker" 2>/dev/null
     while [[ $text == *$'\n'* ]]; do
         line=${text%%$'\n'*} text=${text#*$'\n'}
         address=${line%%[ 	]*} first=${first:-$address}
