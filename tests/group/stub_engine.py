@@ -102,6 +102,7 @@ def lead(channel: socket.socket) -> None:
             dead = [-1]
         if dead:
             channel.sendall(b"x")
+            channel.recv(1)  # main says so to its client first
             return
         time.sleep(TOKEN_S)
         channel.sendall(b"t")
