@@ -13,10 +13,6 @@ description:
     class of slices, which must see no card.
   - The pods lie in a namespace of their own, which is deleted afterwards. Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes to try.
     type: list
@@ -42,6 +38,8 @@ options:
     description: How long the pods may take.
     type: int
     default: 120
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Makes no pods in C(check_mode), and finds no problems then.
