@@ -47,9 +47,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Platform:
-    """One testbed with the collection on it. ``name`` is the testbed's."""
+    """One testbed with the collection on it. ``name`` is the testbed's, ``connection`` how
+    Ansible reaches its hosts (``podman`` or ``ssh``)."""
 
     name: str
+    connection: str = "podman"
 
     @property
     def directory(self) -> Path:
@@ -89,6 +91,7 @@ class Platform:
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
             "FLEXAI_TESTBED": self.name,
+            "FLEXAI_TESTBED_CONNECTION": self.connection,
         }
         command = [
             str(SCRIPTS / "ansible-playbook"),
