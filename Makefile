@@ -83,7 +83,7 @@ bench-init: venv ## CPU the CUDA slice adds to a start, 1 to 300 at once [root; 
 	@$(PY) -m bench.init
 bench-testbed: venv ## seconds until three nodes with Kubernetes are up, everything built before [root; 2 min; ROUNDS=3]
 	@$(PY) -m bench.testbed_up
-bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts [12 min; HOSTS="10 100" FLEET=local|testbed]
+bench-site: venv collection ## cost of a second run of site.yml at 10, 100, 1000 hosts, and at ten by SSH [root for SSH; 14 min; HOSTS="10 100" FLEET=local|ssh|testbed]
 	@$(PY) -m bench.site
 
 .PHONY: bench-allocate

@@ -17,7 +17,7 @@ description:
     are in C(flexai_kubernetes), those with cards and the role C(docker) in C(flexai_docker), the
     host with the role C(control-plane) in C(flexai_control_plane).
   - Hosts are reached through Podman (connection P(containers.podman.podman#connection)) on the
-    machine the testbed runs on.
+    machine the testbed runs on, or by SSH as any site's.
   - Only for tests. Real sites write an inventory of their own.
 options:
   plugin:
@@ -31,6 +31,13 @@ options:
     default: demo
     env:
       - name: FLEXAI_TESTBED
+  connection:
+    description: How the hosts are reached.
+    type: str
+    choices: [podman, ssh]
+    default: podman
+    env:
+      - name: FLEXAI_TESTBED_CONNECTION
   state_root:
     description: Directory that holds the states of all testbeds of this machine.
     type: path
@@ -51,6 +58,7 @@ testbed: molecule
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ansible.errors import AnsibleParserError
@@ -75,11 +83,29 @@ def groups_of(host: dict[str, Any]) -> list[str]:
     return groups
 
 
-def variables_of(host: dict[str, Any]) -> dict[str, str]:
-    """Variables that let Ansible reach one host of the state file."""
+def by_podman(host: dict[str, Any]) -> dict[str, str]:
+    """Variables that let Ansible reach one host of the state file through Podman."""
     return {
         "ansible_connection": "containers.podman.podman",
         "ansible_host": host["container"],
+    }
+
+
+def by_ssh(host: dict[str, Any], directory: str) -> dict[str, str]:
+    """The same by SSH, with the keys that the testbed has in its state *directory*."""
+    known = os.path.join(directory, "ssh", "known_hosts")
+    return {
+        "ansible_connection": "ansible.builtin.ssh",
+        "ansible_host": host["address"],
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": os.path.join(directory, "ssh", "id_ed25519"),
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={known} -o StrictHostKeyChecking=yes",
+    }
+
+
+def variables_of(host: dict[str, Any]) -> dict[str, str]:
+    """Variables of one host of the state file, however it is reached."""
+    return {
         "ansible_python_interpreter": "/usr/bin/python3",
         "flexai_testbed_address": host["address"],
     }
@@ -121,10 +147,14 @@ class InventoryModule(BaseInventoryPlugin):
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         name = self.get_option("testbed")
-        state = read_state(os.path.join(self.get_option("state_root"), name, "state.json"), name)
-        self._populate(state)
+        directory = os.path.join(self.get_option("state_root"), name)
+        state = read_state(os.path.join(directory, "state.json"), name)
+        ssh = self.get_option("connection") == "ssh"
+        self._populate(state, lambda host: by_ssh(host, directory) if ssh else by_podman(host))
 
-    def _populate(self, state: dict[str, Any]) -> None:
+    def _populate(
+        self, state: dict[str, Any], reached: Callable[[dict[str, Any]], dict[str, str]]
+    ) -> None:
         # Also the empty ones: plays name them all.
         for group in GROUPS:
             self.inventory.add_group(group)
@@ -132,7 +162,7 @@ class InventoryModule(BaseInventoryPlugin):
             self.inventory.add_host(host["name"])
             for group in groups_of(host):
                 self.inventory.add_host(host["name"], group=group)
-            for key, value in variables_of(host).items():
+            for key, value in {**variables_of(host), **reached(host)}.items():
                 self.inventory.set_variable(host["name"], key, value)
         for key, value in site_variables(state).items():
             self.inventory.set_variable("all", key, value)

@@ -14,10 +14,6 @@ description:
     adopted, worked beside, or refused.
   - Fails with all refusals and their remedies in one message. Changes nothing.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes that are ours to change.
     type: list
@@ -55,6 +51,7 @@ options:
     type: str
     default: flexai-volcano
 extends_documentation_fragment:
+  - flexai.xpu._cluster
   - flexai.xpu._host.attributes_info
 author:
   - flexai.xpu contributors (@flexai-xpu)

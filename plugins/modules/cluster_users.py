@@ -11,10 +11,6 @@ description:
   - Looks for what an uninstallation would take the ground from, and fails with all of it named.
     Changes nothing. Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   of:
     description:
       - V(slices) finds unfinished pods that are bound to a node and ask for C(huawei.com/vgpu-*).
@@ -31,6 +27,8 @@ options:
     description: Whether to go on all the same; what was found is a warning then.
     type: bool
     default: false
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode); it changes nothing anyway.

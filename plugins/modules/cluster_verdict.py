@@ -12,10 +12,6 @@ description:
     Runs on the controller, once per cluster, and shares no knowledge with what installs them.
   - Nothing is changed.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes that have cards.
     type: list
@@ -41,6 +37,7 @@ options:
     type: int
     default: 0
 extends_documentation_fragment:
+  - flexai.xpu._cluster
   - flexai.xpu._host.attributes_info
 author:
   - flexai.xpu contributors (@flexai-xpu)

@@ -13,24 +13,13 @@ description:
     chooses the node by node selector and affinity, or where a pod of one is still there.
   - Taints are not looked at, since a toleration may be added at any time. Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   node:
     description: Name of the node.
     type: str
     required: true
-attributes:
-  check_mode:
-    description: Can run in C(check_mode); it never changes anything.
-    support: full
-  diff_mode:
-    description: There is nothing to show.
-    support: none
-  idempotent:
-    description: A second run with the same options changes nothing.
-    support: full
+extends_documentation_fragment:
+  - flexai.xpu._cluster
+  - flexai.xpu._host.attributes_info
 author:
   - flexai.xpu contributors (@flexai-xpu)
 """

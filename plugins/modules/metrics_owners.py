@@ -12,10 +12,6 @@ description:
     nodes. Refuses what couldn't work (the port is to be the node's own and is taken; objects of
     prometheus-operator are wanted, which isn't there). Changes nothing. Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes on which our exporter is to run.
     type: list
@@ -35,6 +31,8 @@ options:
     elements: str
     choices: [ServiceMonitor, PrometheusRule]
     default: []
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode); it changes nothing anyway.

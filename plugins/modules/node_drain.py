@@ -15,10 +15,6 @@ description:
   - A drain that doesn't end within its time is taken back, and the error names each pod and the
     budget that holds it.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   node:
     description: Name of the node.
     type: str
@@ -56,6 +52,8 @@ options:
     type: str
     choices: [drained, released, held]
     default: drained
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.

@@ -14,10 +14,6 @@ description:
   - A RuntimeClass is made when it is absent and mended when it is ours; somebody else's is left as
     it is when it names the same handler, and refused when it names another.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes. Needed when O(state=present).
     type: list
@@ -32,6 +28,8 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.

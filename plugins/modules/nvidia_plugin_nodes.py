@@ -15,10 +15,6 @@ description:
   - With O(wait_s), waits until the nodes' capacity is what their configurations say.
   - Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes. Needed when O(state=present).
     type: list
@@ -49,6 +45,7 @@ options:
     choices: [present, absent]
     default: present
 extends_documentation_fragment:
+  - flexai.xpu._cluster
   - flexai.xpu._host.attributes
 author:
   - flexai.xpu contributors (@flexai-xpu)

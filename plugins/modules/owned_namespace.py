@@ -12,10 +12,6 @@ description:
     it is ours. Somebody else's is used as it is and never labelled.
   - Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   name:
     description: Name of the namespace.
     type: str
@@ -35,6 +31,8 @@ options:
     description: How long to wait until a deleted namespace has gone.
     type: int
     default: 60
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.

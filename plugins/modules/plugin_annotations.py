@@ -11,11 +11,8 @@ description:
   - gpu-device-plugin registers its cards in annotations of its node. Where no DaemonSet of that
     name runs any more nobody keeps them true, and they are removed.
   - As long as there is such a DaemonSet, whoever it belongs to, they stay. Runs on the controller.
-options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.

@@ -13,19 +13,21 @@ description:
     class of slices, which must see no card.
   - The pods lie in a namespace of their own, which is deleted afterwards. Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   nodes:
     description: Names of the nodes to try.
     type: list
     elements: str
     required: true
   image:
-    description: An image with C(python3) that lies on the nodes.
+    description: An image with C(python3) that lies on the nodes, or that they can pull.
     type: str
     required: true
+  pull_secret:
+    description:
+      - Secret with which the image is pulled, as C(namespace/name); empty where none is needed.
+        A copy lies in the pods' namespace as long as that does.
+    type: str
+    default: ""
   cores:
     description: Compute of the slice in percent.
     type: int
@@ -42,6 +44,8 @@ options:
     description: How long the pods may take.
     type: int
     default: 120
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Makes no pods in C(check_mode), and finds no problems then.
@@ -95,6 +99,7 @@ LABEL = "flexai.io/slice-check"
 RUNTIME_CLASS = "flexai-xpu"
 DOCKER_RUNTIME_CLASS = "flexai-xpu-docker"  # cri-dockerd knows no other handler than Docker's own
 PLACEMENT = "huawei.com/vgpu-ids-new"  # written by huawei-xpu together with the bind
+PULL_SECRET = "pull"  # the copy's name
 POLL_S = 1
 GIB = 1 << 30
 # Runs in the pod: what it sees, as one line of JSON after whatever else is printed.
@@ -166,6 +171,8 @@ def pod(trial: Trial, params: t.Mapping[str, t.Any]) -> Object:
         "affinity": _pinned(trial.node),
         "containers": [container],
     }
+    if params["pull_secret"]:
+        spec["imagePullSecrets"] = [{"name": PULL_SECRET}]
     if trial.runtime_class:
         spec["runtimeClassName"] = trial.runtime_class
     if trial.sliced:
@@ -182,6 +189,23 @@ def pod(trial: Trial, params: t.Mapping[str, t.Any]) -> Object:
         "metadata": {"name": trial.name},
         "spec": spec,
     }
+
+
+def pull_secret(cluster: Cluster, source: str) -> Object:
+    """A copy of the secret *source* (C(namespace/name)), for another namespace."""
+    namespace, slash, name = source.partition("/")
+    if not (namespace and slash and name):
+        raise XpuError(
+            f"pull_secret is {source!r}, which names no secret.", "write namespace/name."
+        )
+    found = cluster.get(f"{NAMESPACES}/{namespace}/secrets/{name}")
+    if found is None:
+        raise XpuError(
+            f"There is no secret {name} in namespace {namespace}, with which images are pulled.",
+            "make it, or leave images_pull_secret empty where the registry asks nobody.",
+        )
+    copied = {key: found[key] for key in ("apiVersion", "kind", "type", "data") if key in found}
+    return {**copied, "metadata": {"name": PULL_SECRET}}
 
 
 def problems(trial: Trial, seen: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) -> list[str]:
@@ -239,7 +263,12 @@ class Run:
                 self._delete(left["metadata"]["name"])  # an earlier check was killed
         metadata = {"name": self._namespace, "labels": {LABEL: "true"}}
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
+        source = self._params["pull_secret"]
+        # Before anything is made: there may be none to copy.
+        secret = pull_secret(self._cluster, source) if source else None
         self._cluster.change("post", NAMESPACES, body)
+        if secret is not None:
+            self._cluster.change("post", f"{NAMESPACES}/{self._namespace}/secrets", secret)
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -304,6 +333,7 @@ def main() -> None:
             "kubeconfig": {"type": "path", "required": True},
             "nodes": {"type": "list", "elements": "str", "required": True},
             "image": {"type": "str", "required": True},
+            "pull_secret": {"type": "str", "default": "", "no_log": False},
             "cores": {"type": "int", "default": 5},
             "memory_gib": {"type": "int", "default": 1},
             "scheduler_name": {"type": "str", "default": "volcano"},

@@ -7,11 +7,13 @@ started. Then change one observed fact on a random tenth of the hosts and run ag
 exactly these hosts and components must be named, so the figure can't be had by a stamp. A plain
 role, one task per step, stands beside it at ten hosts.
 
-``FLEET=testbed`` measures the same on the hosts of a running testbed (``make demo``), whose tools
-are real: report ``site-testbed``.
+Ten systemd hosts reached by SSH stand in the same table: their tools are real, and so is the wire.
+``FLEET=testbed`` measures the hosts of a running testbed (``make demo``) instead: report
+``site-testbed``.
 
-Environment: ``HOSTS`` (default "10 100 1000"), ``FLEET`` (``local`` or ``testbed``), ``REPEAT``
-(runs per size, median taken; default 3, 1 above 100 hosts), ``SEED``, ``FLEXAI_TESTBED``.
+Environment: ``HOSTS`` (default "10 100 1000"), ``FLEET`` (``local``, ``ssh``, both, the default, or
+``testbed``), ``REPEAT`` (runs per size, median taken; default 3, 1 above 100 hosts), ``SEED``,
+``FLEXAI_TESTBED``.
 """
 
 from __future__ import annotations
@@ -30,12 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.platform import Platform, run
+from testbed.artefacts import publish_all
+from testbed.hosts import load
+from testbed.suite import fresh_hosts
 from unit import hostroot
 
 from bench import benchlib, fleet, realfleet
 from bench.benchlib import Figure, Report
 
 PLAYBOOK = Path(sysconfig.get_path("scripts")) / "ansible-playbook"
+FLEET = benchlib.REPOSITORY / "tests/testbed/topologies/fleet.yaml"
 MAX_EXECUTIONS = 2
 MAX_CPU_S = 0.6
 DRIFT_SHARE = 0.1
@@ -144,88 +150,125 @@ def run_on_testbed(platform: Platform, hosts: Sequence[realfleet.RealHost]) -> C
     return Cost(wall_s, cpu_s, max(book.executions for book in books), output)
 
 
-def measure_testbed(repeat: int) -> tuple[dict[str, Figure], str]:
-    """The figures of the testbed's hosts with cards, and the names of the simulated cards."""
-    platform = Platform(os.environ.get("FLEXAI_TESTBED", "demo"))
-    state = json.loads(platform.state_file.read_text(encoding="utf-8"))
-    with_cards = [host for host in state["hosts"] if host["cards"]]
-    hosts = [realfleet.RealHost(platform, host["name"]) for host in with_cards]
+def measure_hosts(platform: Platform, names: Sequence[str], repeat: int) -> dict[str, Figure]:
+    """The figures of real hosts, the first run apart."""
+    hosts = [realfleet.RealHost(platform, name) for name in names]
     platform.install_collection()
     for host in hosts:
         host.prepare()
     try:
-        run_on_testbed(platform, hosts)  # does what was to do, if anything
+        first = run_on_testbed(platform, hosts)  # does what was to do, if anything
         runs = [run_on_testbed(platform, hosts) for _ in range(repeat)]
     finally:
         for host in hosts:
             host.restore()
-    size = f"{len(hosts)} hosts"
+    size = f"{len(hosts)} hosts by {platform.connection}"
+    print(f"  {size}: {[f'{run.wall_s:.1f} s' for run in (first, *runs)]}", flush=True)
     cpu_s = statistics.median(cost.cpu_s / len(hosts) for cost in runs)
     wall_s = statistics.median(cost.wall_s for cost in runs)
-    figures = {
+    return {
         f"executions per host, {size}": Figure(
             max(cost.executions for cost in runs), "modules", MAX_EXECUTIONS
         ),
-        # Ansible's own start, about a second, falls on few hosts here: reported, not judged.
+        # Ansible's own start, about a second, falls on few hosts here, and the hosts are on this
+        # machine too: reported, not judged.
         f"CPU per host, {size}": Figure(round(cpu_s, 3), "s"),
         f"wall, {size}": Figure(round(wall_s, 1), "s"),
         f"hosts changed, {size}": Figure(
             max(changed_hosts(cost.output) for cost in runs), "hosts", 0
         ),
     }
-    return figures, "+".join(sorted({card["profile"] for h in with_cards for card in h["cards"]}))
+
+
+HOSTS_METHOD = (
+    "executions and their CPU taken at each host's interpreter, plus CPU of ansible-playbook and "
+    "its children, divided by hosts; median of runs"
+)
+
+
+def repetitions(count: int) -> int:
+    """How often a fleet of *count* hosts is measured."""
+    return int(os.environ.get("REPEAT", 3 if count <= 100 else 1))
 
 
 def report_testbed() -> Report:
-    """``FLEET=testbed``."""
-    figures, cards = measure_testbed(int(os.environ.get("REPEAT", "3")))
+    """``FLEET=testbed``: the hosts with cards of a testbed that is up."""
+    platform = Platform(os.environ.get("FLEXAI_TESTBED", "demo"))
+    with_cards = [host for host in load(platform.name).hosts if host.cards]
+    names = [host.name for host in with_cards]
+    profiles = {card.profile for host in with_cards for card in host.cards}
     return Report(
         name="site-testbed",
-        method=(
-            "second run of flexai.xpu.site (node part) on the testbed's hosts with cards over "
-            "podman exec; executions and their CPU taken at the host's interpreter, plus CPU of "
-            "ansible-playbook and its children, divided by hosts; median of runs"
-        ),
-        device=f"simulated:{cards}",
-        figures=figures,
+        method="second run of flexai.xpu.site (node part) on the testbed's hosts with cards; "
+        + HOSTS_METHOD,
+        device=f"simulated:{'+'.join(sorted(profiles))}",
+        figures=measure_hosts(platform, names, repetitions(len(names))),
     )
 
 
-def report_local() -> Report:
-    """``FLEET=local``: host roots on this machine."""
-    sizes = [int(word) for word in os.environ.get("HOSTS", "10 100 1000").split()]
-    seed = int(os.environ.get("SEED", time.time_ns() % 10**6))
+def measure_ssh() -> dict[str, Figure]:
+    """Ten hosts of a testbed of their own, made ready by the first run."""
+    publish_all(benchlib.REPOSITORY / "build" / "artefacts")
+    with fresh_hosts(FLEET, "bench-fleet") as testbed:
+        for host in testbed.hosts:
+            # No role of a testbed means containerd alone.
+            host.exec(["systemctl", "enable", "--now", "containerd.service"])
+        names = [host.name for host in testbed.hosts]
+        return measure_hosts(Platform(testbed.name, "ssh"), names, repetitions(len(names)))
+
+
+def measure_local(seed: int) -> tuple[dict[str, Figure], dict[str, Figure]]:
+    """Host roots on this machine, and the plain role beside them."""
     figures: dict[str, Figure] = {}
     with tempfile.TemporaryDirectory(prefix="bench-site-") as name:
         scratch = Path(name)
-        for count in sizes:
-            repeat = int(os.environ.get("REPEAT", 3 if count <= 100 else 1))
-            figures |= measure(count, repeat, seed, scratch)
-        plain = measure_plain(scratch)
+        for count in [int(word) for word in os.environ.get("HOSTS", "10 100 1000").split()]:
+            figures |= measure(count, repetitions(count), seed, scratch)
+        return figures, measure_plain(scratch)
+
+
+def report(kinds: Sequence[str]) -> Report:
+    """``FLEET="local ssh"``, or one of them."""
+    seed = int(os.environ.get("SEED", time.time_ns() % 10**6))
+    figures: dict[str, Figure] = {}
+    baselines: dict[str, dict[str, Figure]] = {}
+    methods = []
+    if "local" in kinds:
+        figures, plain = measure_local(seed)
+        baselines = {"plain role, a task per step": plain}
+        methods.append(
+            "over local connections hosts are root directories whose tools are small scripts; "
+            "executions counted at each host's interpreter; CPU of ansible-playbook and all its "
+            "children, divided by hosts; median of runs; then drift on "
+            f"{DRIFT_SHARE:.0%} of the hosts (seed {seed})"
+        )
+    if "ssh" in kinds:
+        figures |= measure_ssh()
+        methods.append(f"by SSH they are systemd hosts of a testbed; {HOSTS_METHOD}")
     return Report(
         name="site",
-        method=(
-            "second run of flexai.xpu.site (node part) over local connections, hosts are root "
-            "directories whose tools are small scripts; executions counted at each host's "
-            "interpreter; CPU of ansible-playbook and all its children, divided by hosts; "
-            f"median of runs; then drift on {DRIFT_SHARE:.0%} of the hosts (seed {seed})"
-        ),
-        device="simulated:host-roots",
+        method="second run of flexai.xpu.site (node part); " + "; ".join(methods),
+        device="simulated:host-roots" if "local" in kinds else "simulated:t4",
         figures=figures,
-        baselines={"plain role, a task per step": plain},
+        baselines=baselines,
     )
 
 
-FLEETS = {"local": report_local, "testbed": report_testbed}
+KINDS = ("local", "ssh")
 
 
 def main() -> int:
     """Measure, print and write the report; 1 when a figure is not met."""
-    kind = os.environ.get("FLEET", "local")
-    if kind not in FLEETS:
-        print(f"FLEET={kind}: unknown; take one of {', '.join(FLEETS)}", file=sys.stderr)
+    kinds = os.environ.get("FLEET", " ".join(KINDS)).split()
+    if kinds == ["testbed"]:
+        return benchlib.publish(report_testbed())
+    if not kinds or set(kinds) - set(KINDS):
+        print(
+            f"FLEET={' '.join(kinds)}: unknown; take {' and '.join(KINDS)} (or one), or testbed",
+            file=sys.stderr,
+        )
         return 2
-    return benchlib.publish(FLEETS[kind]())
+    return benchlib.publish(report(kinds))
 
 
 if __name__ == "__main__":

@@ -141,9 +141,14 @@ def _offers(node: dict[str, object]) -> bool:
 
 
 def reboot(platform: Platform, crowd: Crowd, host: str) -> None:
-    """Reboot a host without draining its node."""
+    """Reboot a host without draining its node, and wait until its kubelet knows what that ended."""
+    before = crowd.containers_on(host)
     crowd.node_ends(host)
     must([sys.executable, "-m", "testbed", "reboot", host, "--name", platform.name])
+    wait_for(
+        lambda: not before & crowd.containers_on(host),
+        f"{host}'s kubelet has seen that no container outlived the reboot",
+    )
 
 
 def upgrade_plugin(platform: Platform) -> None:

@@ -151,6 +151,16 @@ class Crowd:
             time.sleep(POLL_S)
         return self.outcome
 
+    def containers_on(self, node: str) -> set[str]:
+        """Ids of the containers that run on a node, as the API server has heard."""
+        return {
+            str(status["containerID"])
+            for pod in self._list("pod")
+            if pod["spec"].get("nodeName") == node
+            for status in statuses(pod).values()
+            if "running" in status["state"]
+        }
+
     def running(self) -> dict[Owner, tuple[str, str]]:
         """Running containers of pods that stay → (container id, start), which must not change.
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 WORKLOAD = ROOT / "tests" / "e2e" / "manifests" / "slice-demo.yaml"
 TOPOLOGY = ROOT / "tests" / "testbed" / "topologies" / "demo.yaml"
 STATE = Path("/var/lib/flexai-testbed")
+# How much of a failed command's output goes into the error.
+LAST_LINES = 40
 
 
 class PlatformError(RuntimeError):
@@ -43,9 +47,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Platform:
-    """One testbed with the collection on it. ``name`` is the testbed's."""
+    """One testbed with the collection on it. ``name`` is the testbed's, ``connection`` how
+    Ansible reaches its hosts (``podman`` or ``ssh``)."""
 
     name: str
+    connection: str = "podman"
 
     @property
     def directory(self) -> Path:
@@ -85,6 +91,7 @@ class Platform:
             "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1",
             "FLEXAI_TESTBED": self.name,
+            "FLEXAI_TESTBED_CONNECTION": self.connection,
         }
         command = [
             str(SCRIPTS / "ansible-playbook"),
@@ -160,10 +167,24 @@ def run(
 
 
 def must(command: Sequence[str]) -> None:
-    """Run a command whose output a person should see while it works."""
-    done = subprocess.run(list(command), cwd=ROOT, check=False)
-    if done.returncode != 0:
-        raise PlatformError(f"{' '.join(command)} exited {done.returncode}; see above")
+    """Run a command whose output a person should see while it works; its end is in the error."""
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    # Through a pipe the command can't see how wide the terminal is.
+    width = str(shutil.get_terminal_size().columns)
+    with subprocess.Popen(
+        list(command),
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": width},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last.append(line)
+    if process.returncode != 0:
+        raise PlatformError(f"{' '.join(command)} exited {process.returncode}:\n{''.join(last)}")
 
 
 def recap(output: str) -> dict[str, dict[str, int]]:

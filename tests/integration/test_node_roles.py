@@ -22,10 +22,9 @@ from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
 from e2e.drivers import with_older_driver
 from simulators.installers.cudarun import VERSION as CUDA
-from testbed import artefacts, down, machine, up
+from testbed import artefacts
 from testbed.hosts import Host, Testbed
-from testbed.topology import read_topology
-from xpubuild.cache import Cache
+from testbed.suite import fresh_hosts
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPOLOGY = ROOT / "tests/testbed/topologies/node-roles.yaml"
@@ -84,14 +83,10 @@ ExecReload=/bin/sh -c 'if {ours}; then echo {complaint}; exit 1; fi'
 
 @pytest.fixture(scope="module")
 def testbed() -> Iterator[Testbed]:
-    machine.prepare()
-    down.remove(NAME)  # what a killed earlier run may have left
-    with machine.locked(NAME):
-        made = up.hosts_up(read_topology(TOPOLOGY), NAME, None, Cache(), lambda _: None)
-    # No role of a testbed means containerd alone.
-    made.host(CONTAINERD.host).exec(["systemctl", "enable", "--now", CONTAINERD.unit])
-    yield made
-    down.remove(NAME)
+    with fresh_hosts(TOPOLOGY, NAME) as made:
+        # No role of a testbed means containerd alone.
+        made.host(CONTAINERD.host).exec(["systemctl", "enable", "--now", CONTAINERD.unit])
+        yield made
 
 
 @pytest.fixture(params=[CONTAINERD, DOCKER], ids=lambda engine: engine.name)

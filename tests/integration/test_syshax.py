@@ -22,9 +22,8 @@ import pytest
 import yaml
 from e2e import snapshot
 from integration.test_node_roles import PLAYBOOK, ROOT, Run, look
-from testbed import down, machine, up
 from testbed.hosts import Host, Testbed
-from testbed.topology import read_topology
+from testbed.suite import fresh_hosts
 from xpubuild import artefacts, debian
 from xpubuild.cache import Cache
 from xpubuild.recipes import images, syshax, vllm_cpu
@@ -55,12 +54,8 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the testbed needs roo
 
 @pytest.fixture(scope="module")
 def testbed() -> Iterator[Testbed]:
-    machine.prepare()
-    down.remove(NAME)  # what a killed earlier run may have left
-    with machine.locked(NAME):
-        made = up.hosts_up(read_topology(TOPOLOGY), NAME, None, Cache(), lambda _: None)
-    yield made
-    down.remove(NAME)
+    with fresh_hosts(TOPOLOGY, NAME) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

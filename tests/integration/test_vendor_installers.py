@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from e2e import snapshot
-from testbed import down, machine, up
+from testbed import up
 from testbed.hosts import Host, Testbed
 from testbed.recipes import vendor
+from testbed.suite import fresh_hosts
 from testbed.topology import read_topology
 from xpubuild.cache import Cache
 
@@ -38,12 +39,8 @@ def artefacts() -> Path:
 
 @pytest.fixture(scope="module")
 def testbed() -> Iterator[Testbed]:
-    machine.prepare()
-    down.remove(NAME)  # what a killed earlier run may have left
-    with machine.locked(NAME):
-        made = up.hosts_up(read_topology(TOPOLOGY), NAME, None, Cache(), lambda _: None)
-    yield made
-    down.remove(NAME)
+    with fresh_hosts(TOPOLOGY, NAME) as made:
+        yield made
 
 
 @pytest.fixture(params=HOSTS)

@@ -308,7 +308,14 @@ def test_beside_a_foreign_volcano_ours_is_judged() -> None:
 
 # -- slice_check -----------------------------------------------------------------------------
 
-PARAMS = {"image": "r/w:v1", "cores": 5, "memory_gib": 1, "scheduler_name": "flexai-volcano"}
+PARAMS = {
+    "image": "r/w:v1",
+    "pull_secret": "",
+    "cores": 5,
+    "memory_gib": 1,
+    "scheduler_name": "flexai-volcano",
+    "timeout_s": 1,
+}
 SLICED = slice_check.Trial("a", True, "flexai-xpu")
 BARE = slice_check.Trial("a", False)
 PLACED = {"cards": 1, "placement": "0,GPU-1,GPU,1024,5,0:"}
@@ -354,6 +361,61 @@ def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
         (container,) = spec["containers"]
         assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"} in container["env"]
         assert ("resources" in container) == trial.sliced
+
+
+class Cluster(slice_check.Cluster):
+    """Remembers what it is told to make; *objects* are there before, by path."""
+
+    def __init__(self, objects: dict[str, Object]) -> None:
+        self.objects = objects
+        self.made: list[tuple[str, str, Object | None]] = []
+
+    def get(self, path: str, **more: Any) -> Object | None:
+        return self.objects.get(path)
+
+    def change(self, verb: str, path: str, body: Object | None = None) -> Object:
+        self.made.append((verb, path, body))
+        return {}
+
+
+PULLING = {**PARAMS, "pull_secret": "xpu/site"}
+SITE_SECRET: Object = {
+    "apiVersion": "v1",
+    "kind": "Secret",
+    "type": "kubernetes.io/dockerconfigjson",
+    "metadata": {"name": "site", "namespace": "xpu", "uid": "u", "resourceVersion": "7"},
+    "data": {".dockerconfigjson": "e30="},
+}
+
+
+def test_the_pull_secret_is_copied_into_the_pods_namespace_and_named_by_every_pod() -> None:
+    cluster = Cluster({"/api/v1/namespaces/xpu/secrets/site": SITE_SECRET})
+    with slice_check.Run(cluster, PULLING) as run:
+        run.start(BARE)
+    (namespace, secret, pod, deleted) = cluster.made
+    name = (namespace[2] or {})["metadata"]["name"]
+    assert secret[:2] == ("post", f"/api/v1/namespaces/{name}/secrets")
+    assert secret[2] == {**SITE_SECRET, "metadata": {"name": "pull"}}
+    assert (pod[2] or {})["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+    assert deleted[:2] == ("delete", f"/api/v1/namespaces/{name}")
+    assert "imagePullSecrets" not in slice_check.pod(BARE, PARAMS)["spec"]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("xpu/other", "There is no secret other in namespace xpu"),
+        ("site", "pull_secret is 'site', which names no secret"),
+    ],
+)
+def test_without_its_pull_secret_nothing_is_made(source: str, said: str) -> None:
+    cluster = Cluster({})
+    with (
+        pytest.raises(XpuError, match=said),
+        slice_check.Run(cluster, {**PULLING, "pull_secret": source}),
+    ):
+        pass
+    assert cluster.made == []
 
 
 # -- site_verdict ----------------------------------------------------------------------------

@@ -25,8 +25,8 @@ from typing import Any
 from . import machine
 from .errors import TestbedError
 from .hosts import STATE_ROOT
-from .plan import cgroup_parent
-from .podman import LABEL, containers, networks, podman, stored_containers
+from .plan import cgroup_parent, is_network_of
+from .podman import LABEL, containers, networks_of, podman, stored_containers
 
 CGROUPS = Path("/sys/fs/cgroup")
 TABLES = ("filter", "nat", "mangle", "raw")
@@ -74,13 +74,19 @@ def belongs(subnets: Iterable[str], address: str) -> bool:
     )
 
 
-def rules_of(listing: str, subnets: Iterable[str], networks: Iterable[str] = ()) -> list[str]:
-    """Lines of ``iptables -S`` that name one of *subnets*, or a comment with one of *networks*."""
-    own, names = list(subnets), set(networks)
+def _network_in(comment: str) -> str:
+    """The network that netavark's comment on a rule names, or nothing."""
+    found = re.match(r"name: (\S+) id: ", comment)
+    return found[1] if found else ""
+
+
+def rules_of(listing: str, subnets: Iterable[str], testbed: str) -> list[str]:
+    """Lines of ``iptables -S`` that name one of *subnets*, or a network of *testbed*."""
+    own = list(subnets)
     found = []
     for line in listing.splitlines():
         words = shlex.split(line)
-        named = any(f"name: {name}" in word for name in names for word in words)
+        named = any(is_network_of(testbed, _network_in(word)) for word in words)
         if line.startswith("-A ") and (named or any(belongs(own, word) for word in words)):
             found.append(line)
     return found
@@ -166,22 +172,18 @@ def _namespaces(subnets: frozenset[str]) -> tuple[str, ...]:
     )
 
 
-def _rules(subnets: frozenset[str], own_networks: Iterable[str]) -> tuple[str, ...]:
+def _rules(subnets: frozenset[str], testbed: str) -> tuple[str, ...]:
     found = []
     for table in TABLES:
         listing = machine.run(["iptables", "-w", "-t", table, "-S"], check=False)
-        for line in rules_of(listing.stdout.decode(), subnets, own_networks):
+        for line in rules_of(listing.stdout.decode(), subnets, testbed):
             found.append(f"{table} {line}")
     return tuple(found)
 
 
 def look(name: str, remembered: frozenset[str] = frozenset()) -> Traces:
     """Everything on this machine that belongs to testbed *name*."""
-    own_networks = [
-        network
-        for network in networks()
-        if network["name"] == name and (network.get("labels") or {}).get(LABEL) == name
-    ]
+    own_networks = networks_of(name)
     subnets = _subnets(name, own_networks) | remembered
     cgroups = tuple(_cgroup_directories(name))
     return Traces(
@@ -194,7 +196,7 @@ def look(name: str, remembered: frozenset[str] = frozenset()) -> Traces:
         interfaces=tuple(
             interface for interface, address in _addresses() if belongs(subnets, address)
         ),
-        rules=_rules(subnets, [name]),
+        rules=_rules(subnets, name),
         state=tuple(path for path in [STATE_ROOT / name] if path.exists()),
         subnets=subnets,
     )

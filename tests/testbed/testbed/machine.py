@@ -2,7 +2,8 @@
 """The machine that testbeds run on: its rights, its tools, running a command, one lock per testbed.
 
 Commands that change anything die with us (``setpriv --pdeathsig``): an ``up`` that is killed leaves
-no podman behind that goes on creating things while ``down`` removes them.
+no podman behind that goes on creating things while ``down`` removes them. What must not stop half
+way outlives us instead.
 """
 
 from __future__ import annotations
@@ -107,12 +108,14 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     timeout: float = 600,
+    outlive: bool = False,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the machine that ends when we end."""
+    """Run a command of the machine that ends when we end, or goes to its own end (*outlive*)."""
     words = [str(word) for word in argv]
     try:
         done = subprocess.run(
-            ["setpriv", "--pdeathsig", "TERM", *words],
+            words if outlive else ["setpriv", "--pdeathsig", "TERM", *words],
+            start_new_session=outlive,
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,
@@ -121,7 +124,9 @@ def run(
             timeout=timeout,
         )
     except FileNotFoundError:
-        raise TestbedError("setpriv is missing", "apt-get install util-linux") from None
+        missing = words[0] if outlive else "setpriv"
+        package = TOOLS[missing]
+        raise TestbedError(f"{missing} is missing", f"apt-get install {package}") from None
     except subprocess.TimeoutExpired:
         raise TestbedError(f"{shlex.join(words)} did not end within {timeout:g} s") from None
     if check and done.returncode != 0:

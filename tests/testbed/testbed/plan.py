@@ -7,6 +7,7 @@ import hashlib
 import io
 import ipaddress
 import json
+import re
 import tarfile
 import uuid
 from collections.abc import Iterable, Sequence
@@ -94,7 +95,23 @@ def choose_subnet(wanted: str | None, taken: Sequence[tuple[str, str]]) -> str:
     return wanted
 
 
-def make_testbed(topology: Topology, name: str, subnet: str, state_dir: Path) -> Testbed:
+def network_name(testbed: str, mark: str) -> str:
+    """A podman network no testbed had before: *mark* is six hex digits, new with every ``up``.
+
+    podman's list of leases goes by network name and outlives the network. An address that a killed
+    podman left taken there would stay taken for every later testbed of that name.
+    """
+    return f"{testbed}-{mark}"
+
+
+def is_network_of(testbed: str, network: str) -> bool:
+    """Whether a network's name is one that :func:`network_name` gives the testbed's."""
+    return re.fullmatch(re.escape(testbed) + "-[0-9a-f]{6}", network) is not None
+
+
+def make_testbed(
+    topology: Topology, name: str, subnet: str, state_dir: Path, mark: str = "000000"
+) -> Testbed:
     """The testbed *topology* describes, with every name, address and card settled."""
     first = ipaddress.IPv4Network(subnet).network_address + FIRST_ADDRESS
     hosts = tuple(
@@ -109,7 +126,8 @@ def make_testbed(topology: Topology, name: str, subnet: str, state_dir: Path) ->
         )
         for index, spec in enumerate(topology.hosts)
     )
-    return Testbed(name, topology, name, subnet, hosts, None, state_dir)
+    network = network_name(name, mark)
+    return Testbed(name, topology, network, subnet, hosts, None, state_dir)
 
 
 def cgroup_parent(testbed: str, manager: str) -> str:

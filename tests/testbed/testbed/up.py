@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -23,9 +24,12 @@ from .podman import (
     LABEL_DEFINITION,
     containers,
     engine,
+    has_monitor,
     image_exists,
     import_image,
     networks,
+    networks_of,
+    note_death,
     podman,
     start,
 )
@@ -37,6 +41,8 @@ Say = Callable[[str], None]
 CHOICE_OF_SUBNET = "(subnets)"
 # systemd says one of these once it has nothing left to start.
 SETTLED = ("running", "degraded")
+# What podman calls a container that, as far as it knows, has a first process.
+ALIVE = ("running", "stopping", "paused")
 BOOT_SECONDS = 120
 CRASHES = 3
 
@@ -63,22 +69,17 @@ def _network_subnets(known: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def _new_testbed(topology: Topology, name: str, subnet: str | None) -> Testbed:
     known = networks()
-    for network in known:
-        if network["name"] == name:
-            raise TestbedError(
-                f"a podman network called {name!r} exists already, without a testbed of that name",
-                f"python -m testbed down --name {name}, or choose another --name",
-            )
-    leftovers = containers(name)
+    leftovers = [str(entry["Names"][0]) for entry in containers(name)]
+    leftovers += [f"network {network['name']}" for network in networks_of(name)]
     if leftovers:
-        names = ", ".join(str(entry["Names"][0]) for entry in leftovers)
         raise TestbedError(
-            f"containers of an earlier testbed {name!r} are still there: {names}",
+            f"parts of an earlier testbed {name!r} are still there: {', '.join(leftovers)}",
             f"python -m testbed down --name {name}",
         )
     wanted = subnet or topology.subnet
     chosen = plan.choose_subnet(wanted, [*_network_subnets(known), *_routes()])
-    testbed = plan.make_testbed(topology, name, chosen, STATE_ROOT / name)
+    mark = secrets.token_hex(3)
+    testbed = plan.make_testbed(topology, name, chosen, STATE_ROOT / name, mark)
     _check_container_names(testbed)
     return testbed
 
@@ -262,9 +263,11 @@ def _ensure_host(
                 f"container {host.container} was made from another image or by another version",
                 f"python -m testbed down --name {testbed.name}, then up again",
             )
-        if found["State"] == "running":
+        if found["State"] in ALIVE and has_monitor(host.container):
             wait_until_booted(host, time.monotonic() + BOOT_SECONDS)
             return "was running"
+        if found["State"] in ALIVE:
+            note_death(found["Id"])
     _ensure_pci(host)
     _ensure_var_lib(host, archive)
     if not found:

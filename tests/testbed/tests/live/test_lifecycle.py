@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from testbed import down, machine
 from testbed.errors import TestbedError
-from testbed.hosts import STATE_ROOT, Testbed, load
+from testbed.hosts import STATE_ROOT, Host, Testbed, load
 from testbed.podman import podman
 from testbed.up import boot_id, system_state
 
@@ -285,13 +285,12 @@ def test_a_taken_container_name_is_refused_and_nothing_is_made(first: Testbed) -
         podman("rm", "--force", f"{SECOND}-h1")
 
 
-def test_a_foreign_network_of_the_same_name_is_refused_and_kept() -> None:
+def test_a_foreign_network_of_the_testbeds_name_is_no_obstacle_and_kept() -> None:
     podman("network", "create", SECOND)
     try:
-        text = refused("up", ONE_HOST, "--name", SECOND)
-        assert f"a podman network called '{SECOND}' exists already" in text
+        ok("up", ONE_HOST, "--name", SECOND)
         ok("down", "--name", SECOND)
-        assert SECOND in podman("network", "ls", "--quiet").split()
+        assert SECOND in podman("network", "ls", "--format", "{{.Name}}").split()
     finally:
         podman("network", "rm", SECOND)
 
@@ -350,7 +349,7 @@ def test_down_works_on_a_half_removed_testbed(missing: str) -> None:
     if missing == "state":
         (STATE_ROOT / FIRST / "state.json").unlink()
     if missing == "network":
-        podman("network", "rm", "--force", FIRST)
+        podman("network", "rm", "--force", load(FIRST).network)
     if missing == "container":
         podman("rm", "--force", "--time=0", f"{FIRST}-h1")
     ok("down", "--name", FIRST)
@@ -382,4 +381,54 @@ def test_up_goes_on_where_a_killed_one_stopped() -> None:
     host = load(FIRST).host("h1")
     assert system_state(host) == "running"
     assert host.get("/root/.ssh/authorized_keys").startswith(b"ssh-ed25519 ")
+    ok("down", "--name", FIRST)
+
+
+def kill_every_process(host: Host) -> None:
+    """As when all processes of a session are ended: the host's and the monitor podman set on it."""
+    monitor = int(podman("inspect", "--format", "{{.State.ConmonPid}}", host.container))
+    first = host.pid()
+    for pid in (monitor, first):
+        os.kill(pid, signal.SIGKILL)
+    while Path(f"/proc/{first}").exists():
+        time.sleep(0.05)
+
+
+def test_up_starts_a_host_again_of_which_every_process_was_killed() -> None:
+    ok("up", ONE_HOST, "--name", FIRST)
+    host = load(FIRST).host("h1")
+    host.put("/etc/kept", b"of before\n")
+    before = boot_id(host)
+    kill_every_process(host)
+    assert podman("inspect", "--format", "{{.State.Status}}", host.container).strip() == "running"
+    ok("up", ONE_HOST, "--name", FIRST)
+    assert system_state(host) == "running"
+    assert boot_id(host) != before
+    assert host.get("/etc/kept") == b"of before\n"
+    ok("down", "--name", FIRST)
+
+
+def start_killed_at_its_network(host: Host, scratch: Path) -> None:
+    """Start a host by a podman that dies once it has taken the address, before it notes so."""
+    helper = scratch / "netavark"
+    helper.write_text('#!/bin/sh\ncase " $* " in *" setup "*) kill -KILL "$PPID" ;; esac\n')
+    helper.chmod(0o755)
+    settings = scratch / "containers.conf"
+    settings.write_text(f'[engine]\nhelper_binaries_dir = ["{scratch}"]\n')
+    argv = ["podman", "--runtime", "runc", "start", host.container]
+    killed = machine.run(argv, check=False, env={"CONTAINERS_CONF": str(settings)})
+    assert killed.returncode != 0
+
+
+def test_an_address_that_a_killed_podman_took_is_free_after_down(tmp_path: Path) -> None:
+    ok("up", ONE_HOST, "--name", FIRST)
+    before = load(FIRST)
+    podman("stop", "--time=0", before.host("h1").container)
+    start_killed_at_its_network(before.host("h1"), tmp_path)
+    assert "take the testbed down, then up again" in refused("up", ONE_HOST, "--name", FIRST)
+    ok("down", "--name", FIRST)
+    ok("up", ONE_HOST, "--name", FIRST)
+    after = load(FIRST)
+    assert after.host("h1").address == before.host("h1").address
+    assert after.network != before.network
     ok("down", "--name", FIRST)

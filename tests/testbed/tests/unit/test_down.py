@@ -21,10 +21,19 @@ LISTING = """\
 
 
 def test_only_rules_of_the_own_subnet_are_found() -> None:
-    assert down.rules_of(LISTING, ["10.89.64.0/24"]) == [
+    assert down.rules_of(LISTING, ["10.89.64.0/24"], "demo") == [
         "-A POSTROUTING -s 10.89.64.0/24 -j NETAVARK-05F70341078AC",
         "-A NETAVARK-05F70341078AC -d 10.89.64.0/24 -j ACCEPT",
     ]
+
+
+def test_rules_are_known_by_the_network_in_netavarks_comment() -> None:
+    def rule(network: str) -> str:
+        return f'-A POSTROUTING -m comment --comment "name: {network} id: 4fa9" -j X'
+
+    listing = "\n".join(map(rule, ["demo-00ff00", "demo-roles-00ff00", "demo", "demo-00ff00a"]))
+    assert down.rules_of(listing, [], "demo") == [rule("demo-00ff00")]
+    assert down.rules_of(listing, [], "demo-roles") == [rule("demo-roles-00ff00")]
 
 
 def test_a_chain_no_rule_jumps_to_is_left_over() -> None:

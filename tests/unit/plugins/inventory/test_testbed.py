@@ -66,7 +66,7 @@ def test_groups_follow_roles_and_cards(roles: list[str], cards: int, wanted: lis
     assert plugin.groups_of(host("h", roles, cards)) == wanted
 
 
-def listing(tmp_path: Path) -> subprocess.CompletedProcess[str]:
+def listing(tmp_path: Path, connection: str = "podman") -> subprocess.CompletedProcess[str]:
     """What ansible-inventory makes of testbed "site" with its state in *tmp_path*."""
     source = tmp_path / "testbed.yml"
     source.write_text("plugin: flexai.xpu.testbed\n")
@@ -79,6 +79,7 @@ def listing(tmp_path: Path) -> subprocess.CompletedProcess[str]:
             "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
             "FLEXAI_TESTBED": "site",
             "FLEXAI_TESTBED_STATE": str(tmp_path),
+            "FLEXAI_TESTBED_CONNECTION": connection,
         },
         capture_output=True,
         text=True,
@@ -109,6 +110,25 @@ def test_a_state_becomes_hosts_groups_and_variables(tmp_path: Path) -> None:
         "ansible_host": "site-gpu1",
         "ansible_python_interpreter": "/usr/bin/python3",
         "flexai_kubeconfig": "/state/kubeconfig",
+        "flexai_site": "site",
+    }
+    assert {key: plain(variables[key]) for key in wanted} == wanted
+
+
+def test_hosts_are_reached_by_ssh_with_the_testbeds_keys(tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/state.json").write_text(json.dumps(STATE))
+    done = listing(tmp_path, "ssh")
+    assert done.returncode == 0, done.stderr
+    variables = json.loads(done.stdout)["_meta"]["hostvars"]["gpu1"]
+    keys = tmp_path / "site/ssh"
+    wanted = {
+        "ansible_connection": "ansible.builtin.ssh",
+        "ansible_host": "10.1.2.10",
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(keys / "id_ed25519"),
+        "ansible_ssh_common_args": f"-o UserKnownHostsFile={keys / 'known_hosts'} "
+        "-o StrictHostKeyChecking=yes",
         "flexai_site": "site",
     }
     assert {key: plain(variables[key]) for key in wanted} == wanted
