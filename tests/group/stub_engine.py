@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An engine that computes nothing and lives and dies like vLLM's mp backend over several machines.
 
-What is copied, and was seen with vLLM 0.32 (tests/group/test_vllm.py looks again):
+What is copied, and was seen with vLLM 0.32 (test_vllm.py looks again at dead workers):
 
 - main → core → rank: a tree of processes, each ends with status 1 when its child has died;
 - rank 0 binds the rendezvous and waits there for the others; only then does the API listen;

@@ -180,7 +180,7 @@ def test_a_real_group_answers_before_and_after_each_death(make_pair: MakePair) -
 
 
 def test_what_the_stub_was_made_after(make_pair: MakePair) -> None:
-    """vLLM without run.sh: the two failures of test_bare_engine.py."""
+    """vLLM without run.sh: the first failure of test_bare_engine.py."""
     pair = make_pair({"run.sh": BARE_RUN})
     group = pair.group
 

@@ -458,7 +458,7 @@ resolve() {
     ((status <= 128)) || kill -KILL "$asker" 2>/dev/null
     while [[ $text == *$'\n'* ]]; do
         line=${text%%$'\n'*} text=${text#*$'\n'}
-        address=${line%%[ 	]*} first=${first:-$address}
+        address=${line%%[[:space:]]*} first=${first:-$address}
         # shellcheck disable=SC2053  # a pattern
         [[ $address != $family ]] || alike=${alike:-$address}
     done
