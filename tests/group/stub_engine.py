@@ -50,7 +50,7 @@ def name(kind: str) -> None:
 
 
 def end_with_child(pid: int, kind: str) -> None:
-    _, status = os.waitpid(pid, 0)
+    status = os.waitpid(pid, 0)[1]
     say(f"EngineDeadError: {kind} has died ({status})")
     os._exit(1)
 
@@ -87,7 +87,7 @@ def lead(channel: socket.socket) -> None:
     door = socket.create_server((HERE, PORT), backlog=64)
     peers: dict[int, socket.socket] = {}
     while len(peers) < SIZE - 1:
-        peer, _ = door.accept()
+        peer = door.accept()[0]
         said = peer.recv(16)
         if said.startswith(b"rank "):
             peers[int(said.split()[1])] = peer
@@ -149,7 +149,7 @@ class Api(BaseHTTPRequestHandler):
             return
         Api.busy += 1
         try:
-            for _ in range(body.get("max_tokens", 1)):
+            for _token in range(body.get("max_tokens", 1)):
                 with Api.lock:
                     self.channel.sendall(b"s")
                     answer = self.channel.recv(1)

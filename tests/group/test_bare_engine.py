@@ -87,7 +87,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 def test_a_dead_worker_leaves_health_at_200_until_a_request_gets_500(pair: Pair) -> None:
     leader, worker = pair.ranks
     worker.kill()
-    assert [pair.health() for _ in range(5)] == [200] * 5
+    assert [pair.health() for _time in range(5)] == [200] * 5
     assert leader.process.poll() is None
     assert pair.complete() == 500
     wait_for(lambda: leader.process.poll() == 1, "the leader's end")

@@ -59,7 +59,7 @@ def serving(group: Group, but: str = "") -> str:
 @pytest.fixture
 def short_paths() -> Iterator[list[str]]:
     """One for each member, as in containers, and short: it becomes part of a socket's name."""
-    directories = [tempfile.mkdtemp(prefix="fxray-", dir="/tmp") for _ in range(2)]
+    directories = [tempfile.mkdtemp(prefix="fxray-", dir="/tmp") for _member in range(2)]
     yield directories
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)

@@ -106,7 +106,7 @@ def test_the_environment_of_a_role_is_its_own(tmp_path: Path) -> None:
     deliver(tmp_path / "flexai", fragments)
     settings = {"FLEXAI_STATE_DIR": str(tmp_path), "FLEXAI_MAX_GROUP_RESTARTS": "0",
                 "POD_IP": "127.0.0.9"}  # fmt: skip
-    _, said = call("run.sh", settings, directory=tmp_path / "flexai")
+    said = call("run.sh", settings, directory=tmp_path / "flexai")[1]
     assert [line for line in said if " run.sh " not in line] == ["it's", "0", "127.0.0.9"]
 
 

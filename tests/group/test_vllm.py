@@ -194,7 +194,7 @@ def test_what_the_stub_was_made_after(make_pair: MakePair) -> None:
     os.kill(pair.rank(1), signal.SIGKILL)
     group.workers[0].kill()
     group.workers[0].wait_end()
-    assert [answers("/health") for _ in range(3)] == [200] * 3
+    assert [answers("/health") for _time in range(3)] == [200] * 3
     assert group.leader.ended() is None
     assert pair.chat()[0] == 500
     pair.lap("bare, worker killed: /health 200 until a request got 500")

@@ -158,7 +158,7 @@ class Ear(ThreadingHTTPServer):
 
     def order(self, line: str) -> None:
         """One order of run.sh."""
-        verb, _, epoch = line.partition(" ")
+        verb, epoch = (*line.split(" ", 1), "")[:2]
         with self.lock:
             if verb == "gather":
                 self.group.gather(epoch)

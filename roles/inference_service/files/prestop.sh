@@ -1,5 +1,5 @@
-#!/bin/bash
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
 # preStop hook of every member of a serving group. All pods of a group are told to end at the same time: a leader waits
 # until clients have heard of it, a worker until the leader has answered its last request. Both waits have a bound.
 set -uo pipefail

@@ -1,5 +1,5 @@
-#!/bin/bash
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
 # The exec probes of every member of a serving group: startup, readiness or liveness. Status 0: yes; 1: no, and why.
 # What they go by is run.sh's state file, for a group is formed anew while its containers live on.
 set -uo pipefail

@@ -1,5 +1,5 @@
-#!/bin/bash
 # SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash
 # One member of a serving group, from the container's start to its end: runs the engine of its role, and sees to it that
 # the group serves as a whole or is formed anew as a whole. It is PID 1 of its container. The contract:
 # docs/serving-group.md.
