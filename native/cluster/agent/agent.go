@@ -134,12 +134,6 @@ func (a *Agent) Ledger() xpu.Ledger {
 	return fresh
 }
 
-// stands says whether an owner has its slice, on cards that are there.
-func (a *Agent) stands(owner xpu.Owner, key string) bool {
-	slice, held := a.Ledger().Of(owner)
-	return held && slice.Key == key && present(slice, a.KnownCards()) == nil
-}
-
 // wrote notes what the ledger on disk says now.
 func (a *Agent) wrote(ledger xpu.Ledger) {
 	a.mutex.Lock()
@@ -160,9 +154,7 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 			return err
 		}
 	}
-	if key := xpu.Key(tokens); !a.ahead.starts(key, claim.Owner) || !a.stands(claim.Owner, key) {
-		err = a.start(claim)
-	}
+	err = a.start(claim, a.ahead.starts(xpu.Key(tokens), claim.Owner))
 	a.note(claim, err)
 	if !known {
 		a.Changed()

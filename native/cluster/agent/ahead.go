@@ -182,17 +182,10 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 // shared says whether another container has some of the ids, or another pod all of them: an init container may
 // be running with them.
 func (a *Agent) shared(entries []checkpoint.Entry, holders []checkpoint.Container, tokens []string) bool {
-	for _, entry := range entries {
-		if entry.Resource != a.Resources.Number {
-			continue
-		}
-		holds := slices.ContainsFunc(holders, func(c checkpoint.Container) bool { return c.PodUID == entry.PodUID && c.Name == entry.Container })
-		if !holds && slices.ContainsFunc(entry.IDs, func(id string) bool { return slices.Contains(tokens, id) }) {
-			return true
-		}
-		if holds && entry.PodUID != holders[0].PodUID {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(entries, func(entry checkpoint.Entry) bool {
+		holds := func(c checkpoint.Container) bool { return c.PodUID == entry.PodUID && c.Name == entry.Container }
+		one := entry.PodUID == holders[0].PodUID && slices.ContainsFunc(holders, holds)
+		dealt := func(id string) bool { return slices.Contains(tokens, id) }
+		return entry.Resource == a.Resources.Number && !one && slices.ContainsFunc(entry.IDs, dealt)
+	})
 }

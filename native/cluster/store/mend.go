@@ -79,12 +79,8 @@ func (s *Store) lacking(slice xpu.Slice) ([]content, error) {
 
 // CDIStands says whether WriteCDI would change nothing, or why it couldn't.
 func (s *Store) CDIStands(ledger xpu.Ledger, cards []xpu.Card) (bool, error) {
-	wanted, err := s.composeCDI(ledger, cards)
-	if err != nil {
-		return false, err
-	}
-	found, err := os.ReadFile(s.paths.CDI)
-	return err == nil && bytes.Equal(found, wanted), nil
+	wanted, err := s.cdiFile(ledger, cards)
+	return err == nil && wanted.is(), err
 }
 
 // DropCDI takes one slice's entry away. It needs neither a driver nor its CDI spec: a slice must be able

@@ -410,3 +410,25 @@ func TestPidsOfASliceThatEndedAreAnError(t *testing.T) {
 		t.Error("an owner left his directory")
 	}
 }
+
+// Who asks first must be told what the write would do.
+func TestACDIFileStandsWhereItsWriteWouldChangeNothing(t *testing.T) {
+	s, paths := open(t)
+	l := ledger(t, slice)
+	for name, spoil := range map[string]func(){
+		"none":           func() { os.Remove(paths.CDI) },
+		"another text":   func() { write(t, paths.CDI, "cdiVersion: 0.5.0\n") },
+		"another's mode": func() { os.Chmod(paths.CDI, 0o600) },
+	} {
+		spoil()
+		if stands, err := s.CDIStands(l, cards); stands || err != nil {
+			t.Errorf("%s: stands %t, %v", name, stands, err)
+		}
+		if err := s.WriteCDI(l, cards); err != nil {
+			t.Fatal(err)
+		}
+		if stands, err := s.CDIStands(l, cards); !stands || err != nil {
+			t.Errorf("%s, written: stands %t, %v", name, stands, err)
+		}
+	}
+}
