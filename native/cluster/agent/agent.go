@@ -67,8 +67,8 @@ type Store interface {
 	WriteSlice(xpu.Slice) error
 	RemoveSlice(xpu.Slice) error
 	WriteCDI(xpu.Ledger, []xpu.Card) error
-	// CDIStands says whether WriteCDI would change nothing.
-	CDIStands(xpu.Ledger, []xpu.Card) (bool, error)
+	// EntryStands says whether the CDI entry of this slice is as WriteCDI would make it.
+	EntryStands(xpu.Slice, []xpu.Card) (bool, error)
 	Sweep(xpu.Ledger) error
 }
 

@@ -63,7 +63,7 @@ func (a *Agent) start(claim xpu.Claim, ready bool) error {
 	if err := a.Store.WriteSlice(slice); err != nil {
 		return err
 	}
-	if stands, err := a.Store.CDIStands(ledger, cards); err == nil && stands {
+	if stands, err := a.Store.EntryStands(slice, cards); err == nil && stands {
 		return nil
 	}
 	return a.commit(claim)

@@ -68,11 +68,13 @@ type Store struct {
 	ledger  *reread.File[stored]
 	journal journal
 	base    *reread.File[*specs.Spec]
+	own     *reread.File[map[string]cdi.Entry]
 }
 
 // At is a store for someone who only reads; it makes nothing.
 func At(paths Paths) *Store {
 	s := &Store{paths: paths, wait: ledgerWait, OnError: Allow, base: reread.New(paths.BaseCDI, maxBytes, cdi.ParseBase)}
+	s.own = reread.New(paths.CDI, maxBytes, cdi.Entries)
 	s.ledger = reread.New(s.ledgerFile(), maxBytes, decode)
 	s.journal = journal{filepath.Join(paths.State, "ledger.journal")}
 	return s
