@@ -263,6 +263,18 @@ func TestARestartAsksNobodyAndChangesNothing(t *testing.T) {
 	}
 }
 
+func TestAContainerThatWasDealtOtherIdsGetsASliceOfThose(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	a := w.start(t)
+	prepare(t, a, "a")
+	w.forget("u1")
+	w.assign("u1", "app", []string{"b"}, 50, 6)
+	if slice := prepare(t, a, "b"); slice.Shares[0].CoresPercent != 50 || len(a.Ledger().Slices()) != 1 {
+		t.Errorf("%+v of %+v", slice, a.Ledger().Slices())
+	}
+}
+
 func TestBindingDoesWithoutAPIAndPodResources(t *testing.T) {
 	w := newWorld()
 	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)

@@ -60,6 +60,7 @@ func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
 		"an init container runs with one of the ids": func(w *world, _ *Agent) { w.assign("u1", "init", []string{"a", "b"}, 20, 3) },
 		"two containers hold the ids":                func(w *world, _ *Agent) { w.admit("u1", "p1", "side", []string{"a"}, 20, 3) },
 		"another pod is said to hold them":           func(w *world, _ *Agent) { w.admit("u2", "p2", "app", []string{"a"}, 20, 3) },
+		"another pod's other container holds them":   func(w *world, _ *Agent) { w.admit("u2", "p2", "side", []string{"a"}, 20, 3) },
 		"the pod has ended":                          func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Finished = true }) },
 		"an annotation is wrong":                     func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Class = "gold" }) },
 		"there is no room":                           func(_ *world, a *Agent) { a.SetCards(nil) },
