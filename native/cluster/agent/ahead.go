@@ -179,8 +179,8 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 		Tokens: tokens, Ask: ask, Preferred: pod.preferred(name)}, true
 }
 
-// shared says whether another container has some of the ids, or another pod all of them: an init container may
-// be running with them.
+// shared says whether a container other than these, or of another pod than the first of them, has some of the
+// ids: an init container may be running with them.
 func (a *Agent) shared(entries []checkpoint.Entry, holders []checkpoint.Container, tokens []string) bool {
 	return slices.ContainsFunc(entries, func(entry checkpoint.Entry) bool {
 		holds := func(c checkpoint.Container) bool { return c.PodUID == entry.PodUID && c.Name == entry.Container }

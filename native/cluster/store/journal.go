@@ -14,8 +14,8 @@ import (
 )
 
 // A durable write of the ledger goes into the journal first: two places in a file of fixed size, written in
-// turn. A new file would be durable only with all that the file system has in its own journal, which beside a
-// hundred starting containers is what they write.
+// turn. A new file would be durable only with all that the file system has in its own journal, what a
+// hundred starting containers write included.
 const (
 	journalMagic = "XPUJRNL1"
 	placeBytes   = 512 << 10
