@@ -40,13 +40,17 @@ type Pod struct {
 	UID             string
 	Namespace, Name string
 	Finished        bool
-	Containers      []string // init containers are not among them
-	Preference      string   // huawei.com/vgpu-ids-new
-	Shapes          string   // flexai.io/vgpu-shape
-	Class           string   // flexai.io/class
-	Models          string   // flexai.io/vgpu-type
-	Bandwidth       string   // flexai.io/intra-bandwidth
+	Containers      []string          // init containers are not among them
+	Limits          map[string]Limits // by container, init containers among them
+	Preference      string            // huawei.com/vgpu-ids-new
+	Shapes          string            // flexai.io/vgpu-shape
+	Class           string            // flexai.io/class
+	Models          string            // flexai.io/vgpu-type
+	Bandwidth       string            // flexai.io/intra-bandwidth
 }
+
+// Limits are how many of each resource's devices a container asks for.
+type Limits map[string]int
 
 // ErrNoPod says that the API server has no such pod.
 var ErrNoPod = errors.New("no such pod")
@@ -207,6 +211,15 @@ func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
 		Number:    len(holder.IDs[a.Resources.Number]),
 		Cores:     len(holder.IDs[a.Resources.Cores]),
 		MemoryGiB: len(holder.IDs[a.Resources.Memory]),
+	}
+}
+
+// whole says whether the kubelet has dealt a container all that it asks for, which it does resource by resource.
+func (a *Agent) whole(holder checkpoint.Container, asked Limits) bool {
+	return a.counts(holder) == xpu.Counts{
+		Number:    asked[a.Resources.Number],
+		Cores:     asked[a.Resources.Cores],
+		MemoryGiB: asked[a.Resources.Memory],
 	}
 }
 

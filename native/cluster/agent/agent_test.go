@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -158,6 +159,9 @@ func (w *world) admit(uid, pod, container string, tokens []string, cores, memory
 	w.holdings = append(w.holdings, Holding{"n", pod, container, tokens})
 	known := w.pods["n/"+pod]
 	known.UID, known.Namespace, known.Name, known.Containers = uid, "n", pod, append(known.Containers, container)
+	limits := map[string]Limits{container: {names.Number: len(tokens), names.Cores: cores, names.Memory: memory}}
+	maps.Copy(limits, known.Limits)
+	known.Limits = limits
 	w.pods["n/"+pod] = known
 }
 

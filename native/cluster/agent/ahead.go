@@ -171,6 +171,11 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 	if err != nil {
 		return claim, true
 	}
+	// The kubelet may write its checkpoint for another reason meanwhile. By its number alone a container
+	// asks for whole cards.
+	if !a.whole(holder, pod.Limits[holder.Name]) {
+		return claim, false
+	}
 	ask, err := pod.ask(name, a.counts(holder), a.Class)
 	if err != nil {
 		return claim, true

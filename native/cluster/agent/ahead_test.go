@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -51,6 +52,26 @@ func TestWhatTheKubeletHasNotWrittenDownYetIsLookedForAgain(t *testing.T) {
 	w.now = w.now.Add(aheadFor + time.Second)
 	if left := a.settleDealt(); left != 0 {
 		t.Errorf("%d still waited for", left)
+	}
+}
+
+// The kubelet deals resource by resource, and what else it writes its checkpoint for may come between two of them:
+// the number alone would be a whole card.
+func TestAContainerThatHasNotGotAllItAsksForIsLookedForAgain(t *testing.T) {
+	w, a := dealing(t)
+	whole := w.entries
+	for missing := range whole {
+		w.entries = slices.Delete(slices.Clone(whole), missing, missing+1)
+		if left := a.settleDealt(); left != 1 || len(w.files) > 0 || len(a.Ledger().Slices()) > 0 {
+			t.Fatalf("without %s: %d left, files %v", whole[missing].Resource, left, w.files)
+		}
+	}
+	w.entries = whole
+	if left := a.settleDealt(); left != 0 || len(w.files) != 1 {
+		t.Fatalf("%d left, files %v", left, w.files)
+	}
+	if share := prepare(t, a, "a").Shares[0]; share.CoresPercent != 20 || share.MemoryMiB != 3<<10 {
+		t.Errorf("%+v", share)
 	}
 }
 
