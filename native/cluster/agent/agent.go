@@ -40,13 +40,17 @@ type Pod struct {
 	UID             string
 	Namespace, Name string
 	Finished        bool
-	Containers      []string // init containers are not among them
-	Preference      string   // huawei.com/vgpu-ids-new
-	Shapes          string   // flexai.io/vgpu-shape
-	Class           string   // flexai.io/class
-	Models          string   // flexai.io/vgpu-type
-	Bandwidth       string   // flexai.io/intra-bandwidth
+	Containers      []string          // init containers are not among them
+	Limits          map[string]Limits // by container, init containers among them
+	Preference      string            // huawei.com/vgpu-ids-new
+	Shapes          string            // flexai.io/vgpu-shape
+	Class           string            // flexai.io/class
+	Models          string            // flexai.io/vgpu-type
+	Bandwidth       string            // flexai.io/intra-bandwidth
 }
+
+// Limits are how many of each resource's devices a container asks for.
+type Limits map[string]int
 
 // ErrNoPod says that the API server has no such pod.
 var ErrNoPod = errors.New("no such pod")
@@ -67,8 +71,8 @@ type Store interface {
 	WriteSlice(xpu.Slice) error
 	RemoveSlice(xpu.Slice) error
 	WriteCDI(xpu.Ledger, []xpu.Card) error
-	// CDIStands says whether WriteCDI would change nothing.
-	CDIStands(xpu.Ledger, []xpu.Card) (bool, error)
+	// EntryStands says whether the CDI entry of this slice is as WriteCDI would make it.
+	EntryStands(xpu.Slice, []xpu.Card) (bool, error)
 	Sweep(xpu.Ledger) error
 }
 
@@ -134,12 +138,6 @@ func (a *Agent) Ledger() xpu.Ledger {
 	return fresh
 }
 
-// stands says whether an owner has its slice, on cards that are there.
-func (a *Agent) stands(owner xpu.Owner, key string) bool {
-	slice, held := a.Ledger().Of(owner)
-	return held && slice.Key == key && present(slice, a.KnownCards()) == nil
-}
-
 // wrote notes what the ledger on disk says now.
 func (a *Agent) wrote(ledger xpu.Ledger) {
 	a.mutex.Lock()
@@ -160,9 +158,7 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 			return err
 		}
 	}
-	if key := xpu.Key(tokens); !a.ahead.starts(key, claim.Owner) || !a.stands(claim.Owner, key) {
-		err = a.start(claim)
-	}
+	err = a.start(claim, a.ahead.starts(xpu.Key(tokens), claim.Owner))
 	a.note(claim, err)
 	if !known {
 		a.Changed()
@@ -215,6 +211,15 @@ func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
 		Number:    len(holder.IDs[a.Resources.Number]),
 		Cores:     len(holder.IDs[a.Resources.Cores]),
 		MemoryGiB: len(holder.IDs[a.Resources.Memory]),
+	}
+}
+
+// whole says whether the kubelet has dealt a container all that it asks for, which it does resource by resource.
+func (a *Agent) whole(holder checkpoint.Container, asked Limits) bool {
+	return a.counts(holder) == xpu.Counts{
+		Number:    asked[a.Resources.Number],
+		Cores:     asked[a.Resources.Cores],
+		MemoryGiB: asked[a.Resources.Memory],
 	}
 }
 

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -130,12 +132,8 @@ func (w *world) WriteCDI(l xpu.Ledger, _ []xpu.Card) error {
 	}
 	return nil
 }
-func (w *world) CDIStands(l xpu.Ledger, _ []xpu.Card) (bool, error) {
-	var keys []string
-	for _, s := range l.Slices() {
-		keys = append(keys, s.Key)
-	}
-	return reflect.DeepEqual(keys, w.cdi), nil
+func (w *world) EntryStands(s xpu.Slice, _ []xpu.Card) (bool, error) {
+	return slices.Contains(w.cdi, s.Key), nil
 }
 func (w *world) Sweep(l xpu.Ledger) error {
 	keep := map[string]bool{}
@@ -161,6 +159,9 @@ func (w *world) admit(uid, pod, container string, tokens []string, cores, memory
 	w.holdings = append(w.holdings, Holding{"n", pod, container, tokens})
 	known := w.pods["n/"+pod]
 	known.UID, known.Namespace, known.Name, known.Containers = uid, "n", pod, append(known.Containers, container)
+	limits := map[string]Limits{container: {names.Number: len(tokens), names.Cores: cores, names.Memory: memory}}
+	maps.Copy(limits, known.Limits)
+	known.Limits = limits
 	w.pods["n/"+pod] = known
 }
 
@@ -263,6 +264,18 @@ func TestARestartAsksNobodyAndChangesNothing(t *testing.T) {
 	again := w.start(t)
 	if got := prepare(t, again, "a"); !reflect.DeepEqual(got, first) || w.asked != 0 {
 		t.Errorf("after a restart %+v, before %+v, %d calls", got, first, w.asked)
+	}
+}
+
+func TestAContainerThatWasDealtOtherIdsGetsASliceOfThose(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	a := w.start(t)
+	prepare(t, a, "a")
+	w.forget("u1")
+	w.assign("u1", "app", []string{"b"}, 50, 6)
+	if slice := prepare(t, a, "b"); slice.Shares[0].CoresPercent != 50 || len(a.Ledger().Slices()) != 1 {
+		t.Errorf("%+v of %+v", slice, a.Ledger().Slices())
 	}
 }
 

@@ -171,6 +171,11 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 	if err != nil {
 		return claim, true
 	}
+	// The kubelet may write its checkpoint for another reason meanwhile. By its number alone a container
+	// asks for whole cards.
+	if !a.whole(holder, pod.Limits[holder.Name]) {
+		return claim, false
+	}
 	ask, err := pod.ask(name, a.counts(holder), a.Class)
 	if err != nil {
 		return claim, true
@@ -179,20 +184,13 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 		Tokens: tokens, Ask: ask, Preferred: pod.preferred(name)}, true
 }
 
-// shared says whether another container has some of the ids, or another pod all of them: an init container may
-// be running with them.
+// shared says whether a container other than these, or of another pod than the first of them, has some of the
+// ids: an init container may be running with them.
 func (a *Agent) shared(entries []checkpoint.Entry, holders []checkpoint.Container, tokens []string) bool {
-	for _, entry := range entries {
-		if entry.Resource != a.Resources.Number {
-			continue
-		}
-		holds := slices.ContainsFunc(holders, func(c checkpoint.Container) bool { return c.PodUID == entry.PodUID && c.Name == entry.Container })
-		if !holds && slices.ContainsFunc(entry.IDs, func(id string) bool { return slices.Contains(tokens, id) }) {
-			return true
-		}
-		if holds && entry.PodUID != holders[0].PodUID {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(entries, func(entry checkpoint.Entry) bool {
+		holds := func(c checkpoint.Container) bool { return c.PodUID == entry.PodUID && c.Name == entry.Container }
+		one := entry.PodUID == holders[0].PodUID && slices.ContainsFunc(holders, holds)
+		dealt := func(id string) bool { return slices.Contains(tokens, id) }
+		return entry.Resource == a.Resources.Number && !one && slices.ContainsFunc(entry.IDs, dealt)
+	})
 }

@@ -4,6 +4,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,12 +55,33 @@ func TestWhatTheKubeletHasNotWrittenDownYetIsLookedForAgain(t *testing.T) {
 	}
 }
 
+// The kubelet deals resource by resource, and what else it writes its checkpoint for may come between two of them:
+// the number alone would be a whole card.
+func TestAContainerThatHasNotGotAllItAsksForIsLookedForAgain(t *testing.T) {
+	w, a := dealing(t)
+	whole := w.entries
+	for missing := range whole {
+		w.entries = slices.Delete(slices.Clone(whole), missing, missing+1)
+		if left := a.settleDealt(); left != 1 || len(w.files) > 0 || len(a.Ledger().Slices()) > 0 {
+			t.Fatalf("without %s: %d left, files %v", whole[missing].Resource, left, w.files)
+		}
+	}
+	w.entries = whole
+	if left := a.settleDealt(); left != 0 || len(w.files) != 1 {
+		t.Fatalf("%d left, files %v", left, w.files)
+	}
+	if share := prepare(t, a, "a").Shares[0]; share.CoresPercent != 20 || share.MemoryMiB != 3<<10 {
+		t.Errorf("%+v", share)
+	}
+}
+
 // What is unclear, refused or another's waits for the container's own start.
 func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
 	for name, change := range map[string]func(w *world, a *Agent){
 		"an init container runs with one of the ids": func(w *world, _ *Agent) { w.assign("u1", "init", []string{"a", "b"}, 20, 3) },
 		"two containers hold the ids":                func(w *world, _ *Agent) { w.admit("u1", "p1", "side", []string{"a"}, 20, 3) },
 		"another pod is said to hold them":           func(w *world, _ *Agent) { w.admit("u2", "p2", "app", []string{"a"}, 20, 3) },
+		"another pod's other container holds them":   func(w *world, _ *Agent) { w.admit("u2", "p2", "side", []string{"a"}, 20, 3) },
 		"the pod has ended":                          func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Finished = true }) },
 		"an annotation is wrong":                     func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Class = "gold" }) },
 		"there is no room":                           func(_ *world, a *Agent) { a.SetCards(nil) },

@@ -44,23 +44,26 @@ func (c *commits) take() []*order {
 	return orders
 }
 
-// start has a container's slice as it must be when it starts. Two need not wait for who writes just now: one that
-// finds no room, for the kubelet tries again, and one that has its slice, whose files are nobody else's.
-func (a *Agent) start(claim xpu.Claim) error {
+// start has a container's slice as it must be when it starts; ready are the files of one settled ahead. Two need
+// not wait for who writes just now: one that finds no room, for the kubelet tries again, and one that has its
+// slice, whose files are nobody else's.
+func (a *Agent) start(claim xpu.Claim, ready bool) error {
 	ledger, cards := a.Ledger(), a.KnownCards()
-	_, slice, _, err := ledger.Reserve(cards, claim)
-	var noFit *xpu.NoFit
-	if errors.As(err, &noFit) {
-		return err
-	}
-	held, restarts := ledger.Of(claim.Owner)
-	if err != nil || !restarts || held.Key != slice.Key || present(slice, cards) != nil {
+	slice, held := ledger.Of(claim.Owner)
+	if !held || slice.Key != xpu.Key(claim.Tokens) || present(slice, cards) != nil {
+		var noFit *xpu.NoFit
+		if _, _, _, err := ledger.Reserve(cards, claim); errors.As(err, &noFit) {
+			return err
+		}
 		return a.commit(claim)
+	}
+	if ready {
+		return nil
 	}
 	if err := a.Store.WriteSlice(slice); err != nil {
 		return err
 	}
-	if stands, err := a.Store.CDIStands(ledger, cards); err == nil && stands {
+	if stands, err := a.Store.EntryStands(slice, cards); err == nil && stands {
 		return nil
 	}
 	return a.commit(claim)

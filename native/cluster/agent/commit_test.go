@@ -139,6 +139,51 @@ func TestARestartAndARefusalWaitForNoWriter(t *testing.T) {
 	}
 }
 
+// lingering is a disk on which the CDI file takes until told.
+type lingering struct {
+	*world
+	began, let chan struct{}
+}
+
+func (l *lingering) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
+	l.began <- struct{}{}
+	<-l.let
+	return l.world.WriteCDI(ledger, cards)
+}
+
+// The ledger has the other's slice already and the CDI file doesn't; that is nothing to one that stands in both.
+func TestARestartWaitsForNoOthersCDIEntry(t *testing.T) {
+	g, a := crowded(t, 2)
+	a.Store = g.world
+	prepare(t, a, "0")
+	slow := &lingering{world: g.world, began: make(chan struct{}), let: make(chan struct{})}
+	a.Store = slow
+	other := make(chan error)
+	go func() { other <- a.Prepare(context.Background(), []string{"1"}) }()
+	<-slow.began
+	if len(a.Ledger().Slices()) != 2 || len(g.cdi) != 1 {
+		t.Fatalf("ledger %v, CDI %v", a.Ledger().Slices(), g.cdi)
+	}
+	prepare(t, a, "0")
+	close(slow.let)
+	if err := <-other; err != nil || len(g.cdi) != 2 {
+		t.Errorf("%v, CDI %v", err, g.cdi)
+	}
+}
+
+// A slice whose entry is lost, or was never written before a kill, gets it at its start.
+func TestAStartWithoutItsCDIEntryWritesIt(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	a := w.start(t)
+	prepare(t, a, "a")
+	w.cdi = nil
+	prepare(t, a, "a")
+	if len(w.cdi) != 1 {
+		t.Errorf("CDI %v", w.cdi)
+	}
+}
+
 func TestADiskThatFailsFailsAllOfThemAndPromisesNothing(t *testing.T) {
 	g, a := crowded(t, 5)
 	g.failAfter = 3 // the first one's ledger, directory and CDI entry

@@ -119,12 +119,22 @@ func (k *kubelet) arrive() {
 	if k.random.Intn(2) == 0 {
 		known.Preference = fmt.Sprintf("0,GPU-%d,GPU,1,1,0:", k.random.Intn(3))
 	}
+	known.Limits = map[string]Limits{}
 	for _, c := range pod.containers {
-		k.agent.Dealt(c.tokens) // before its checkpoint tells
-		k.assign(pod.uid, c.name, c.tokens, c.counts.Cores, c.counts.MemoryGiB)
-		k.free = slices.DeleteFunc(k.free, func(id string) bool { return slices.Contains(c.tokens, id) })
+		known.Limits[c.name] = Limits{names.Number: c.counts.Number, names.Cores: c.counts.Cores, names.Memory: c.counts.MemoryGiB}
 	}
 	k.world.pods["n/"+pod.name] = known
+	for _, c := range pod.containers {
+		k.agent.Dealt(c.tokens) // before its checkpoint tells
+		before := len(k.entries)
+		k.assign(pod.uid, c.name, c.tokens, c.counts.Cores, c.counts.MemoryGiB)
+		if whole := k.entries; k.random.Intn(2) == 0 && len(whole) > before {
+			k.entries = whole[:before+1] // written between two of its resources
+			k.agent.settleDealt()
+			k.entries = whole
+		}
+		k.free = slices.DeleteFunc(k.free, func(id string) bool { return slices.Contains(c.tokens, id) })
+	}
 	k.pods = append(k.pods, pod)
 	k.show()
 }

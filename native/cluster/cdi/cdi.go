@@ -6,6 +6,7 @@
 package cdi
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,6 +126,30 @@ func Without(text []byte, key string) ([]byte, error) {
 	return Marshal(&spec)
 }
 
+// Entry is all that a runtime makes of one slice's name: the spec's own part and the device's, as text.
+type Entry struct{ Shared, Own string }
+
+// Entries are those of a text that Marshal wrote, by key.
+func Entries(text []byte) (map[string]Entry, error) {
+	var spec struct {
+		Version string          `json:"cdiVersion"`
+		Kind    string          `json:"kind"`
+		Edits   json.RawMessage `json:"containerEdits"`
+		Devices []struct {
+			Name  string          `json:"name"`
+			Edits json.RawMessage `json:"containerEdits"`
+		} `json:"devices"`
+	}
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte(header)), &spec); err != nil || spec.Kind != Kind {
+		return nil, fmt.Errorf("no CDI spec that this release wrote (kind %q): %v", spec.Kind, err)
+	}
+	shared, entries := spec.Version+string(spec.Edits), make(map[string]Entry, len(spec.Devices))
+	for _, device := range spec.Devices {
+		entries[device.Name] = Entry{shared, string(device.Edits)}
+	}
+	return entries, nil
+}
+
 func commonEdits(base specs.ContainerEdits, runtime Runtime) (specs.ContainerEdits, error) {
 	edits := base
 	edits.Hooks = withoutCompat(base.Hooks)
@@ -226,6 +251,8 @@ func bind(host, container, access string) *specs.Mount {
 		Options: []string{access, "nosuid", "nodev", "rbind", "rprivate"}}
 }
 
+const header = "# Written by gpu-device-plugin, one device per slice; changes are lost.\n"
+
 // Marshal is the file's text: JSON, which is YAML too. A container's start waits for it, and in YAML's own
 // style a hundred slices take ten times as long.
 func Marshal(spec *specs.Spec) ([]byte, error) {
@@ -233,6 +260,5 @@ func Marshal(spec *specs.Spec) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("CDI spec: %w", err)
 	}
-	header := "# Written by gpu-device-plugin, one device per slice; changes are lost.\n"
 	return append(append([]byte(header), text...), '\n'), nil
 }

@@ -354,13 +354,24 @@ func (m Manager) apply(name string) error {
 			return nil // removed meanwhile, or done
 		}
 		if taken == nil {
-			return m.regrant(slice)
+			return m.regrantHeld(name)
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("slice %s has its new terms in the ledger, but who looks after running slices has not put them "+
 				"into force within %s (%w); restart it, then call again", name, appliedWait, taken)
 		}
 	}
+}
+
+// regrantHeld has the ledger's lock, lest somebody removes the slice between the look at it and its page.
+func (m Manager) regrantHeld(name string) error {
+	return m.transact(func(_ *store.Store, ledger xpu.Ledger) error {
+		slice, there := ledger.Of(xpu.HostOwner(name))
+		if !there {
+			return nil
+		}
+		return m.regrant(slice)
+	})
 }
 
 func (m Manager) regrant(slice xpu.Slice) error {

@@ -5,6 +5,7 @@ package kube
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -108,6 +109,14 @@ func podOf(pod *corev1.Pod) agent.Pod {
 	}
 	for _, container := range pod.Spec.Containers {
 		found.Containers = append(found.Containers, container.Name)
+	}
+	found.Limits = map[string]agent.Limits{}
+	for _, container := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
+		limits := agent.Limits{}
+		for resource, quantity := range container.Resources.Limits {
+			limits[string(resource)] = int(quantity.Value())
+		}
+		found.Limits[container.Name] = limits
 	}
 	return found
 }

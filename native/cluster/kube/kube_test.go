@@ -31,7 +31,8 @@ import (
 const podText = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","namespace":"n","uid":"u1",
  "annotations":{"huawei.com/vgpu-ids-new":"0,GPU-0,GPU,1,1,0:","flexai.io/vgpu-shape":"{\"a\":{\"number\":1}}",
  "flexai.io/class":"elastic","flexai.io/vgpu-type":"A100,T4","flexai.io/intra-bandwidth":"50"}},
- "spec":{"initContainers":[{"name":"init"}],"containers":[{"name":"a"},{"name":"b"}]},"status":{"phase":"Failed"}}`
+ "spec":{"initContainers":[{"name":"init","resources":{"limits":{"huawei.com/vgpu-number":"1"}}}],"containers":[
+ {"name":"a","resources":{"limits":{"huawei.com/vgpu-number":"1","huawei.com/vgpu-memory-1Gi":"3"}}},{"name":"b"}]},"status":{"phase":"Failed"}}`
 
 func api(t *testing.T, handler http.HandlerFunc) *API {
 	t.Helper()
@@ -81,7 +82,9 @@ func TestAnInitContainersPodIsFoundByItsUID(t *testing.T) {
 		reply(w, 200, `{"apiVersion":"v1","kind":"PodList","items":[{"metadata":{"name":"other","uid":"u0"}},`+podText+`]}`)
 	})
 	pod, err := client.PodOf(context.Background(), "u1")
+	const number = "huawei.com/vgpu-number"
 	want := agent.Pod{UID: "u1", Namespace: "n", Name: "p", Finished: true, Containers: []string{"a", "b"},
+		Limits:     map[string]agent.Limits{"init": {number: 1}, "a": {number: 1, "huawei.com/vgpu-memory-1Gi": 3}, "b": {}},
 		Preference: "0,GPU-0,GPU,1,1,0:", Shapes: `{"a":{"number":1}}`, Class: "elastic", Models: "A100,T4", Bandwidth: "50"}
 	if err != nil || !reflect.DeepEqual(pod, want) {
 		t.Errorf("%+v, %v; want %+v", pod, err, want)

@@ -14,8 +14,8 @@ import (
 )
 
 // A durable write of the ledger goes into the journal first: two places in a file of fixed size, written in
-// turn. A new file would be durable only with all that the file system has in its own journal, and beside a
-// hundred starting containers that takes many times as long (p99 of 16 KiB on ext4: 55 ms, in place 6).
+// turn. A new file would be durable only with all that the file system has in its own journal, what a
+// hundred starting containers write included.
 const (
 	journalMagic = "XPUJRNL1"
 	placeBytes   = 512 << 10

@@ -79,12 +79,31 @@ func (s *Store) lacking(slice xpu.Slice) ([]content, error) {
 
 // CDIStands says whether WriteCDI would change nothing, or why it couldn't.
 func (s *Store) CDIStands(ledger xpu.Ledger, cards []xpu.Card) (bool, error) {
-	wanted, err := s.composeCDI(ledger, cards)
+	wanted, err := s.cdiFile(ledger, cards)
+	return err == nil && wanted.is(), err
+}
+
+// EntryStands says whether a runtime finds a slice's entry as WriteCDI would make it, whatever the file says of
+// others.
+func (s *Store) EntryStands(slice xpu.Slice, cards []xpu.Card) (bool, error) {
+	alone, err := xpu.NewLedger([]xpu.Slice{slice})
 	if err != nil {
 		return false, err
 	}
-	found, err := os.ReadFile(s.paths.CDI)
-	return err == nil && bytes.Equal(found, wanted), nil
+	wanted, err := s.cdiFile(alone, cards)
+	if err != nil {
+		return false, err
+	}
+	ought, err := cdi.Entries(wanted.bytes)
+	if err != nil {
+		return false, err
+	}
+	found, err := s.own.Read()
+	if err != nil {
+		return false, nil // WriteCDI mends that
+	}
+	entry, there := found[slice.Key]
+	return there && entry == ought[slice.Key], nil
 }
 
 // DropCDI takes one slice's entry away. It needs neither a driver nor its CDI spec: a slice must be able

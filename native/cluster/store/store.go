@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -69,11 +68,13 @@ type Store struct {
 	ledger  *reread.File[stored]
 	journal journal
 	base    *reread.File[*specs.Spec]
+	own     *reread.File[map[string]cdi.Entry]
 }
 
 // At is a store for someone who only reads; it makes nothing.
 func At(paths Paths) *Store {
 	s := &Store{paths: paths, wait: ledgerWait, OnError: Allow, base: reread.New(paths.BaseCDI, maxBytes, cdi.ParseBase)}
+	s.own = reread.New(paths.CDI, maxBytes, cdi.Entries)
 	s.ledger = reread.New(s.ledgerFile(), maxBytes, decode)
 	s.journal = journal{filepath.Join(paths.State, "ledger.journal")}
 	return s
@@ -127,17 +128,14 @@ func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
 // Sockets is the directory of pids.sock, all that a container sees of State.
 func (p Paths) Sockets() string { return filepath.Join(p.State, "socket") }
 
-// WritePids makes a slice's pids.config hold content, where that is news. A slice that ended meanwhile has
-// no directory any more, which is an error.
-func (p Paths) WritePids(slice xpu.Slice, content []byte) error {
+// WritePids makes a slice's pids.config hold pids, where that is news. A slice that ended meanwhile has no
+// directory any more, which is an error.
+func (p Paths) WritePids(slice xpu.Slice, pids []byte) error {
 	if err := checkNames(slice); err != nil {
 		return err
 	}
-	path := filepath.Join((&Store{paths: p}).directory(slice.Owner), "pids.config")
-	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, content) {
-		return nil
-	}
-	return writeWhole(path, content, 0o444)
+	directory := (&Store{paths: p}).directory(slice.Owner)
+	return content{path: filepath.Join(directory, "pids.config"), bytes: pids, mode: 0o444}.put()
 }
 
 // stored is the ledger's text, as its file and the journal hold it.
@@ -215,8 +213,8 @@ func (s *Store) records() ([]xpu.Slice, error) {
 
 // Save makes the ledger durable, within Transact.
 func (s *Store) Save(ledger xpu.Ledger) error {
-	found, _ := s.newest() // nothing readable is 0, as in a new directory
-	_, sequence, err := s.journal.last(found.Sequence)
+	file, _ := s.ledger.Read() // nothing readable is 0, as in a new directory
+	_, sequence, err := s.journal.last(file.Sequence)
 	if err != nil {
 		return err
 	}
@@ -261,7 +259,7 @@ func (s *Store) WriteSlice(slice xpu.Slice) error {
 	if err != nil {
 		return err
 	}
-	return writeAll(slices.DeleteFunc(files, content.is))
+	return writeAll(files)
 }
 
 // files are a slice's, as they are when its container starts.
@@ -309,12 +307,20 @@ func (c content) is() bool {
 	return err == nil && bytes.Equal(found, c.bytes)
 }
 
+// put makes the file so, where it isn't.
+func (c content) put() error {
+	if c.is() {
+		return nil
+	}
+	return writeWhole(c.path, c.bytes, c.mode)
+}
+
 func writeAll(files []content) error {
 	for _, file := range files {
 		if err := os.MkdirAll(filepath.Dir(file.path), 0o755); err != nil {
 			return err
 		}
-		if err := writeWhole(file.path, file.bytes, file.mode); err != nil {
+		if err := file.put(); err != nil {
 			return err
 		}
 	}
@@ -419,30 +425,29 @@ func (s *Store) RemoveSlice(slice xpu.Slice) error {
 
 // WriteCDI writes the entries of all slices on these cards.
 func (s *Store) WriteCDI(ledger xpu.Ledger, cards []xpu.Card) error {
-	text, err := s.composeCDI(ledger, cards)
+	file, err := s.cdiFile(ledger, cards)
 	if err != nil {
 		return err
 	}
-	if (content{path: s.paths.CDI, bytes: text, mode: 0o644}).is() {
-		return nil
-	}
-	return writeWhole(s.paths.CDI, text, 0o644)
+	return file.put()
 }
 
-func (s *Store) composeCDI(ledger xpu.Ledger, cards []xpu.Card) ([]byte, error) {
+// cdiFile is our spec as it ought to be.
+func (s *Store) cdiFile(ledger xpu.Ledger, cards []xpu.Card) (content, error) {
 	base, err := s.base.Read()
 	if err != nil {
-		return nil, fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
+		return content{}, fmt.Errorf("base CDI spec: %w; role container_toolkit writes it with `nvidia-ctk cdi generate`", err)
 	}
 	runtime, err := s.runtime()
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
 	spec, err := cdi.Compose(base, runtime, s.entries(ledger, cards))
 	if err != nil {
-		return nil, err
+		return content{}, err
 	}
-	return cdi.Marshal(spec)
+	text, err := cdi.Marshal(spec)
+	return content{path: s.paths.CDI, bytes: text, mode: 0o644}, err
 }
 
 // runtime finds the libraries behind /opt/xpu/lib, with every link resolved: an upgrade that switches

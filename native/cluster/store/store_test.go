@@ -410,3 +410,64 @@ func TestPidsOfASliceThatEndedAreAnError(t *testing.T) {
 		t.Error("an owner left his directory")
 	}
 }
+
+// Who asks first must be told what the write would do.
+func TestACDIFileStandsWhereItsWriteWouldChangeNothing(t *testing.T) {
+	s, paths := open(t)
+	l := ledger(t, slice)
+	for name, spoil := range map[string]func(){
+		"none":           func() { os.Remove(paths.CDI) },
+		"another text":   func() { write(t, paths.CDI, "cdiVersion: 0.5.0\n") },
+		"another's mode": func() { os.Chmod(paths.CDI, 0o600) },
+	} {
+		spoil()
+		if stands, err := s.CDIStands(l, cards); stands || err != nil {
+			t.Errorf("%s: stands %t, %v", name, stands, err)
+		}
+		if err := s.WriteCDI(l, cards); err != nil {
+			t.Fatal(err)
+		}
+		if stands, err := s.CDIStands(l, cards); !stands || err != nil {
+			t.Errorf("%s, written: stands %t, %v", name, stands, err)
+		}
+	}
+}
+
+// A start asks for its own entry: whether another's is there yet is nothing to wait for.
+func TestAnEntryStandsWhateverTheFileSaysOfOthers(t *testing.T) {
+	s, paths := open(t)
+	other := slice
+	other.Key, other.Owner.PodUID, other.Tokens = "s2", "u2", []string{"t2"}
+	other.Shares = []xpu.Share{{UUID: "GPU-0", VID: 4, CoresPercent: 10, MemoryMiB: 1024}}
+	stands := func(what string, want bool) {
+		t.Helper()
+		if got, err := s.EntryStands(slice, cards); got != want || err != nil {
+			t.Errorf("%s: stands %t, %v", what, got, err)
+		}
+	}
+	put := func(slices ...xpu.Slice) {
+		t.Helper()
+		if err := s.WriteCDI(ledger(t, slices...), cards); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stands("no file", false)
+	put(slice)
+	stands("alone", true)
+	put(slice, other)
+	stands("beside another", true)
+	put(other)
+	stands("another alone", false)
+	write(t, paths.CDI, "devices: []\n")
+	stands("not ours", false)
+	put(slice)
+	write(t, paths.BaseCDI, strings.Replace(base, "/dev/nvidia0", "/dev/nvidia0, permissions: r", 1))
+	stands("the driver's devices are others", false)
+	put(slice)
+	stands("written anew", true)
+	write(t, paths.Runtime+"/versions/1/lib/libnvidia-ml_direct.so", "")
+	stands("our release is another", false)
+	if got, err := s.EntryStands(slice, nil); got || err != nil {
+		t.Errorf("a card that is gone: stands %t, %v", got, err)
+	}
+}

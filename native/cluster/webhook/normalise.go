@@ -197,7 +197,9 @@ func checkMoved(annotations map[string]string) field.ErrorList {
 	return problems
 }
 
-// place sets scheduler and runtime class where the pod leaves them open.
+// place sets scheduler and runtime class where the pod leaves them open. A pod that names its node asks no
+// scheduler; with Volcano's name it would get a PodGroup all the same, which holds its queue's share for as
+// long as the kubelet refuses the pod.
 func place(pod *Pod, policy Policy) []string {
 	spec := &pod.Spec
 	if policy.Scheduler != "" && spec.NodeName == "" &&

@@ -310,12 +310,14 @@ func TestSchedulerAndRuntimeClassAreSetWhereLeftOpen(t *testing.T) {
 		wantClass     string
 		wantWarning   string
 	}{
-		"left open":     {func(*corev1.PodSpec) {}, "volcano", "flexai-xpu", ""},
-		"none named":    {func(s *corev1.PodSpec) { s.SchedulerName = "" }, "volcano", "flexai-xpu", ""},
-		"own scheduler": {func(s *corev1.PodSpec) { s.SchedulerName = "mine" }, "mine", "flexai-xpu", ""},
-		"own class":     {func(s *corev1.PodSpec) { s.RuntimeClassName = new(string); *s.RuntimeClassName = "kata" }, "volcano", "kata", "runtimeClassName kata is kept"},
-		"bound by hand": {func(s *corev1.PodSpec) { s.NodeName = "gpu1" }, "default-scheduler", "flexai-xpu", ""},
-		"class as ours": {func(s *corev1.PodSpec) { s.RuntimeClassName = new(string); *s.RuntimeClassName = "flexai-xpu" }, "volcano", "flexai-xpu", ""},
+		"left open":                    {func(*corev1.PodSpec) {}, "volcano", "flexai-xpu", ""},
+		"none named":                   {func(s *corev1.PodSpec) { s.SchedulerName = "" }, "volcano", "flexai-xpu", ""},
+		"own scheduler":                {func(s *corev1.PodSpec) { s.SchedulerName = "mine" }, "mine", "flexai-xpu", ""},
+		"own class":                    {func(s *corev1.PodSpec) { s.RuntimeClassName = new(string); *s.RuntimeClassName = "kata" }, "volcano", "kata", "runtimeClassName kata is kept"},
+		"bound by hand":                {func(s *corev1.PodSpec) { s.NodeName = "gpu1" }, "default-scheduler", "flexai-xpu", ""},
+		"bound by hand, none named":    {func(s *corev1.PodSpec) { s.NodeName, s.SchedulerName = "gpu1", "" }, "", "flexai-xpu", ""},
+		"bound by hand, own scheduler": {func(s *corev1.PodSpec) { s.NodeName, s.SchedulerName = "gpu1", "mine" }, "mine", "flexai-xpu", ""},
+		"class as ours":                {func(s *corev1.PodSpec) { s.RuntimeClassName = new(string); *s.RuntimeClassName = "flexai-xpu" }, "volcano", "flexai-xpu", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := podOf(asking("main", amounts{"vgpu-number": "1"}))
