@@ -8,6 +8,7 @@ is a stub (stub_engine.py). A test waits for a condition and never for a time.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -436,6 +437,23 @@ def test_a_python3_that_cannot_run_the_group_server_uses_up_the_budget(
     assert group.leader.termination.read_text() == (
         "restart budget used up (5 in 3600 s); last: the group server has ended\n"
     )
+
+
+def test_commands_that_do_not_meet_are_a_group_all_the_same(make_group: MakeGroup) -> None:
+    """Document 004's first example: a web server, and a worker that sleeps."""
+    server = (
+        "import http.server as h, os\n"
+        "class Ok(h.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self): self.send_response(200); self.end_headers()\n"
+        "h.HTTPServer((os.environ['POD_IP'], 8000), Ok).serve_forever()\n"
+    )
+    fragments = {"leader.sh": f"python3 -c {shlex.quote(server)}\n", "worker.sh": "sleep 3600\n"}
+    group = make_group(fragments=fragments)
+    group.start()
+    epoch = wait_for(group.epoch, "a serving group", group.logs)
+    sleeper = next(p for p in descendants(group.workers[0].pid()) if p.name == "sleep")
+    os.kill(sleeper.pid, signal.SIGKILL)
+    wait_for(lambda: group.epoch() not in ("", epoch), "a group formed anew", group.logs)
 
 
 def test_one_pod_alone(make_group: MakeGroup) -> None:

@@ -362,8 +362,8 @@ lead_once() {
         "joined $FLEXAI_EPOCH") joined=1 ;;
         esac
         ! engine_ended || return
-        if [[ -z $opened ]] && bound "$FLEXAI_RENDEZVOUS_PORT"; then
-            order open
+        if [[ -z $opened ]] && { bound "$FLEXAI_RENDEZVOUS_PORT" || healthy "$POD_IP" "$ASK_SECONDS"; }; then
+            order open # or it serves without a rendezvous: a command of the user's own
             opened=1
         fi
         if [[ $PHASE == forming ]]; then
