@@ -60,8 +60,8 @@ NATIVE = Area(
 )
 # A process of its own: the conductor brings its own packages (native/syshax/requirements.txt).
 SYSHAX = Area("syshax", (pytest("native/syshax/tests"),))
-# Its groups wait for beats and time limits, not for the processor: four at a time.
-GROUP = Area("group", (pytest("-n", "4", "--dist", "loadgroup", "tests/group"),))
+# Its groups wait for beats and time limits, not for the processor: six at a time.
+GROUP = Area("group", (pytest("-n", "6", "--dist", "loadgroup", "tests/group"),))
 INTEGRATION = Area(
     "integration",
     (pytest("tests/testbed/tests/live", "tests/simulators/installers", "tests/integration"),),
