@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.flexai.xpu.plugins.module_utils._artefacts import Artefact
-from ansible_collections.flexai.xpu.plugins.module_utils._cluster import HANDLERS
+from ansible_collections.flexai.xpu.plugins.module_utils._cluster import HANDLERS, Cluster
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.modules import (
     cluster_verdict,
@@ -363,7 +363,7 @@ def test_pods_without_a_slice_ask_for_every_card_by_environment() -> None:
         assert ("resources" in container) == trial.sliced
 
 
-class Cluster(slice_check.Cluster):
+class MadeCluster(Cluster):
     """Remembers what it is told to make; *objects* are there before, by path."""
 
     def __init__(self, objects: dict[str, Object]) -> None:
@@ -389,7 +389,7 @@ SITE_SECRET: Object = {
 
 
 def test_the_pull_secret_is_copied_into_the_pods_namespace_and_named_by_every_pod() -> None:
-    cluster = Cluster({"/api/v1/namespaces/xpu/secrets/site": SITE_SECRET})
+    cluster = MadeCluster({"/api/v1/namespaces/xpu/secrets/site": SITE_SECRET})
     with slice_check.Run(cluster, PULLING) as run:
         run.start(BARE)
     (namespace, secret, pod, deleted) = cluster.made
@@ -409,7 +409,7 @@ def test_the_pull_secret_is_copied_into_the_pods_namespace_and_named_by_every_po
     ],
 )
 def test_without_its_pull_secret_nothing_is_made(source: str, said: str) -> None:
-    cluster = Cluster({})
+    cluster = MadeCluster({})
     with (
         pytest.raises(XpuError, match=said),
         slice_check.Run(cluster, {**PULLING, "pull_secret": source}),
