@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_delimited", "_ended", "_head_bytes", "_keep", "_loop", "_lost", "_parser", "_parts",
-        "_paused", "_pool", "_transport", "_used", "_waiter", "_waiting", "idle_since", "media",
+        "_paused", "_pool", "_transport", "_used", "_waiter", "held", "idle_since", "media",
         "status",
     )  # fmt: skip
 
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self.status, self.media = 0, ""
         self._head_bytes = 0
         self._parts: list[bytes] = []
-        self._waiting = 0  # bytes in _parts
+        self.held = 0  # bytes of it that nobody has read yet
         self._paused = False
         self._delimited = False  # the head says where the body ends
         self._ended = False
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
             if self._lost is not None:
                 raise self._lost
             await self._more()
-        parts, self._parts, self._waiting = self._parts, [], 0
+        parts, self._parts, self.held = self._parts, [], 0
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
@@ -180,8 +180,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         self._parts.append(data)
-        self._waiting += len(data)
-        if self._waiting > HIGH_WATER and not self._paused:
+        self.held += len(data)
+        if self.held > HIGH_WATER and not self._paused:
             self._paused = True
             self._transport.pause_reading()
 
