@@ -76,11 +76,11 @@ options:
 EXAMPLES = """
 - name: Both engines in one pod, and the conductor before them
   ansible.builtin.copy:
-    content: "{{ options | flexai.xpu.syshax_manifests(cpus=32, conductor_image=image) | to_nice_yaml }}"
+    content: "{{ options | flexai.xpu.syshax_manifests(**cluster) | to_nice_yaml }}"
     dest: syshax.yml
     mode: "0644"
   vars:
-    image: registry.example/syshax:0.1.0
+    cluster: {cpus: 32, conductor_image: 'registry.example/syshax:0.1.0'}
     options:
       model: /home/models/ds-32b
       gpu: {image: 'vllm/vllm-openai:v0.27.0'}
