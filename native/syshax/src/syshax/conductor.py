@@ -235,8 +235,9 @@ class Reply:
             {"type": "http.response.start", "status": respond.status, "headers": headers}
         )
 
-    async def body(self, data: bytes, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+    def body(self, data: bytes, more: bool) -> Awaitable[None]:
+        # No coroutine of its own: it would be one more for every token.
+        return self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def problem(self, problem: Problem) -> None:
         body = problem.body()
@@ -365,6 +366,11 @@ class Run:
             if self._open.stream:
                 self._phase_ends = _now() + self._patience
             data = await self._connection.read()
+            while self._exchange.relay(data):
+                self._phase_ends = _NEVER  # a slow client is no fault of the engine
+                await self._reply.body(data, more=True)
+                self._phase_ends = _now() + self._idle_timeout
+                data = await self._connection.read()
         except Lost as lost:
             return Fault(leg, lost.kind, lost.text)
         finally:

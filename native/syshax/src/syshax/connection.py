@@ -91,7 +91,9 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._lost is not None:
                 raise self._lost
-            await self._more()
+            # As _more() does; a coroutine less for every token.
+            self._waiter = self._loop.create_future()
+            await self._waiter
         parts, self._parts, self.held = self._parts, [], 0
         if self._paused:
             self._paused = False
@@ -114,10 +116,7 @@ class Connection(asyncio.Protocol):
 
     async def _more(self) -> None:
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
