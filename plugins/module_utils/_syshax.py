@@ -139,7 +139,7 @@ def environment(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
 def run_argv(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -> list[str]:
     """The container's start, in the foreground; the document's, but for what the README says."""
     argv = [
-        f"/usr/bin/{settings.runtime}", "run", "--rm", f"--name={engine.container}",
+        *_start(settings.runtime), "--rm", f"--name={engine.container}",
         f"--shm-size={engine.shm_size}", f"--volume={settings.models_dir}:{settings.models_dir}:ro",
         "--workdir=/home/",
     ]  # fmt: skip
@@ -161,6 +161,14 @@ def run_argv(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -
     # An image with an entrypoint of its own (vllm/vllm-openai) would take the command for flags.
     words = command(settings, engine)
     return [*argv, f"--entrypoint={words[0]}", engine.image, *words[1:]]
+
+
+def _start(runtime: str) -> list[str]:
+    """What the engine says comes to the journal through its unit. Podman would write it there a
+    second time, and its own events between the lines."""
+    if runtime == "podman":
+        return ["/usr/bin/podman", "--events-backend=file", "run", "--log-driver=passthrough"]
+    return [f"/usr/bin/{runtime}", "run"]
 
 
 def _privileges(settings: Settings, engine: Engine) -> list[str]:
@@ -196,7 +204,10 @@ def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
     """The unit of one engine."""
     daemon = "docker.service" if settings.runtime == "docker" else ""
     runtime = f"/usr/bin/{settings.runtime}"
+    leftovers = [engine.container]
     if engine.role == GPU:
+        # Podman removes no container in whose namespaces another one is, dead or alive.
+        leftovers.insert(0, settings.cpu.container)
         title = {"stand-in": "stand-in of an accelerator"}.get(settings.accelerator, "accelerator")
         lines = [f"Description=sysHAX: vLLM of the {title} (prefill)"]
         lines.append(f"After=network-online.target {daemon}".rstrip())
@@ -209,7 +220,8 @@ def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
         lines.append(f"BindsTo={UNITS[GPU]}")
     if daemon:
         lines.append(f"Requires={daemon}")
-    service = ["Type=exec", f"ExecStartPre=-{_line([runtime, 'rm', '--force', engine.container])}"]
+    service = ["Type=exec"]
+    service += [f"ExecStartPre=-{_line([runtime, 'rm', '--force', name])}" for name in leftovers]
     service += [f"ExecStartPre=-{line}" for line in _sweeps(settings, engine)]
     service += [
         f"ExecStart={_line(run_argv(settings, engine, binding))}",

@@ -44,7 +44,7 @@ def stored(platform: Platform, thing: dict[str, Any]) -> dict[str, Any]:
     ids=["one-pod", "two-pods"],
 )
 def test_the_api_server_takes_engines_and_conductor(
-    demo: Demo, layout: dict[str, str], deployments: set[str]
+    demo: Demo, layout: dict[str, Any], deployments: set[str]
 ) -> None:
     rendered = syshax_manifests(
         OPTIONS, cpus=32, conductor_image="registry.example/syshax:1", **layout

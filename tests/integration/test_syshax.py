@@ -196,6 +196,12 @@ def started(host: Host, unit: str) -> int:
     return int(host.exec(words).stdout)
 
 
+def power_fails(testbed: Testbed, host: Host) -> None:
+    """Nothing is stopped in order; what was on the file system is there when it comes back."""
+    subprocess.run(["podman", "kill", host.container], check=True, capture_output=True)
+    up.hosts_up(testbed.topology, testbed.name, None, Cache(), lambda _: None)
+
+
 def until(what: str, holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
@@ -218,7 +224,7 @@ def left(host: Host, runtime: Runtime) -> list[str]:
 
 
 def test_there_proven_hit_and_back(
-    tmp_path: Path, host: Host, runtime: Runtime, mocks: dict[str, Any]
+    tmp_path: Path, testbed: Testbed, host: Host, runtime: Runtime, mocks: dict[str, Any]
 ) -> None:
     before = look(host)
     predicted = play(tmp_path, host, mocks, "--check")
@@ -255,6 +261,11 @@ def test_there_proven_hit_and_back(
     )
     assert started(host, UNITS[2]) == times[2]
     until("it hands over again", lambda: ask(host, "pd_disagg")[0] == "gpu>cpu")
+
+    # The power fails under running containers: all three come back by themselves.
+    power_fails(testbed, host)
+    until("all units are back", lambda: all(started(host, unit) for unit in UNITS))
+    until("it hands over after a boot", lambda: ask(host, "pd_disagg")[0] == "gpu>cpu")
 
     # The program, as the document types it.
     words = (

@@ -160,7 +160,7 @@ def test_each_accelerator_gets_its_devices_and_no_other(
 def test_the_npus_container_is_upstreams_310p_form() -> None:
     """Its own start script, privileged, on the host's network; the CPU's joins its memory."""
     image = "hub.oepkgs.net/neocopilot/syshax/syshax-vllm-310p:0.2.1"
-    more = {
+    more: dict[str, Any] = {
         "accelerator": "npu",
         "network": "host",
         "gpu": {
