@@ -215,6 +215,19 @@ def test_units_start_in_order_each_behind_a_health_check_and_follow_a_restart() 
     assert not {"BindsTo", "Requires"} & set(conductor["Unit"])  # it outlives its engines
 
 
+def test_podmans_units_keep_the_journal_to_what_engines_say_and_start_over_any_leftover() -> None:
+    """Podman removes no container that another one's namespaces are in, as after a power loss."""
+    made = settings("podman")
+    unit = syshax.engine_unit(made, made.gpu, {})
+    podman = "/usr/bin/podman --events-backend=file"
+    lines = [line for line in unit.splitlines() if line.startswith("ExecStartPre")]
+    assert lines == [f"ExecStartPre=-{podman} rm --force {c}" for c in ("vllm_cpu", "vllm_gpu")]
+    assert f"ExecStart={podman} run --rm --name=vllm_gpu" in unit
+    assert "--log-driver=none" in unit
+    docker = syshax.engine_unit(settings(), settings().gpu, {})
+    assert "--log-driver" not in docker and "--events-backend" not in docker
+
+
 def test_words_of_a_unit_are_what_the_program_gets() -> None:
     for word in ('{"a": "b c"}', "100%", "$HOME", "a\\b", "介绍", ""):
         (back,) = shlex.split(syshax.quote(word).replace("%%", "%").replace("$$", "$"))
