@@ -24,6 +24,7 @@ import pytest
 import yaml
 from e2e import snapshot
 from integration.test_node_roles import PLAYBOOK, ROOT, Run, look
+from testbed import machine, up
 from testbed.hosts import Host, Testbed
 from testbed.suite import fresh_hosts
 from xpubuild import artefacts, debian
@@ -199,7 +200,8 @@ def started(host: Host, unit: str) -> int:
 def power_fails(testbed: Testbed, host: Host) -> None:
     """Nothing is stopped in order; what was on the file system is there when it comes back."""
     subprocess.run(["podman", "kill", host.container], check=True, capture_output=True)
-    up.hosts_up(testbed.topology, testbed.name, None, Cache(), lambda _: None)
+    with machine.locked(testbed.name):
+        up.hosts_up(testbed.topology, testbed.name, None, Cache(), lambda _: None)
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
