@@ -169,6 +169,29 @@ def test_what_is_no_answer_is_told_in_kind_and_words(
     run(scenario)
 
 
+def test_a_kept_connection_that_ends_just_then_is_no_fault_of_the_engine() -> None:
+    async def scenario() -> None:
+        script = Script(WHOLE, None, WHOLE, None)
+        async with served(script) as pool:
+            for _ in range(2):
+                assert (await asked(pool))[2] == b"hello"
+            assert (script.connections, len(script.requests)) == (2, 3)
+
+    run(scenario)
+
+
+def test_a_new_connection_that_ends_without_a_word_is() -> None:
+    async def scenario() -> None:
+        script = Script(WHOLE, None, None, WHOLE)
+        async with served(script) as pool:
+            await asked(pool)
+            with pytest.raises(Lost) as caught:
+                await asked(pool)
+            assert (caught.value.kind, len(script.requests)) == ("connect", 3)
+
+    run(scenario)
+
+
 def test_who_is_not_there_is_told() -> None:
     async def scenario() -> None:
         async with served(Script()) as pool:

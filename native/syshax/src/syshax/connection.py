@@ -206,14 +206,16 @@ class Pool:
         self, path: str, body: bytes, headers: Mapping[str, str], connect_timeout: float
     ) -> Connection:
         """Send a request; the connection that its answer comes on, with the head there."""
-        connection = self._kept() or await self._connect(connect_timeout)
-        try:
-            connection.send(self._head(path, len(body), headers), body)
-            await connection.answered()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        head = self._head(path, len(body), headers)
+        kept = self._kept()
+        if kept is not None:
+            try:
+                return await _ask(kept, head, body)
+            except Lost as lost:
+                if lost.kind != CONNECT:
+                    raise
+                # The engine closed what idled just then, or it died: a new connection tells which.
+        return await _ask(await self._connect(connect_timeout), head, body)
 
     def _head(self, path: str, length: int, headers: Mapping[str, str]) -> bytes:
         start = self._starts.get(path)
@@ -271,6 +273,17 @@ class Pool:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+
+async def _ask(connection: Connection, head: bytes, body: bytes) -> Connection:
+    """*connection* with the answer's head; closed where none came."""
+    try:
+        connection.send(head, body)
+        await connection.answered()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _close_made(connecting: asyncio.Task[tuple[Any, Connection]]) -> None:
