@@ -230,6 +230,8 @@ def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
         f"ExecStart={_line(run_argv(settings, engine, binding))}",
         f"ExecStartPost={_line([HELPER, 'wait', health_url(settings, engine)])} $MAINPID",
         f"ExecStop=-{_line([*program, 'stop', '--time=30', engine.container])}",
+        # --rm alone leaves it where the client is killed before it has removed it.
+        f"ExecStopPost=-{_line([*program, 'rm', '--force', engine.container])}",
         "Restart=always",
         "RestartSec=5s",
         f"TimeoutStartSec={settings.start_timeout_s}s",

@@ -97,7 +97,7 @@ def host(testbed: Testbed, runtime: Runtime) -> Host:
     """With an image of Debian and Python, in which engines find what they import on a volume."""
     host = testbed.host(runtime.host)
     if runtime is PODMAN:
-        # Debian's daily look for newer images. It finds no registry here, and is a failed unit then.
+        # Debian's daily look for newer images finds no registry here: it would be a failed unit.
         host.exec(["systemctl", "mask", "--now", "podman-auto-update.timer"])
     rootfs = debian.rootfs(Cache(), images.BASE_SUITE, images.BASE_PACKAGES)
     host.put("/root/rootfs.tar", rootfs)

@@ -223,6 +223,7 @@ def test_podmans_units_keep_the_journal_to_what_engines_say_and_start_over_any_l
     lines = [line for line in unit.splitlines() if line.startswith("ExecStartPre")]
     assert lines == [f"ExecStartPre=-{podman} rm --force {c}" for c in ("vllm_cpu", "vllm_gpu")]
     assert f"ExecStart={podman} run --rm --name=vllm_gpu" in unit
+    assert f"ExecStopPost=-{podman} rm --force vllm_gpu" in unit.splitlines()
     assert "--log-driver=none" in unit
     docker = syshax.engine_unit(settings(), settings().gpu, {})
     assert "--log-driver" not in docker and "--events-backend" not in docker
