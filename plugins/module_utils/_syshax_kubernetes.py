@@ -7,6 +7,7 @@ the conductor beside them. Pure."""
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import typing as t
 
 from . import _syshax as syshax
@@ -169,7 +170,7 @@ def _conductor(
         settings, ("0.0.0.0", conductor.port), {**engines, **conductor.settings}
     )
     text = syshax.config_text(tree)
-    directory, _, file = syshax.CONFIG.rpartition("/")
+    directory, file = posixpath.split(syshax.CONFIG)
     port = {"name": "http", "containerPort": conductor.port}
     container = {
         "name": "conductor",
