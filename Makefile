@@ -98,7 +98,7 @@ bench-exporter: venv ## a scrape of 64 slices: how long, and what it costs the n
 	@$(PY) -m bench.exporter
 
 .PHONY: bench-conductor bench-failover bench-cpu-plan
-bench-conductor: venv ## cost of the conductor beside a bare pass-through; BASELINE_URL= adds a router [4 min; ROUNDS=5]
+bench-conductor: venv ## cost of the conductor beside a bare pass-through; another router too [4 min, 6 with one; ROUNDS=5 BASELINE=sglang-router|vllm-router BASELINE_URL=]
 	@$(PY) -m bench.conductor
 bench-failover: venv ## 10,000 requests while engines die at random [1 min; REQUESTS=10000]
 	@$(PY) -m bench.failover

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = """
 name: syshax_manifests
-short_description: sysHAX's two engines as objects of Kubernetes
+short_description: sysHAX's engines and conductor as objects of Kubernetes
 version_added: 0.1.0
 author: The flexai.xpu contributors (@flexai-xpu)
 description:
@@ -14,7 +14,8 @@ description:
   - The CPU's engine asks for whole cores and is limited to them, so the kubelet's static CPU
     manager (C(cpuManagerPolicy=static)) gives it cores of its own, where every container of the
     pod does so.
-  - The conductor is not among them. It needs no device, and reaches the engines by their Services.
+  - The conductor has a pod of its own, where O(conductor_image) is given. It needs no device,
+    reaches the engines by their Services, and runs as nobody on a file system that it can't write.
 positional: _input
 options:
   _input:
@@ -58,15 +59,28 @@ options:
     description: Size of C(/dev/shm) in one pod.
     type: str
     default: 64Gi
+  conductor_image:
+    description:
+      - Image of the conductor, with the program C(syshax) from our bundle's wheels; the role's
+        README shows how one is made. Its port is C(port) of the options (8010), its settings
+        C(settings).
+      - Empty renders the engines alone.
+    type: str
+    default: ""
+  conductor_resources:
+    description: What the conductor's container asks for and is limited to.
+    type: dict
+    default: {cpu: "1", memory: 512Mi}
 """
 
 EXAMPLES = """
-- name: Both engines in one pod
+- name: Both engines in one pod, and the conductor before them
   ansible.builtin.copy:
-    content: "{{ options | flexai.xpu.syshax_manifests(cpus=32) | to_nice_yaml }}"
+    content: "{{ options | flexai.xpu.syshax_manifests(**cluster) | to_nice_yaml }}"
     dest: syshax.yml
     mode: "0644"
   vars:
+    cluster: {cpus: 32, conductor_image: 'registry.example/syshax:0.1.0'}
     options:
       model: /home/models/ds-32b
       gpu: {image: 'vllm/vllm-openai:v0.27.0'}
@@ -85,7 +99,7 @@ import typing as t
 from ansible.errors import AnsibleFilterError
 
 from ..module_utils._errors import XpuError
-from ..module_utils._syshax_kubernetes import Cluster, render
+from ..module_utils._syshax_kubernetes import Cluster, Conductor, render
 from ..module_utils._syshax_options import argument_spec, settings_of
 
 
@@ -101,6 +115,8 @@ def syshax_manifests(
     cpu_memory: str = "128Gi",
     gpu_memory: str = "128Gi",
     shared_memory: str = "64Gi",
+    conductor_image: str = "",
+    conductor_resources: t.Mapping[str, str] | None = None,
 ) -> list[dict[str, t.Any]]:
     known = argument_spec()
     unknown = sorted(set(options) - set(known))
@@ -122,8 +138,16 @@ def syshax_manifests(
         shared_memory=shared_memory,
         node=node,
     )
+    params = {**defaults, **options}
+    own = {"cpu": "1", "memory": "512Mi"} if conductor_resources is None else conductor_resources
+    conductor = Conductor(
+        image=conductor_image,
+        port=int(params["port"]),
+        settings=params["settings"] or {},
+        resources={key: str(value) for key, value in own.items()},
+    )
     try:
-        return render(settings_of({**defaults, **options}, "containerd"), cluster)
+        return render(settings_of(params, "containerd"), cluster, conductor)
     except XpuError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -139,10 +139,13 @@ def environment(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
 def run_argv(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -> list[str]:
     """The container's start, in the foreground; the document's, but for what the README says."""
     argv = [
-        f"/usr/bin/{settings.runtime}", "run", "--rm", f"--name={engine.container}",
+        *_program(settings.runtime), "run", "--rm", f"--name={engine.container}",
         f"--shm-size={engine.shm_size}", f"--volume={settings.models_dir}:{settings.models_dir}:ro",
         "--workdir=/home/",
     ]  # fmt: skip
+    if settings.runtime == "podman":
+        # The journal has it all through the unit; Podman would write it there a second time.
+        argv.append("--log-driver=none")
     if settings.ipc == "host":
         argv = [word for word in argv if not word.startswith("--shm-size")] + ["--ipc=host"]
     elif engine.role == GPU:
@@ -161,6 +164,14 @@ def run_argv(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -
     # An image with an entrypoint of its own (vllm/vllm-openai) would take the command for flags.
     words = command(settings, engine)
     return [*argv, f"--entrypoint={words[0]}", engine.image, *words[1:]]
+
+
+def _program(runtime: str) -> list[str]:
+    """The container engine. Podman's own events would stand in the units' journal between what the
+    engines say."""
+    if runtime == "podman":
+        return ["/usr/bin/podman", "--events-backend=file"]
+    return [f"/usr/bin/{runtime}"]
 
 
 def _privileges(settings: Settings, engine: Engine) -> list[str]:
@@ -195,8 +206,11 @@ def health_url(settings: Settings, engine: Engine) -> str:
 def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]) -> str:
     """The unit of one engine."""
     daemon = "docker.service" if settings.runtime == "docker" else ""
-    runtime = f"/usr/bin/{settings.runtime}"
+    program = _program(settings.runtime)
+    leftovers = [engine.container]
     if engine.role == GPU:
+        # Podman removes no container in whose namespaces another one is, dead or alive.
+        leftovers.insert(0, settings.cpu.container)
         title = {"stand-in": "stand-in of an accelerator"}.get(settings.accelerator, "accelerator")
         lines = [f"Description=sysHAX: vLLM of the {title} (prefill)"]
         lines.append(f"After=network-online.target {daemon}".rstrip())
@@ -209,12 +223,15 @@ def engine_unit(settings: Settings, engine: Engine, binding: t.Mapping[str, str]
         lines.append(f"BindsTo={UNITS[GPU]}")
     if daemon:
         lines.append(f"Requires={daemon}")
-    service = ["Type=exec", f"ExecStartPre=-{_line([runtime, 'rm', '--force', engine.container])}"]
+    service = ["Type=exec"]
+    service += [f"ExecStartPre=-{_line([*program, 'rm', '--force', name])}" for name in leftovers]
     service += [f"ExecStartPre=-{line}" for line in _sweeps(settings, engine)]
     service += [
         f"ExecStart={_line(run_argv(settings, engine, binding))}",
         f"ExecStartPost={_line([HELPER, 'wait', health_url(settings, engine)])} $MAINPID",
-        f"ExecStop=-{_line([runtime, 'stop', '--time=30', engine.container])}",
+        f"ExecStop=-{_line([*program, 'stop', '--time=30', engine.container])}",
+        # --rm alone leaves it where the client is killed before it has removed it.
+        f"ExecStopPost=-{_line([*program, 'rm', '--force', engine.container])}",
         "Restart=always",
         "RestartSec=5s",
         f"TimeoutStartSec={settings.start_timeout_s}s",

@@ -1,10 +1,13 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""sysHAX's engines as objects of Kubernetes: one pod, or two that share a node's memory. Pure."""
+"""sysHAX as objects of Kubernetes: engines in one pod, or in two that share a node's memory, and
+the conductor beside them. Pure."""
 
 from __future__ import annotations
 
+import hashlib
+import posixpath
 import typing as t
 
 from . import _syshax as syshax
@@ -12,6 +15,10 @@ from ._errors import XpuError
 
 LAYOUTS = ("one-pod", "two-pods")
 LABEL = "app.kubernetes.io/name"
+# Nobody's, as in the images of this project.
+USER = 65532
+# Longer than system.drain_timeout, in which running streams end.
+DRAIN_S = 90
 
 
 class Cluster(t.NamedTuple):
@@ -28,9 +35,19 @@ class Cluster(t.NamedTuple):
     node: str  # two pods share /dev/shm of this node
 
 
-def render(settings: syshax.Settings, cluster: Cluster) -> list[dict[str, t.Any]]:
-    """Deployments and services. The conductor's own container is the site's: it needs no device
-    and talks to the services."""
+class Conductor(t.NamedTuple):
+    """The conductor's pod."""
+
+    image: str  # with our program; empty renders the engines alone
+    port: int
+    settings: t.Mapping[str, t.Any]
+    resources: t.Mapping[str, str]
+
+
+def render(
+    settings: syshax.Settings, cluster: Cluster, conductor: Conductor
+) -> list[dict[str, t.Any]]:
+    """Deployments and services, in the order in which to apply them."""
     if cluster.layout not in LAYOUTS:
         raise XpuError(
             f"layout: {cluster.layout!r} is unknown.", f"take one of {', '.join(LAYOUTS)}."
@@ -50,7 +67,7 @@ def render(settings: syshax.Settings, cluster: Cluster) -> list[dict[str, t.Any]
         _service(cluster, cluster.name if len(groups) == 1 else f"{cluster.name}-{e.role}", e)
         for e in engines
     ]
-    return objects
+    return objects + (_conductor(settings, cluster, conductor) if conductor.image else [])
 
 
 def _deployment(
@@ -137,3 +154,77 @@ def _service(cluster: Cluster, selector: str, engine: syshax.Engine) -> dict[str
             "ports": [{"name": "http", "port": engine.port, "targetPort": engine.port}],
         },
     }
+
+
+def _conductor(
+    settings: syshax.Settings, cluster: Cluster, conductor: Conductor
+) -> list[dict[str, t.Any]]:
+    """A pod of its own: it survives the engines, and their pods keep whole cores for themselves."""
+    name = f"{cluster.name}-conductor"
+    labels = {LABEL: name}
+    meta = {"name": name, "namespace": cluster.namespace, "labels": labels}
+    engines = {
+        f"services.{role}.host": f"{cluster.name}-{role}" for role in (syshax.GPU, syshax.CPU)
+    }
+    tree = syshax.config_tree(
+        settings, ("0.0.0.0", conductor.port), {**engines, **conductor.settings}
+    )
+    text = syshax.config_text(tree)
+    directory, file = posixpath.split(syshax.CONFIG)
+    port = {"name": "http", "containerPort": conductor.port}
+    container = {
+        "name": "conductor",
+        "image": conductor.image,
+        "command": ["syshax"],
+        "args": ["--config", syshax.CONFIG, "run"],
+        "ports": [port],
+        "resources": {
+            "requests": dict(conductor.resources),
+            "limits": dict(conductor.resources),
+        },
+        "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
+        "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 10},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": [{"name": "config", "mountPath": directory, "readOnly": True}],
+    }
+    pod = {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": DRAIN_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [container],
+        "volumes": [{"name": "config", "configMap": {"name": name}}],
+    }
+    # Other settings are another pod: a mounted file changes some minutes later, and unnoticed.
+    digest = {"flexai.io/config": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    return [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {file: text}},
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": meta,
+            "spec": {
+                # Each counts only the requests of its own.
+                "replicas": 1,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels, "annotations": digest}, "spec": pod},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": meta,
+            "spec": {
+                "selector": labels,
+                "ports": [{"name": "http", "port": conductor.port, "targetPort": "http"}],
+            },
+        },
+    ]

@@ -2,8 +2,9 @@
 """``make bench-conductor``: the conductor's own CPU time beside a bare pass-through's.
 
 Both stand before the same mock engine and take turns within one run: rounds of whole answers, of
-streams, and of hand-offs. ``BASELINE_URL=`` adds another router as a third, by wall time only, for
-its processes are not ours to read.
+streams, and of hand-offs. ``BASELINE=sglang-router`` (or ``vllm-router``) starts that router as a
+third and measures it as the others. ``BASELINE_URL=`` adds one that runs already, by wall time
+only, for its processes are not ours to read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 import aiohttp
 
+from bench import routers
 from bench import syshaxlib as lib
 from bench.benchlib import Figure, Report, publish
 
@@ -43,6 +45,7 @@ class Series:
     handoff_us: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
 
 
 def body(tokens: int, stream: bool = False) -> dict[str, Any]:
@@ -137,6 +140,7 @@ async def one_round(
         series.handoff_us.append(
             await cpu_us(plain, lambda: burst(session, plain.url, PD, REQUESTS), REQUESTS)
         )
+    series.share.append(await paced_share(session, slow))
     waits = await latencies(session, plain.url)
     series.p50_ms.append(statistics.median(waits))
     series.p99_ms.append(_p99(waits))
@@ -144,6 +148,17 @@ async def one_round(
 
 def _p99(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=100)[98]
+
+
+async def until_it_answers(session: aiohttp.ClientSession, url: str) -> None:
+    """A router that listens may still be looking for its engine."""
+    for _ in range(300):
+        async with session.post(url + CHAT, json=body(8)) as response:
+            await response.read()
+            if response.status == 200:
+                return
+        await asyncio.sleep(0.1)
+    raise RuntimeError(f"{url}{CHAT} still answers {response.status} after 30 s")
 
 
 async def paced_share(session: aiohttp.ClientSession, server: lib.Process) -> float:
@@ -183,22 +198,37 @@ async def run(directory: Path) -> Report:
                 enter(lib.conductor(directory, [paced.url], [], **gates)),
             ],
         }
+        if rival := os.environ.get("BASELINE"):
+            servers[routers.chosen(rival)] = [
+                enter(routers.started(rival, gpu.url)), enter(routers.started(rival, paced.url)),
+            ]  # fmt: skip
         async with lib.client() as session:
             for server in servers["conductor"]:
                 await lib.wait_ready(session, server.url)
+            for plain, slow in servers.values():
+                await until_it_answers(session, plain.url)
+                await until_it_answers(session, slow.url)
             found, direct = await measure(session, gpu.url, servers)
-            share = await paced_share(session, servers["conductor"][1])
-            floor_share = await paced_share(session, servers["pass-through"][1])
             other = os.environ.get("BASELINE_URL")
             others = {other: await baseline(session, other)} if other else {}
-    return report(found, direct, share, floor_share, others)
+    return report(found, direct, others)
+
+
+def beside(series: Series, direct: list[float]) -> dict[str, Figure]:
+    """Another contestant's column of the table."""
+    return {
+        "one leg, CPU": Figure(statistics.median(series.request_us), "us"),
+        "SSE chunk, CPU": Figure(statistics.median(series.chunk_us), "us"),
+        "p99 added": Figure(
+            statistics.median(a - b for a, b in zip(series.p99_ms, direct, strict=True)), "ms"
+        ),
+        f"{PACED} paced streams": Figure(statistics.median(series.share), "% of a core"),
+    }
 
 
 def report(
     found: dict[str, Series],
     direct: list[float],
-    share: float,
-    floor_share: float,
     others: dict[str, dict[str, Figure]],
 ) -> Report:
     ours, floor = found["conductor"], found["pass-through"]
@@ -219,7 +249,7 @@ def report(
         f"p99 added at {RATE}/s": Figure(
             statistics.median(a - b for a, b in zip(ours.p99_ms, direct, strict=True)), "ms", 2.0
         ),
-        f"{PACED} paced streams": Figure(share, "% of a core", 20.0),
+        f"{PACED} paced streams": Figure(statistics.median(ours.share), "% of a core", 20.0),
         "one leg, CPU": Figure(statistics.median(ours.request_us), "us"),
         "one leg, CPU, spread": Figure(max(ours.request_us) - min(ours.request_us), "us"),
         "SSE chunk, CPU": Figure(statistics.median(ours.chunk_us), "us"),
@@ -228,22 +258,14 @@ def report(
         "p99 latency": Figure(statistics.median(ours.p99_ms), "ms"),
     }
     baselines = {
-        "pass-through": {
-            "one leg, CPU": Figure(statistics.median(floor.request_us), "us"),
-            "SSE chunk, CPU": Figure(statistics.median(floor.chunk_us), "us"),
-            "p99 added": Figure(
-                statistics.median(a - b for a, b in zip(floor.p99_ms, direct, strict=True)), "ms"
-            ),
-            f"{PACED} paced streams": Figure(floor_share, "% of a core"),
-        },
-        **others,
+        name: beside(series, direct) for name, series in found.items() if name != "conductor"
     }
     method = (
         f"median of {ROUNDS} interleaved rounds: {REQUESTS} answers by {CLIENTS} clients, "
-        f"{STREAMS} streams of {TOKENS} tokens at {PACE_S * 1e3:.0f} ms, {RATE}/s for "
-        f"{RATE_S:g} s; CPU time of the proxy's process from /proc"
+        f"{STREAMS} streams of {TOKENS} tokens at {PACE_S * 1e3:.0f} ms, {PACED} of "
+        f"{PACED_TOKENS}, {RATE}/s for {RATE_S:g} s; CPU time of the proxy's process from /proc"
     )
-    return Report("conductor", method, "mock engines", figures, baselines)
+    return Report("conductor", method, "mock engines", figures, {**baselines, **others})
 
 
 def main() -> int:

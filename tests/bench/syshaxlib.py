@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +60,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def served(words: Sequence[str], port: int, core: int) -> Iterator[Process]:
+def served(
+    words: Sequence[str], port: int, core: int, variables: Mapping[str, str] | None = None
+) -> Iterator[Process]:
     """Run a Python program that listens on *port*, on one core, until the block is left."""
     core = min(core, (os.cpu_count() or 1) - 1)
     with subprocess.Popen(
         ["taskset", "-c", str(core), sys.executable, *words],
-        env=environment(),
+        env=variables or environment(),
         stdout=subprocess.DEVNULL,
     ) as process:
         try:

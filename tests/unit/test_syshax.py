@@ -157,6 +157,31 @@ def test_each_accelerator_gets_its_devices_and_no_other(
     assert ("--tensor-parallel-size=2" in words) == (accelerator != "stand-in")
 
 
+def test_the_npus_container_is_upstreams_310p_form() -> None:
+    """Its own start script, privileged, on the host's network; the CPU's joins its memory."""
+    image = "hub.oepkgs.net/neocopilot/syshax/syshax-vllm-310p:0.2.1"
+    more: dict[str, Any] = {
+        "accelerator": "npu",
+        "network": "host",
+        "gpu": {
+            "image": image,
+            "container": "vllm-mindspore-310p-share",
+            "command": ["bash", "run_mcore.sh"],
+        },
+    }
+    words = argv("gpu", **more)
+    assert {"--privileged", "--network=host", "--ipc=shareable"} <= set(words)
+    assert words[-3:] == ["--entrypoint=bash", image, "run_mcore.sh"]
+    assert not [word for word in words if "nvidia" in word or word.startswith("--gpus")]
+    cpu = argv("cpu", **more)
+    assert "--ipc=container:vllm-mindspore-310p-share" in cpu
+    # Of one generation with the CPU's image of that release, by their names and tags.
+    assert settings(**more).generation == "v0"
+    # And neither nvidia-smi nor nvcc is asked for.
+    bare = MACHINE._replace(driver="", cuda="", has_cdi=False)
+    look.check_accelerator(settings(**more), bare, need_cuda=True)
+
+
 def test_the_hosts_network_and_memory_by_choice() -> None:
     words = argv("gpu", network="host", ipc="host")
     assert {"--network=host", "--ipc=host", "--host=127.0.0.1"} <= set(words)
@@ -188,6 +213,20 @@ def test_units_start_in_order_each_behind_a_health_check_and_follow_a_restart() 
     assert "Requires" not in read(syshax.engine_unit(settings("podman"), made.gpu, {}))["Unit"]
     conductor = read(syshax.conductor_unit("bundle"))
     assert not {"BindsTo", "Requires"} & set(conductor["Unit"])  # it outlives its engines
+
+
+def test_podmans_units_keep_the_journal_to_what_engines_say_and_start_over_any_leftover() -> None:
+    """Podman removes no container that another one's namespaces are in, as after a power loss."""
+    made = settings("podman")
+    unit = syshax.engine_unit(made, made.gpu, {})
+    podman = "/usr/bin/podman --events-backend=file"
+    lines = [line for line in unit.splitlines() if line.startswith("ExecStartPre")]
+    assert lines == [f"ExecStartPre=-{podman} rm --force {c}" for c in ("vllm_cpu", "vllm_gpu")]
+    assert f"ExecStart={podman} run --rm --name=vllm_gpu" in unit
+    assert f"ExecStopPost=-{podman} rm --force vllm_gpu" in unit.splitlines()
+    assert "--log-driver=none" in unit
+    docker = syshax.engine_unit(settings(), settings().gpu, {})
+    assert "--log-driver" not in docker and "--events-backend" not in docker
 
 
 def test_words_of_a_unit_are_what_the_program_gets() -> None:

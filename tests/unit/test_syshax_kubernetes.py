@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sysHAX's engines on Kubernetes: what the API's own schemas take, in one pod or two."""
+"""sysHAX on Kubernetes: what the API's own schemas take, in one pod or two."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.flexai.xpu.plugins.filter.syshax_manifests import syshax_manifests
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "model": "/home/models/ds-32b",
     "gpu": {"image": "vllm/vllm-openai:v0.27.0"},
     "cpu": {"image": "vllm/vllm-openai-cpu:v0.27.0"},
@@ -24,13 +25,23 @@ def objects(**more: Any) -> list[dict[str, Any]]:
     return syshax_manifests(OPTIONS, cpus=32, **more)
 
 
+def with_conductor(options: dict[str, Any] | None = None, **more: Any) -> dict[str, dict[str, Any]]:
+    """The conductor's objects, by kind."""
+    rendered = syshax_manifests(
+        {**OPTIONS, **(options or {})}, cpus=32, conductor_image="registry/syshax:1", **more
+    )
+    ours = [o for o in rendered if o["metadata"]["name"] == "syshax-conductor"]
+    assert rendered[-len(ours) :] == ours  # the engines come first
+    return {o["kind"]: o for o in ours}
+
+
 def pods(rendered: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [o["spec"]["template"]["spec"] for o in rendered if o["kind"] == "Deployment"]
 
 
 @pytest.mark.parametrize("layout", [{}, {"layout": "two-pods", "node": "n1"}])
 def test_kubernetes_knows_every_field_oldest_and_newest(layout: dict[str, str]) -> None:
-    for document in objects(**layout):
+    for document in objects(**layout, conductor_image="registry/syshax:1"):
         for version in (v for v in (VERSIONS[0], VERSIONS[-1]) if v >= (1, 20)):
             text = f"{version[0]}.{version[1]}"
             assert kubernetes_validate.validate(document, text, strict=True) == text
@@ -73,6 +84,50 @@ def test_a_service_reaches_each_engine(layout: dict[str, str]) -> None:
     for name, port in (("syshax-gpu", 8001), ("syshax-cpu", 8002)):
         assert services[name]["selector"] in labels
         assert services[name]["ports"][0]["port"] == port
+
+
+def test_the_conductor_reaches_the_engines_by_their_services() -> None:
+    options = {"gpu": {**OPTIONS["gpu"], "port": 9001}, "settings": {"decider.max_num_seqs": 8}}
+    made = with_conductor(options)
+    assert set(made) == {"ConfigMap", "Deployment", "Service"}
+    text = made["ConfigMap"]["data"]["config.yaml"]
+    services = yaml.safe_load(text)["services"]
+    assert services["gpu"] == {"host": "syshax-gpu", "port": 9001}
+    assert services["cpu"] == {"host": "syshax-cpu", "port": 8002}
+    assert yaml.safe_load(text)["decider"]["max_num_seqs"] == 8
+    assert services["conductor"] == {"host": "0.0.0.0", "port": 8010}
+    (container,) = pods([made["Deployment"]])[0]["containers"]
+    assert container["args"] == ["--config", "/etc/syshax/config.yaml", "run"]
+    (mount,) = container["volumeMounts"]
+    assert mount == {"name": "config", "mountPath": "/etc/syshax", "readOnly": True}
+    assert (
+        made["Service"]["spec"]["selector"]
+        == (made["Deployment"]["spec"]["template"]["metadata"]["labels"])
+    )
+
+
+def test_the_conductor_is_nobody_and_writes_nothing() -> None:
+    (pod,) = pods([with_conductor()["Deployment"]])
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def test_other_settings_are_another_pod_and_the_same_settings_the_same() -> None:
+    def template(options: dict[str, Any]) -> Any:
+        return with_conductor(options)["Deployment"]["spec"]["template"]
+
+    assert template({}) == template({})
+    assert template({}) != template({"settings": {"decider.max_num_seqs": 8}})
+
+
+def test_without_its_image_the_conductor_is_left_out() -> None:
+    assert not [o for o in objects() if "conductor" in o["metadata"]["name"]]
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,9 @@ class _Connection(asyncio.Protocol):
         if self.path in ("/health", "/v1/models", "/metrics", "/version"):
             await self._page()
             return
+        if not self.body:  # a page that no engine has; routers ask for their own
+            await self._whole(b'{"detail":"Not Found"}', 404)
+            return
         body = json.loads(self.body)
         if engine.keep:
             engine.requests.append({"path": self.path, "headers": self.headers, "body": body})

@@ -69,7 +69,8 @@ class Stack:
 async def stack(
     dialect: str = "nixl", watched: bool = True, **settings: dict[str, Any]
 ) -> AsyncIterator[Stack]:
-    """GPU and CPU engine, conductor, client; on leaving, nothing may be left."""
+    """GPU and CPU engine, conductor, client; on leaving, nothing may be left: no place that is
+    held, and no connection to an engine, for one that was never given back would still be open."""
     blocks = Blocks()
     gpu = await Engine("gpu", blocks, dialect=dialect).start()
     cpu = await Engine("cpu", blocks, dialect=dialect).start()
@@ -102,6 +103,7 @@ async def stack(
         await client.close()
         server.should_exit = True
         await serving
+        await made.becomes(lambda: not gpu.connections and not cpu.connections)
         await gpu.stop()
         await cpu.stop()
 

@@ -122,6 +122,47 @@ def test_an_engine_lost_at_every_byte_leaves_whole_events_and_one_end(cut: int) 
     assert (b'"error"' in events[-2]) is not complete
 
 
+NOTED = [
+    sse.event(b'{"choices":[],"usage":{"completion_tokens":3}}'),
+    sse.event(b'{"error":{"message":"out of blocks"}}'),
+    chunk("", "stop"),
+    sse.event(b'{"choices":[{"index":0,"finish_reason":"stop"}]}'),
+    chunk("a") + chunk("b"),
+    chunk("a")[:-5],
+    b": ping\n\n",
+    b"data: nonsense\n\n",
+    sse.DONE,
+]
+
+
+def test_a_token_is_relayed_and_whatever_has_to_be_noted_is_not() -> None:
+    talk = x.Exchange(prompt())
+    play(talk, SINGLE, x.Head(1, 200, SSE))
+    assert not talk.relay(chunk("a"))  # the head goes before it
+    play(talk, x.Data(1, chunk("a")))
+    assert talk.relay(chunk('开 [DONE] "error"'))
+    assert [data for data in NOTED if talk.relay(data)] == []
+    play(talk, x.Data(1, chunk("a")[:9]))
+    assert not talk.relay(chunk("a"))  # the rest of another event is awaited
+
+
+@settings(max_examples=200)
+@given(st.lists(st.sampled_from([chunk("a"), chunk("开"), *NOTED]), max_size=8))
+def test_relaying_changes_nothing_that_the_client_or_the_conductor_sees(reads: list[bytes]) -> None:
+    def told(relays: bool) -> tuple[Any, ...]:
+        talk, commands = x.Exchange(prompt()), []
+        commands += play(talk, SINGLE, x.Head(1, 200, SSE))
+        for data in reads:
+            if relays and talk.relay(data):
+                commands.append(x.Write(data))
+            else:
+                commands += talk.on(x.Data(1, data))
+        commands += talk.on(x.End(1))
+        return commands, talk.chunks, talk.usage, talk.state, talk.problem
+
+    assert told(relays=True) == told(relays=False)
+
+
 def test_without_done_a_finished_answer_gets_one() -> None:
     talk = x.Exchange(prompt())
     commands = play(talk, SINGLE, x.Head(1, 200, SSE), x.Data(1, EVENTS), x.End(1))

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -235,15 +237,116 @@ def test_every_kind_of_metrics_leaves_the_gpu_in_use(metrics: str) -> None:
     run(scenario)
 
 
-def test_bodies_headers_and_paths_have_bounds() -> None:
+def test_a_body_over_the_bound_is_one_error_told_or_untold() -> None:
     async def scenario() -> None:
-        async with stack(system={"max_body_bytes": 100_000, "max_header_bytes": 4096}) as here:
+        async with stack(system={"max_body_bytes": 100_000}) as here:
             status, body = await here.ask(padding="x" * 200_000)
             assert (status, error_of(body)["code"]) == (413, "body_too_long")
+
+            async def pieces() -> AsyncIterator[bytes]:  # in chunks: no length is told before
+                for _ in range(200):
+                    yield b"x" * 1000
+
+            async with here.client.post(here.url + CHAT, data=pieces()) as response:
+                assert response.status == 413
+                assert error_of(await response.read())["code"] == "body_too_long"
+
+    run(scenario)
+
+
+def test_a_flood_of_headers_is_one_error_also_when_it_never_ends() -> None:
+    async def scenario() -> None:
+        async with stack(system={"max_header_bytes": 4096}) as here:
             headers = {f"x-flood-{number}": "y" * 100 for number in range(100)}
             async with here.client.post(here.url + CHAT, headers=headers) as response:
                 assert response.status == 431
                 assert error_of(await response.read())["code"] == "headers_too_long"
+            port = int(here.url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\n")
+            with contextlib.suppress(ConnectionError):
+                while not reader.at_eof() and not writer.is_closing():
+                    writer.write(b"x-flood: " + b"y" * 500 + b"\r\n")
+                    await writer.drain()
+                    await asyncio.sleep(0)
+            writer.close()
+            assert (await here.ask(max_tokens=2))[0] == 200
+
+    run(scenario)
+
+
+def test_a_client_gone_while_it_sends_its_body_reaches_no_engine() -> None:
+    async def scenario() -> None:
+        async with stack() as here:
+            port = int(here.url.rpartition(":")[2])
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 999\r\n\r\n{")
+            await writer.drain()
+            writer.close()
+            assert (await here.ask(max_tokens=2))[0] == 200
+            assert len(here.gpu.requests) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("malformed", "words"),
+    [
+        ("data: nonsense\n\n", "not valid JSON"),
+        ("data: [7]\n\n", "not a JSON object"),
+        ('data: {"choices": [\n\n', "not valid JSON"),
+        ('data: {"error": {"message": "out of blocks"}}\n\n', "out of blocks"),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, PD])
+def test_malformed_events_end_in_one_error_object(malformed: str, words: str, path: str) -> None:
+    async def scenario() -> None:
+        async with stack() as here:
+            here.gpu.knobs.insert = here.cpu.knobs.insert = malformed
+            status, body = await here.ask(path, max_tokens=4, stream=True)
+            assert judge(status, body, answer(4)) == "error"
+            assert words in body.decode()
+            await here.becomes(here.idle)
+
+    run(scenario)
+
+
+def test_an_overflowing_queue_answers_429_at_once_and_serves_whom_it_took() -> None:
+    async def scenario() -> None:
+        gates = {"max_num_seqs": 1, "cpu_max_batch_size": 1}
+        async with stack(decider=gates, system={"max_queue_size": 3}) as here:
+            here.gpu.knobs.silent = here.cpu.knobs.silent = True
+            taken = [asyncio.ensure_future(here.ask(max_tokens=2)) for _ in range(2)]
+            await here.becomes(lambda: len(here.gpu.requests) + len(here.cpu.requests) == 2)
+            here.gpu.knobs.silent = here.cpu.knobs.silent = False
+            queued = [asyncio.ensure_future(here.ask(max_tokens=2)) for _ in range(3)]
+            await here.becomes(lambda: here.app.conductor.dispatcher.queued == 3)
+            for _ in range(5):
+                status, body = await here.ask(max_tokens=2)
+                assert (status, error_of(body)["code"]) == (429, "queue_full")
+            for task in taken:  # both leave, and their places go to those who wait
+                task.cancel()
+            assert [status for status, _ in await asyncio.gather(*queued)] == [200, 200, 200]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
+def test_both_engines_refusing_is_one_error_object(status: int) -> None:
+    async def scenario() -> None:
+        async with stack() as here:
+            here.gpu.knobs.status = here.cpu.knobs.status = status
+            for stream in (False, True):
+                got, body = await here.ask(max_tokens=2, stream=stream)
+                assert got == (status if status in (429, 503) else 502)
+                assert error_of(body)["type"]
+
+    run(scenario)
+
+
+def test_paths_and_methods_that_are_not_served_are_one_error_object() -> None:
+    async def scenario() -> None:
+        async with stack() as here:
             async with here.client.get(here.url + "/v1/secret") as response:
                 assert response.status == 404 and error_of(await response.read())
             async with here.client.get(here.url + CHAT) as response:

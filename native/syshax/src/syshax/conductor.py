@@ -19,6 +19,7 @@ from . import engine as wire
 from . import prompts
 from .breaker import Breaker
 from .config import Config
+from .connection import Connection, Lost
 from .dialects import Dialect
 from .dispatch import Dispatcher
 from .engine import Engine
@@ -95,6 +96,9 @@ class Conductor:
             where.name: old.get(where) or Engine(where, _breaker(config))
             for where in config.engines
         }
+        for where, engine in old.items():
+            if self.engines.get(where.name) is not engine:
+                engine.pool.close()
         for pair in list(self.pins):
             if any(
                 name not in self.engines or self.engines[name].where not in old for name in pair
@@ -125,6 +129,8 @@ class Conductor:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        for engine in self.engines.values():
+            engine.pool.close()
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Every engine as /readyz and /metrics show it."""
@@ -229,8 +235,9 @@ class Reply:
             {"type": "http.response.start", "status": respond.status, "headers": headers}
         )
 
-    async def body(self, data: bytes, more: bool) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+    def body(self, data: bytes, more: bool) -> Awaitable[None]:
+        # No coroutine of its own: it would be one more for every token.
+        return self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def problem(self, problem: Problem) -> None:
         body = problem.body()
@@ -258,7 +265,7 @@ class Run:
         # conductor's table, but not out of our hands.
         self._held: dict[str, Engine] = {}
         self._open: Open | None = None
-        self._response: aiohttp.ClientResponse | None = None
+        self._connection: Connection | None = None
         self._interruption: Event | None = None
         self._task: asyncio.Task[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -268,6 +275,7 @@ class Run:
         self._phase_ends = _NEVER
         self._first_byte_timeout: float = self._config["system.first_byte_timeout"]
         self._idle_timeout: float = self._config["system.idle_timeout"]
+        self._connect_timeout: float = self._config["system.connect_timeout"]
         self._shortest_phase = min(self._first_byte_timeout, self._idle_timeout, _AFTER_DONE_S)
         self._recorded = False
         self._first_byte: float | None = None
@@ -307,7 +315,7 @@ class Run:
             if self._timer is not None:
                 self._timer.cancel()
             self._conductor.active.discard(self)
-            self._drop_response()
+            self._drop_connection()
             for name in list(self._held):
                 self._release(name)
             if not self._recorded:
@@ -353,16 +361,24 @@ class Run:
             return self._taken(await self._conductor.dispatcher.acquire(self._prompt))
         leg = self._open.leg
         try:
-            if self._response is None:
+            if self._connection is None:
                 return await self._request(self._open)
             if self._open.stream:
                 self._phase_ends = _now() + self._patience
-            data = await self._response.content.readany()
-        except _WIRE_ERRORS as error:
-            return Fault(leg, *wire.fault_of(error))
+            data = await self._connection.read()
+            while self._exchange.relay(data):
+                self._phase_ends = _NEVER  # a slow client is no fault of the engine
+                await self._reply.body(data, more=True)
+                self._phase_ends = _now() + self._idle_timeout
+                data = await self._connection.read()
+        except Lost as lost:
+            return Fault(leg, lost.kind, lost.text)
         finally:
             self._phase_ends = _NEVER
-        return Data(leg, data) if data else End(leg)
+        if data:
+            return Data(leg, data)
+        self._drop_connection()
+        return End(leg)
 
     @property
     def _patience(self) -> float:
@@ -375,11 +391,10 @@ class Run:
         self._leg_began = _now()
         if command.stream:
             self._phase_ends = self._leg_began + self._first_byte_timeout
-        url = self._held[command.engine].url(self._prompt.path)
-        self._response = response = await self._conductor.session.post(
-            url, data=command.body, headers=self._headers
+        self._connection = connection = await self._held[command.engine].pool.post(
+            self._prompt.path, command.body, self._headers, self._connect_timeout
         )
-        return Head(command.leg, response.status, response.headers.get("Content-Type", ""))
+        return Head(command.leg, connection.status, connection.media)
 
     def _taken(self, given: Route | Problem) -> Event:
         if isinstance(given, Problem):
@@ -411,10 +426,10 @@ class Run:
     def _act(self, command: Command) -> None:
         """Commands that need no await."""
         if isinstance(command, Open):
-            self._drop_response()
+            self._drop_connection()
             self._open = command
         elif isinstance(command, Close):
-            self._drop_response()
+            self._drop_connection()
         elif isinstance(command, PrefillDone):
             if self._exchange.handed_off:
                 self._conductor.stats.handoffs += 1
@@ -428,17 +443,15 @@ class Run:
 
     def _reroute(self, command: Reroute) -> Event:
         self._conductor.stats.reroutes += 1
-        self._drop_response()
+        self._drop_connection()
         for name in list(self._held):
             self._release(name)
         return self._taken(self._conductor.dispatcher.other(command.avoid))
 
-    def _drop_response(self) -> None:
-        if self._response is not None:
-            # A response read to its end has given its connection back already; of any other the
-            # connection is closed, and the engine stops working for nobody.
-            self._response.close()
-            self._response = None
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.release()
+            self._connection = None
 
     def _release(self, name: str) -> None:
         engine = self._held.pop(name, None)

@@ -119,8 +119,13 @@ class Engine(NamedTuple):
     port: int
 
     @property
+    def reached_at(self) -> str:
+        """The host to connect to; "every address" of an engine is one of this machine's."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+
+    @property
     def url(self) -> str:
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        host = self.reached_at
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 

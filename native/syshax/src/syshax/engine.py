@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Engines over HTTP: one shared aiohttp session, and the faults of the wire in our words."""
+"""Engines over HTTP: kept connections for what generates, one aiohttp session for all the rest."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from . import config, exchange, scrape
+from . import config, scrape
 from .breaker import Breaker
+from .connection import Pool
 from .scheduler import EngineState
 
 
 def new_session(connect_timeout: float) -> aiohttp.ClientSession:
-    """The session all engines share. The conductor times answers: it knows their phase."""
+    """The session of heartbeats, scrapes, probes and forwarded pages."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30, enable_cleanup_closed=False),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout),
@@ -26,21 +27,13 @@ def new_session(connect_timeout: float) -> aiohttp.ClientSession:
     )
 
 
-def fault_of(error: BaseException) -> tuple[str, str]:
-    """Kind and words of what went wrong on the wire."""
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ServerDisconnectedError)):
-        return exchange.CONNECT, str(error) or type(error).__name__
-    if isinstance(error, asyncio.TimeoutError):
-        return exchange.CONNECT, "it did not accept the connection in time"
-    return exchange.BROKEN, f"{type(error).__name__}: {error}"
-
-
 class Engine:
     """One engine: where it is, and what is known of it."""
 
     def __init__(self, where: config.Engine, breaker: Breaker) -> None:
         self.where = where
         self.state = EngineState(where.name, where.role, breaker)
+        self.pool = Pool(where.reached_at, where.port)
         self._urls: dict[str, URL] = {}
 
     def url(self, path: str) -> URL:

@@ -151,6 +151,9 @@ Command = Union[Open, Close, Respond, Write, Finish, Reroute, Verdict, PrefillDo
 WAITING, PREFILL, ANSWERING, ENDED = "waiting", "prefill", "answering", "ended"
 _JSON = "application/json"
 _SSE = "text/event-stream; charset=utf-8"
+# What an event has to be looked into for. In JSON these bytes are fields: in a text, quotes are
+# escaped.
+_SAYS_MORE = (b'"error"', b'"usage"', b'"finish_reason":"', b'"finish_reason": "')
 
 
 class Exchange:
@@ -188,6 +191,22 @@ class Exchange:
         if leg is not None and (leg != self._leg or self.state is WAITING):
             return []
         return handler(self, event)
+
+    def relay(self, data: bytes) -> bool:
+        """Whether *data*, read from the open leg, goes to the client just so, and nothing follows.
+
+        Nearly every token of a stream is such a read: one whole event with nothing to be noted. It
+        spares them the way through :meth:`on`, which does the same with them.
+        """
+        if not self._responded or self._done or self.state is not ANSWERING:
+            return False
+        if self._splitter is None or self._splitter.rest or not _looks_whole(data):
+            return False
+        error, usage, finish, spaced = _SAYS_MORE
+        if error in data or usage in data or finish in data or spaced in data:
+            return False
+        self.chunks += 1
+        return True
 
     # -- the way ----------------------------------------------------------------------------
 

@@ -26,6 +26,8 @@ class System:
 
 SYSTEMS = {
     "debian12": System("bookworm", (*COMMON, "etcd-server")),
+    # Apart from the others, so that no role meets a second container engine where a test has one.
+    "debian12-podman": System("bookworm", (*COMMON, "netavark", "podman")),
     "ubuntu2404": System("noble", tuple(COMMON)),
 }
 

@@ -50,7 +50,7 @@ def cache() -> Cache:
     cache = Cache()
     kubernetes.build(cache)
     pause.build(cache)
-    for system in images.SYSTEMS:
+    for system in ("debian12", "ubuntu2404"):
         images.build(cache, system)
     return cache
 

@@ -70,7 +70,7 @@ REFUSED = {
     ),
     "unknown system": (
         changed("hosts/0/os", "debian13"),
-        "topology: hosts[0].os is 'debian13'; allowed: debian12, ubuntu2404",
+        "topology: hosts[0].os is 'debian13'; allowed: debian12, debian12-podman, ubuntu2404",
         "did you mean 'debian12'?",
     ),
     "unknown role": (
