@@ -112,8 +112,8 @@ def test_the_8b_model_of_document_000_needs_more_than_its_slice() -> None:
         'slice: "3.00 GiB"; allowed: at least what DeepSeek-R1-Distill-Llama-8B needs, weights '
         "14.96 GiB (8.03 billion parameters × 2 bytes) + KV cache 0.50 GiB (1 × 4096 tokens × "
         "131072 bytes) + overhead 0.99 GiB (CUDA context, activations, logits) = 16.45 GiB on each "
-        "GPU; do: give each GPU's share 17 GiB; no context is short enough here; a smaller or "
-        "quantised model is, or more GPUs"
+        "GPU; do: give each GPU's share 17 GiB (from 16 GiB on with a shorter context), or take a "
+        "smaller or quantised model, or more GPUs"
     )
 
 

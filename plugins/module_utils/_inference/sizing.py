@@ -135,18 +135,23 @@ def memory_problems(path: str, model: Model, wanted: Need, memory_bytes: int) ->
     """*path* names what gives the memory: the slice's size or the card."""
     if fits(wanted, memory_bytes):
         return []
-    if wanted.weights + wanted.overhead > memory_bytes:
-        shorter = "no context is short enough here; a smaller or quantised model is, or more GPUs"
-    else:
-        shorter = "a shorter max_model_len would do"
+    least = wanted.weights + wanted.overhead
+    shorter = "shorten max_model_len, or " if least < memory_bytes else ""
+    from_on = f" (from {_whole_gib(least)} GiB on with a shorter context)"
     return [
         Problem(
             path,
             gib(memory_bytes),
             f"at least what {model.name} needs, {wanted.formula}",
-            f"give each GPU's share {-(-wanted.total // GIB)} GiB; {shorter}",
+            f"{shorter}give each GPU's share {_whole_gib(wanted.total)} GiB"
+            f"{from_on if _whole_gib(least) < _whole_gib(wanted.total) and not shorter else ''}, "
+            "or take a smaller or quantised model, or more GPUs",
         )
     ]
+
+
+def _whole_gib(amount: int) -> int:
+    return -(-amount // GIB)
 
 
 def derive(
