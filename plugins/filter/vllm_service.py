@@ -30,10 +30,10 @@ options:
     description: Node and the version of its driver, to be compared with the CUDA in the image.
     type: dict
     default: {}
-  toolkit:
-    description: Version of NVIDIA's container toolkit on these nodes.
-    type: str
-    default: ""
+  toolkits:
+    description: Node and the version of NVIDIA's container toolkit there.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = """
@@ -91,9 +91,9 @@ def vllm_service(
     *,
     config: t.Mapping[str, t.Any] | None = None,
     drivers: t.Mapping[str, str] | None = None,
-    toolkit: str = "",
+    toolkits: t.Mapping[str, str] | None = None,
 ) -> dict[str, t.Any]:
-    found = plan(_settings(options), Site(config or {}, drivers or {}, toolkit))
+    found = plan(_settings(options), Site(config or {}, drivers or {}, toolkits or {}))
     return {
         "problems": [str(problem) for problem in found.problems],
         "warnings": found.warnings,

@@ -103,7 +103,7 @@ class Site(t.NamedTuple):
 
     config: t.Mapping[str, t.Any] = {}  # the model's config.json
     drivers: t.Mapping[str, str] = {}  # node → version
-    toolkit: str = ""
+    toolkits: t.Mapping[str, str] = {}  # likewise
 
 
 class Plan(t.NamedTuple):
@@ -414,7 +414,8 @@ def _cuda(settings: Settings, site: Site) -> tuple[set[str], list[Problem], list
         return set(), [], []
     verdicts, problems, warnings = set(), [], []
     for node, driver in sorted(site.drivers.items()):
-        question = cuda_compat.Question(driver, cuda, settings.gpu_class, True, site.toolkit)
+        toolkit = site.toolkits.get(node, "")
+        question = cuda_compat.Question(driver, cuda, settings.gpu_class, True, toolkit)
         try:
             answer = cuda_compat.answer(question)
         except XpuError as error:
