@@ -111,8 +111,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     molecule("full.yml", "destroy", "-s", ORDER[0], state=state)
 
 
-# NVIDIA's plugin wants a node that ours doesn't serve, sysHAX and vLLM engines and a model:
-# test_nvidia_plugin.py, integration/test_syshax.py and test_vllm_service.py have their full sequences.
+# NVIDIA's plugin wants a node that ours doesn't serve, sysHAX and vLLM engines and a model: full
+# sequences are in test_nvidia_plugin.py, integration/test_syshax.py and test_vllm_service.py.
 ELSEWHERE = ("nvidia_device_plugin", "syshax", "vllm_service")
 
 
