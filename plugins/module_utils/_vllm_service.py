@@ -22,6 +22,7 @@ from ._inference.problem import Problem
 LABEL = "flexai.io/vllm-service"
 CLASS = "flexai.io/class"
 READY = {"gpupool.com/gpu-ready": "true"}
+ENGINES = ("vllm", "sglang")
 CLASSES = ("guaranteed", "elastic", "best-effort")
 # How a pod comes by its GPU: as slices of this collection, as NVIDIA's time slices, as whole cards,
 # or not at all, for engines that compute on the CPU.
@@ -122,7 +123,8 @@ def plan(settings: Settings, site: Site) -> Plan:
     model, warnings = _model(settings, site)
     if problems:
         return Plan(problems, warnings, [], _launch(settings, None), None)
-    derived = _derived(settings, model)
+    quantisation = settings.quantisation or _published_quantisation(site.config)
+    derived = _derived(settings, model, quantisation)
     launch = _launch(settings, derived)
     problems += _device_problems(settings)
     problems += engines.launch_problems("vllm_service", launch)
@@ -136,11 +138,9 @@ def plan(settings: Settings, site: Site) -> Plan:
         pods=1,
         gpus_per_pod=_cards(settings),
     )
-    need = _need(settings, model, launch)
+    need = _need(settings, model, launch, quantisation)
     if model and need and not problems:
-        problems += sizing.memory_problems(
-            "vllm_service_memory_gib", model, need, _memory(settings)
-        )
+        problems += _memory_problems(settings, model, need)
     verdicts, cuda_problems, cuda_warnings = _cuda(settings, site)
     problems = [_renamed(problem) for problem in problems] + cuda_problems
     if problems:
@@ -198,6 +198,7 @@ def _simple_problems(settings: Settings) -> list[Problem]:
         "the path of a directory on the nodes",
         "put the model there, by vllm_service_model_source for example, and write its path",
     )
+    expect(settings.engine in ENGINES, "engine", " or ".join(ENGINES), "name one of these")
     expect(settings.device in DEVICES, "device", " or ".join(DEVICES), "name one of these")
     expect(
         settings.device_class in ("", *CLASSES),
@@ -270,6 +271,15 @@ def _device_problems(settings: Settings) -> list[Problem]:
                 "take device slice, or leave cores out",
             )
         )
+    if settings.device_class in ("guaranteed", "elastic") and not settings.cores:
+        found.append(
+            Problem(
+                "vllm_service_device_class",
+                settings.device_class,
+                "best-effort or empty where vllm_service_cores is 0: the others promise compute",
+                "give vllm_service_cores, or take class best-effort",
+            )
+        )
     if settings.device_class == "best-effort" and settings.cores:
         found.append(
             Problem(
@@ -319,6 +329,9 @@ def _pigeons(settings: Settings) -> list[str]:
 
 def _model(settings: Settings, site: Site) -> tuple[models.Model | None, list[str]]:
     """The model by what lies on the node, else by its name."""
+    method = _published_quantisation(site.config)
+    if method and method not in sizing.QUANTISED_BYTES:
+        return None, [f"the model's memory is not checked: quant_method {method} isn't known here"]
     if site.config:
         try:
             return models.from_config(site.config, settings.model.rstrip("/").split("/")[-1]), []
@@ -339,7 +352,16 @@ def _cards(settings: Settings) -> int:
     return settings.gpus
 
 
-def _memory(settings: Settings) -> int:
+def _published_quantisation(config: t.Mapping[str, t.Any]) -> str:
+    """How a published model is quantised, which engines see by themselves; empty where it isn't."""
+    found = config.get("quantization_config")
+    if not isinstance(found, t.Mapping):
+        return ""
+    eight = found.get("bits") == 8 or found.get("load_in_8bit")
+    return "int8" if eight else str(found.get("quant_method"))
+
+
+def _given(settings: Settings) -> int:
     """What one GPU gives this service; 0 where nobody said."""
     return (settings.memory_gib or settings.card_memory_gib) * sizing.GIB
 
@@ -351,11 +373,38 @@ def _visible(settings: Settings) -> int:
     return (settings.card_memory_gib or settings.memory_gib) * sizing.GIB
 
 
+def _memory(settings: Settings) -> int:
+    """What the engine takes of it, which a fraction that was given makes less."""
+    if not settings.memory_utilization:
+        return _given(settings)
+    taken = int(settings.memory_utilization * _visible(settings)) + sizing.CONTEXT_BYTES
+    return min(_given(settings), taken)
+
+
+def _memory_problems(settings: Settings, model: models.Model, need: sizing.Need) -> list[Problem]:
+    memory = _memory(settings)
+    less = memory < _given(settings)
+    path = "vllm_service_memory_utilization" if less else "vllm_service_memory_gib"
+    found = sizing.memory_problems(path, model, need, memory)
+    if settings.max_model_len > model.max_context:
+        found.append(
+            Problem(
+                "vllm_service_max_model_len",
+                settings.max_model_len,
+                f"at most the {model.max_context} tokens of {model.name}",
+                "leave it out to have it derived",
+            )
+        )
+    return found
+
+
 def _sized(settings: Settings, model: models.Model | None) -> bool:
-    return bool(model and settings.device != NONE and _memory(settings))
+    return bool(model and settings.device != NONE and _given(settings))
 
 
-def _derived(settings: Settings, model: models.Model | None) -> sizing.Derived | None:
+def _derived(
+    settings: Settings, model: models.Model | None, quantisation: str
+) -> sizing.Derived | None:
     if model is None or not _sized(settings, model):
         return None
     return sizing.derive(
@@ -365,12 +414,12 @@ def _derived(settings: Settings, model: models.Model | None) -> sizing.Derived |
         tp=settings.tensor_parallel,
         pp=settings.pipeline_parallel,
         sequences=settings.sequences,
-        quantisation=settings.quantisation or None,
+        quantisation=quantisation or None,
     )
 
 
 def _need(
-    settings: Settings, model: models.Model | None, launch: engines.Launch
+    settings: Settings, model: models.Model | None, launch: engines.Launch, quantisation: str
 ) -> sizing.Need | None:
     if model is None or not _sized(settings, model):
         return None
@@ -380,7 +429,7 @@ def _need(
         sequences=settings.sequences,
         tp=settings.tensor_parallel,
         pp=settings.pipeline_parallel,
-        quantisation=settings.quantisation or None,
+        quantisation=quantisation or None,
     )
 
 

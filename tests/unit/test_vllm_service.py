@@ -117,6 +117,10 @@ def test_what_is_not_given_is_derived_from_the_slice() -> None:
     assert given.endswith("--max-model-len 512 --gpu-memory-utilization 0.5")
 
 
+def test_a_fraction_that_was_given_leaves_the_less_to_the_context() -> None:
+    assert made(memory_utilization=0.5)["max_model_len"] < made()["max_model_len"]
+
+
 def test_on_time_slices_the_fraction_is_of_the_whole_card() -> None:
     more = {"device": "shared", "cores": 0, "memory_gib": 3, "card_memory_gib": 24}
     assert made(**more)["memory_utilization"] == 0.1
@@ -230,11 +234,43 @@ def test_the_models_own_config_goes_before_its_name() -> None:
     assert plan["problems"] == [] and plan["max_model_len"] == 256
 
 
+LLAMA_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+}
+
+
+@pytest.mark.parametrize(
+    ("quantised", "fits"),
+    [
+        ({}, False),
+        ({"quant_method": "awq", "bits": 4}, True),
+        ({"quant_method": "gptq", "bits": 8}, False),
+    ],
+)
+def test_a_model_that_was_published_quantised_is_counted_so(
+    quantised: dict[str, Any], fits: bool
+) -> None:
+    config = {**LLAMA_8B, **({"quantization_config": quantised} if quantised else {})}
+    plan = made({"config": config}, memory_gib=8)
+    assert (plan["problems"] == []) == fits
+    # Engines see it by themselves.
+    assert "--quantization" not in str(plan["objects"])
+
+
 def test_a_model_that_cannot_be_counted_is_served_and_said() -> None:
     plan = made({"config": {"model_type": "deepseek_v3"}})
     assert plan["problems"] == [] and plan["max_model_len"] == 0
     assert "memory is not checked" in plan["warnings"][0]
     assert "memory is not checked" in made(model="/models/mine")["warnings"][0]
+    odd = {**LLAMA_8B, "quantization_config": {"quant_method": "mxfp4"}}
+    assert "quant_method mxfp4 isn't known here" in made({"config": odd})["warnings"][0]
 
 
 @pytest.mark.parametrize(
@@ -248,6 +284,10 @@ def test_a_model_that_cannot_be_counted_is_served_and_said() -> None:
         ({"cores": 0, "memory_gib": 0}, "say how large the slice is"),
         ({"device": "whole"}, "only slices limit compute"),
         ({"device_class": "best-effort"}, "which reserves no compute"),
+        ({"device_class": "elastic", "cores": 0}, "give vllm_service_cores"),
+        ({"engine": "vllm-ascend"}, 'vllm_service_engine: "vllm-ascend"; allowed: vllm or sglang'),
+        ({"max_model_len": 40000}, "at most the 32768 tokens of Qwen2.5-0.5B"),
+        ({"memory_utilization": 0.3}, 'vllm_service_memory_utilization: "1.40 GiB"'),
         ({"memory": "16 GB"}, "an amount such as 16Gi"),
         (
             {"memory": "2Gi"},
