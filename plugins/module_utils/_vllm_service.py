@@ -17,7 +17,7 @@ from . import _cuda_compat as cuda_compat
 from ._cluster import OWNER
 from ._errors import XpuError
 from ._inference import engines, models, sizing
-from ._inference.problem import Problem
+from ._inference.problem import HIDDEN, Problem
 
 LABEL = "flexai.io/vllm-service"
 CLASS = "flexai.io/class"
@@ -49,7 +49,10 @@ _UNITS = {
     "G": 10**9,
     "T": 10**12,
 }
-_SECRET = re.compile(r"(PASSWORD|PASSWD|TOKEN|SECRET|API_?KEY|CREDENTIAL)", re.IGNORECASE)
+# As whole words: TOKENIZERS_PARALLELISM and MAX_TOKENS are no secrets.
+_SECRET = re.compile(
+    r"(^|_)(PASSWORD|PASSWD|TOKEN|SECRET|API_?KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
+)
 
 
 class Settings(t.NamedTuple):
@@ -233,7 +236,7 @@ def _simple_problems(settings: Settings) -> list[Problem]:
             found.append(
                 Problem(
                     f"vllm_service_env.{name}",
-                    "(not shown)",
+                    HIDDEN,
                     "no secret in a manifest, where everybody reads it who reads Deployments",
                     "put it into a Secret of the namespace and name that in vllm_service_secret",
                 )

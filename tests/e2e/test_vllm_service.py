@@ -17,7 +17,7 @@ from e2e.conftest import Demo
 from e2e.platform import ROOT, SCRIPTS, Platform, Run, recap, run
 
 NAMESPACE, NAME = "vllm-e2e", "qwen"
-MODEL = "/var/lib/vllm-e2e/Qwen2.5-0.5B-Instruct"
+MODEL = "/srv/Qwen2.5-0.5B-Instruct"
 NODES = ("gpu1", "gpu2")
 # What Qwen2.5-0.5B-Instruct was published with, as far as sizing asks for it.
 CONFIG = {
@@ -120,6 +120,14 @@ def test_the_service_is_made_once_on_a_slice_of_its_size(site: Site) -> None:
 def test_it_answers_a_chat_through_its_service(site: Site) -> None:
     done = site.role(entry="validate")
     assert "You asked: 红楼梦是什么" in done.output
+
+
+def test_somebody_elses_service_is_not_taken_over(site: Site) -> None:
+    site.platform.kubectl("-n", NAMESPACE, "create", "service", "clusterip", "other", "--tcp=80")
+    refused = site.role(vllm_service_name="other", check=False)
+    assert refused.rc != 0 and changed(refused) == {0}
+    assert f"Namespace {NAMESPACE} has Service other, which this role" in refused.output
+    site.platform.kubectl("-n", NAMESPACE, "delete", "service", "other")
 
 
 def test_nothing_is_left_of_it(site: Site) -> None:

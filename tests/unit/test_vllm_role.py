@@ -79,6 +79,13 @@ def test_a_node_without_the_model_is_named(tmp_path: Path) -> None:
     assert done["msg"].startswith(f"{path}/config.json is not on here. Remedy: put the model there")
 
 
+def test_a_model_is_copied_somewhere_or_not_at_all(tmp_path: Path) -> None:
+    more = {"device": "whole", "model_source": str(model(tmp_path)), "command": ["true"]}
+    done = role(tmp_path, model="/models/mine", **more)
+    assert done["rc"] != 0
+    assert "is to be copied to no host: vllm_service_nodes is empty" in done["msg"]
+
+
 def test_what_lies_on_the_node_goes_before_the_directorys_name(tmp_path: Path) -> None:
     path = model(tmp_path)
     (path / "config.json").write_text('{"model_type": "llama", "hidden_size": 1}')
