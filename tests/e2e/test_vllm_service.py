@@ -122,17 +122,22 @@ def test_it_answers_a_chat_through_its_service(site: Site) -> None:
     assert "You asked: 红楼梦是什么" in done.output
 
 
-def test_somebody_elses_service_is_not_taken_over(site: Site) -> None:
-    site.platform.kubectl("-n", NAMESPACE, "create", "service", "clusterip", "other", "--tcp=80")
+def test_somebody_elses_service_is_neither_taken_over_nor_taken_away(site: Site) -> None:
+    kubectl = site.platform.kubectl
+    kubectl("-n", NAMESPACE, "create", "service", "clusterip", "other", "--tcp=80")
     refused = site.role(vllm_service_name="other", check=False)
     assert refused.rc != 0 and changed(refused) == {0}
     assert f"Namespace {NAMESPACE} has Service other, which this role" in refused.output
-    site.platform.kubectl("-n", NAMESPACE, "delete", "service", "other")
+    removed = site.role(vllm_service_state="absent")
+    assert changed(removed) != {0}
+    assert f"namespace {NAMESPACE}: holds" in removed.output and "Service other" in removed.output
+    assert site.objects() == f"namespace/{NAMESPACE}"
+    kubectl("-n", NAMESPACE, "delete", "service", "other")
 
 
 def test_nothing_is_left_of_it(site: Site) -> None:
-    assert changed(site.role(vllm_service_state="absent")) != {0}
-    assert site.objects() == ""
     for node in NODES:
         assert site.platform.on_host(node, "ls", MODEL, check=False).rc != 0
+    assert changed(site.role(entry="uninstall")) != {0}
+    assert site.objects() == ""
     assert changed(site.role(entry="uninstall")) == {0}
