@@ -95,7 +95,7 @@ def test_what_lies_on_the_node_goes_before_the_directorys_name(tmp_path: Path) -
 
 
 def test_the_documents_manifests_are_refused_with_every_mistake(tmp_path: Path) -> None:
-    files = [str(DOCUMENTS / f"000-{name}.yaml") for name in ("deployment", "service")]
+    files = [str(DOCUMENTS / f"000-{name}.txt") for name in ("deployment", "service")]
     done = role(tmp_path, "check", manifests=files, calls=["http://<service-ip>:8000/openapi.json"])
     assert done["rc"] != 0
     lines = done["msg"].splitlines()
