@@ -80,7 +80,11 @@ def test_a_node_without_the_model_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_is_copied_somewhere_or_not_at_all(tmp_path: Path) -> None:
-    more = {"device": "whole", "model_source": str(model(tmp_path)), "command": ["true"]}
+    more: dict[str, Any] = {
+        "device": "whole",
+        "model_source": str(model(tmp_path)),
+        "command": ["true"],
+    }
     done = role(tmp_path, model="/models/mine", **more)
     assert done["rc"] != 0
     assert "is to be copied to no host: vllm_service_nodes is empty" in done["msg"]
