@@ -102,6 +102,13 @@ def test_an_image_without_ray_is_told_so(stubs: Path, tmp_path: Path) -> None:
         assert "ray is not in this image" in done.stderr
 
 
+def test_a_leader_whose_members_cannot_be_counted_serves_nobody(stubs: Path) -> None:
+    (stubs / "python3").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(engines.commands(RAY).leader, stubs)
+    assert "vllm" not in error.value.stdout
+
+
 def test_data_parallel_ranks_are_counted_over_the_pods(stubs: Path) -> None:
     made = engines.commands(DATA)
     both = "--data-parallel-size-local 2 --data-parallel-address 10.0.0.1 --data-parallel-rpc-port"

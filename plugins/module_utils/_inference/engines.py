@@ -432,7 +432,7 @@ command -v ray >/dev/null || {
 """
 # Members that are alive, asked of Ray itself; the supervisor ends it at its start timeout.
 _AWAIT_MEMBERS = """\
-python3 - <<'EOF_MEMBERS'
+python3 - <<'EOF_MEMBERS' || exit 1
 import time
 import ray
 
