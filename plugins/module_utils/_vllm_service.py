@@ -576,7 +576,7 @@ def _pod(
         {"name": "shm", "mountPath": "/dev/shm"},
     ]
     for number, volume in enumerate(settings.volumes):
-        source, _, target = volume.partition(":")
+        source, target = volume.split(":", 1)
         volumes.append({"name": f"volume-{number}", "hostPath": {"path": source}})
         mounts.append({"name": f"volume-{number}", "mountPath": target, "readOnly": True})
     env = environment(settings, verdicts)
