@@ -14,6 +14,7 @@ import errno
 import glob
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 import typing as t
@@ -27,6 +28,7 @@ PROGRAM_DIRECTORIES = (
     "/bin",
 )
 NOT_FOUND = 127
+_OS_RELEASE = re.compile(r"""^(ID|VERSION_ID)=["']?([^"'\n]*)["']?$""", re.MULTILINE)
 
 
 class Completed(t.NamedTuple):
@@ -208,3 +210,9 @@ class Host:
         if not program:
             return Completed(NOT_FOUND, "", f"{argv[0]}: not installed")
         return self._runner([self.path(program), *argv[1:]], timeout_s)
+
+
+def system_of(host: Host) -> tuple[str, str]:
+    """(distribution, release)"""
+    found = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
+    return found.get("ID", ""), found.get("VERSION_ID", "")

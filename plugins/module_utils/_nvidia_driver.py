@@ -1,13 +1,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""The NVIDIA driver: what is there and whose it is, what to do, the installer's command line."""
+"""The NVIDIA driver: what is there and whose it is, what to do, the installer's command line.
+
+It comes by NVIDIA's ``.run`` file or as packages, never by both on one host: each overwrites files
+that the other believes its own.
+"""
 
 from __future__ import annotations
 
 import re
 import typing as t
 
+from . import _driver_packages as by_packages
 from . import _kernel as kernel
 from . import _owners as owners
 from . import _records as records
@@ -23,6 +28,7 @@ from ._decision import (
     Decision,
     version_key,
 )
+from ._driver_packages import PACKAGES, RUN
 from ._host import Host
 from ._packages import Packages
 
@@ -53,6 +59,7 @@ options nouveau modeset=0
 """
 PERSISTENCED_UNIT = "nvidia-persistenced.service"
 UNINSTALLER = "/usr/bin/nvidia-uninstall"
+INSTALLING, INSTALLED = "installing", "installed"
 DEVICE = re.compile(r"^/dev/nvidia(\d+|ctl|-uvm)")
 # What a change of the driver stops and starts itself.
 OUR_HOLDERS = ("nvidia-persiste", "nv-fabricmanage")
@@ -76,7 +83,7 @@ _NVRM = re.compile(r"NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s")
 _LIBRARY = re.compile(r"libcuda\.so\.(\d+\.\d+(?:\.\d+)?)$")
 _NSCQ = re.compile(r"libnvidia-nscq\.so\.(\d+\.\d+\.\d+)$")
 # Debian's, Ubuntu's and NVIDIA's names for the driver itself, in deb and rpm.
-_DRIVER_PACKAGE = re.compile(
+DRIVER_PACKAGE = re.compile(
     r"(?:nvidia-(?:driver|open|headless|headless-no-dkms|dkms|utils|compute-utils|kernel-dkms|"
     r"kernel-open-dkms|kernel-source)"
     r"|libnvidia-compute|cuda-drivers|kmod-nvidia|akmod-nvidia|nvidia-kmod|libcuda1"
@@ -94,6 +101,11 @@ class Wanted(t.NamedTuple):
     allow_downgrade: bool = False
     signing_key: str = ""
     signing_certificate: str = ""
+    method: str = RUN
+    # Instead of the table's names of the driver's packages; {branch} is filled in.
+    packages: t.Sequence[str] = ()
+    # What follows the driver where there are NVSwitches; none: the site sees to it.
+    fabric_packages: t.Sequence[str] = ()
 
 
 class Fabric(t.NamedTuple):
@@ -102,6 +114,7 @@ class Fabric(t.NamedTuple):
     switches: int = 0
     manager: str = ""
     nscq: str = ""
+    packages: t.Mapping[str, str] = {}
 
 
 class Holder(t.NamedTuple):
@@ -133,6 +146,11 @@ class Facts(t.NamedTuple):
     kernel: kernel.Facts
     signing: str
     holders: tuple[Holder, ...]
+    # The text of our pin, and of our file that tells DKMS what to sign with.
+    pin: str
+    dkms_signing: str
+    dkms_registered: str
+    dkms_built: bool
 
     @property
     def recorded(self) -> str:
@@ -143,6 +161,16 @@ class Facts(t.NamedTuple):
     def ours(self) -> bool:
         """Whether what stands there was brought by this role, or by a run of it that died."""
         return bool(self.recorded)
+
+    @property
+    def method(self) -> str:
+        """How the driver that is ours came; empty where none is."""
+        return str(self.record.get("method", RUN)) if self.ours else ""
+
+    @property
+    def our_packages(self) -> frozenset[str]:
+        """Packages that came with the driver, their dependencies too."""
+        return frozenset(self.record.get("packages", ()))
 
 
 # -- observation -----------------------------------------------------------------------------
@@ -205,9 +233,14 @@ def _fabric(host: Host, switches: int, packages: Packages) -> Fabric:
         for found in [_NSCQ.search(path)]
         if found
     ]
-    managers = list(packages.named(_FABRIC_PACKAGE).values())
-    nscq = list(packages.named(_NSCQ_PACKAGE).values()) or libraries
-    return Fabric(switches, managers[0] if managers else "", nscq[0] if nscq else "")
+    managers, nscq_packages = packages.named(_FABRIC_PACKAGE), packages.named(_NSCQ_PACKAGE)
+    nscq = list(nscq_packages.values()) or libraries
+    return Fabric(
+        switches,
+        next(iter(managers.values()), ""),
+        nscq[0] if nscq else "",
+        {**managers, **nscq_packages},
+    )
 
 
 def observe(host: Host, packages: Packages, wanted: Wanted, system: str = "debian") -> Facts:
@@ -218,53 +251,79 @@ def observe(host: Host, packages: Packages, wanted: Wanted, system: str = "debia
         for entry in devices
         if entry[1].startswith(PCI_CLASS_BRIDGE) and entry[2] in NVSWITCHES
     ]
-    library = library_version(host)
-    record = records.read(host, RECORD)
-    changing = library != wanted.version or record.get("state") == "installing"
-    loaded = loaded_version(host)
+    library, loaded = library_version(host), loaded_version(host)
     built_for = kernel.observe(host)
-    return Facts(
+    facts = Facts(
         cards=tuple(address for address, _kind, _device in cards),
         devices=tuple(int(device or "0", 16) for _address, _kind, device in cards),
         library=library,
         loaded=loaded,
         loaded_open="Open Kernel Module" in (host.read("/proc/driver/nvidia/version") or ""),
-        packages=packages.named(_DRIVER_PACKAGE),
+        packages=packages.named(DRIVER_PACKAGE),
         manager=packages.manager,
         uninstaller=bool(host.program(UNINSTALLER)),
-        record=record,
+        record=records.read(host, RECORD),
         nouveau_loaded=host.exists("/sys/module/nouveau"),
         nouveau_barred=host.read(MODPROBE_FILE) == MODPROBE_TEXT,
         persistenced_enabled=bool(host.glob(f"/etc/systemd/system/*.wants/{PERSISTENCED_UNIT}")),
         fabric=_fabric(host, len(switches), packages),
         system=system,
         kernel=built_for,
-        # These two cost a look around that only a change needs.
-        signing=kernel.signing_obstacle(host, wanted.signing_key, wanted.signing_certificate)
-        if changing and built_for.secure_boot
-        else "",
-        holders=holders(host) if changing and loaded else (),
+        signing="",
+        holders=(),
+        pin=host.read(by_packages.PIN_FILE) or "",
+        dkms_signing=host.read(by_packages.SIGNING_FILE) or "",
+        dkms_registered=by_packages.registered(host, library) if library else "",
+        dkms_built=bool(library) and by_packages.built(host, library, built_for.release),
     )
+    if not needs_installer(facts, wanted):
+        return facts
+    # These two cost a look around that only a change needs.
+    signing = (
+        kernel.signing_obstacle(host, wanted.signing_key, wanted.signing_certificate)
+        if built_for.secure_boot
+        else ""
+    )
+    return facts._replace(signing=signing, holders=holders(host) if loaded else ())
 
 
 # -- whose it is -----------------------------------------------------------------------------
+
+
+def _twice(facts: Facts) -> Claim:
+    names = ", ".join(sorted(facts.packages))
+    return Claim(
+        REFUSE,
+        f"packages of {facts.manager} and a .run file",
+        f"the driver was installed twice, by packages ({names}) and by a .run file, which "
+        f"overwrite each other's files; remove these packages, then run `{UNINSTALLER}`, then "
+        "run this again",
+    )
+
+
+def _other_method(facts: Facts, wanted: Wanted) -> Claim:
+    """Ours, and come the other way: both on one host would overwrite each other's files."""
+    names = ", ".join(sorted(facts.packages))
+    came = "a .run file" if facts.method == RUN else f"packages ({names})"
+    return Claim(
+        REFUSE,
+        "flexai.xpu",
+        f"driver {facts.recorded} came as {came} (nvidia_driver_method: {facts.method}), and "
+        f"{wanted.method} is wanted; a host has one or the other: set nvidia_driver_method: "
+        f"{facts.method}, or remove the driver first (role nvidia_driver, tasks_from: uninstall)",
+    )
 
 
 def claim(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Claim | None:
     """Somebody else's driver: used where it is what is wanted, never changed."""
     if trace is not None:
         return trace
-    by_file = facts.uninstaller or facts.ours
+    by_file = facts.uninstaller or facts.method == RUN
     if facts.packages and facts.library and by_file:
-        names = ", ".join(sorted(facts.packages))
-        return Claim(
-            REFUSE,
-            f"packages of {facts.manager} and a .run file",
-            f"the driver was installed twice, by packages ({names}) and by a .run file, which "
-            f"overwrite each other's files; remove these packages, then run `{UNINSTALLER}`, then "
-            "run this again",
-        )
-    if facts.packages:
+        return _twice(facts)
+    if facts.ours and (facts.library or facts.packages) and facts.method != wanted.method:
+        return _other_method(facts, wanted)
+    if facts.packages and facts.method != PACKAGES:
         return owners.plan_packages(
             "driver",
             facts.manager,
@@ -299,6 +358,66 @@ def module_type(facts: Facts, wanted: Wanted) -> str:
     return "open" if version_key(wanted.version) >= KERNEL_MODULE_TYPE_SINCE else ""
 
 
+def flavour(facts: Facts, wanted: Wanted) -> str:
+    """Likewise where the choice must be made: packages have no default of their own."""
+    return module_type(facts, wanted) or "proprietary"
+
+
+def fabric_names(facts: Facts, wanted: Wanted) -> list[str]:
+    """Packages that must follow the driver here, and are not somebody else's already; those of
+    somebody else's driver are his business."""
+    if not facts.fabric.switches or (facts.library and not facts.ours):
+        return []
+    names = by_packages.in_branch(wanted.fabric_packages, wanted.version)
+    theirs = facts.fabric.packages.keys() - facts.our_packages
+    has_theirs = [
+        bool([name for name in theirs if pattern.fullmatch(name)])
+        for pattern in (_FABRIC_PACKAGE, _NSCQ_PACKAGE)
+    ]
+    return [
+        name
+        for name in names
+        if not (_FABRIC_PACKAGE.fullmatch(name) and has_theirs[0])
+        and not (_NSCQ_PACKAGE.fullmatch(name) and has_theirs[1])
+    ]
+
+
+def driver_names(facts: Facts, wanted: Wanted) -> list[str]:
+    """The packages of the driver itself that are asked for by name."""
+    if wanted.method != PACKAGES:
+        return []
+    if wanted.packages:
+        return by_packages.in_branch(wanted.packages, wanted.version)
+    return by_packages.names(facts.system, flavour(facts, wanted), wanted.version)
+
+
+def asked_names(facts: Facts, wanted: Wanted) -> list[str]:
+    return [*driver_names(facts, wanted), *fabric_names(facts, wanted)]
+
+
+def wanted_pin(facts: Facts, wanted: Wanted) -> str:
+    """One version for all packages of the driver; empty where none are ours to ask for."""
+    return by_packages.pin(facts.manager, wanted.version) if asked_names(facts, wanted) else ""
+
+
+def wanted_signing(facts: Facts, wanted: Wanted) -> str:
+    if wanted.method != PACKAGES or not facts.kernel.secure_boot or not wanted.signing_key:
+        return ""
+    return by_packages.SIGNING_TEXT.format(
+        key=wanted.signing_key, certificate=wanted.signing_certificate
+    )
+
+
+def dkms_due(facts: Facts, wanted: Wanted) -> bool:
+    """Whether a kernel runs that DKMS has not built the driver's module for."""
+    return (
+        facts.method == PACKAGES == wanted.method
+        and bool(facts.dkms_registered)
+        and facts.loaded != facts.library
+        and not facts.dkms_built
+    )
+
+
 def _module_obstacle(facts: Facts, wanted: Wanted) -> str:
     old = [device for device in facts.devices if device < FIRST_TURING]
     new = [device for device in facts.devices if device >= FIRST_BLACKWELL]
@@ -325,18 +444,22 @@ def _module_obstacle(facts: Facts, wanted: Wanted) -> str:
     return ""
 
 
-def _fabric_obstacle(fabric: Fabric, version: str) -> str:
+def _fabric_obstacle(facts: Facts, wanted: Wanted) -> str:
     """On a machine with NVSwitches CUDA starts only when all three are of one version."""
+    fabric, version = facts.fabric, wanted.version
     if not fabric.switches:
         return ""
-    branch = version.split(".", 1)[0]
+    branch = by_packages.branch(version)
+    ours = fabric_names(facts, wanted)
     wrong = [
         f"{what} {found or 'absent'} (`{package}`)"
-        for what, found, package in (
-            ("Fabric Manager", fabric.manager, f"nvidia-fabricmanager-{branch}"),
-            ("NSCQ", fabric.nscq, f"libnvidia-nscq-{branch}"),
+        for what, found, package, pattern in (
+            ("Fabric Manager", fabric.manager, f"nvidia-fabricmanager-{branch}", _FABRIC_PACKAGE),
+            ("NSCQ", fabric.nscq, f"libnvidia-nscq-{branch}", _NSCQ_PACKAGE),
         )
-        if found != version and (found or what == "Fabric Manager")
+        if found != version
+        and (found or what == "Fabric Manager")
+        and not any(pattern.fullmatch(name) for name in ours)
     ]
     if not wrong:
         return ""
@@ -365,20 +488,28 @@ def _held(facts: Facts) -> str:
     return f"programs outside pods use the cards: {', '.join(names)}; stop them first"
 
 
+def _kernel_obstacle(facts: Facts, wanted: Wanted) -> str:
+    """Compiler and make are dependencies of DKMS; headers of this very kernel aren't."""
+    brought = facts.kernel._replace(tools_missing=()) if wanted.method == PACKAGES else facts.kernel
+    return kernel.obstacle(brought, facts.system)
+
+
 def _obstacle(facts: Facts, wanted: Wanted) -> str:
     if not facts.cards:
         return (
             "no NVIDIA card under /sys/bus/pci/devices; seat or pass through the card, "
             "or take the host out of flexai_nodes"
         )
-    fabric = _fabric_obstacle(facts.fabric, wanted.version)
-    if facts.library == wanted.version:
+    fabric = _fabric_obstacle(facts, wanted)
+    if facts.library == wanted.version and not (
+        other_packages(facts, wanted) or dkms_due(facts, wanted)
+    ):
         return fabric
     return (
         _downgrade(facts, wanted)
         or _module_obstacle(facts, wanted)
         or fabric
-        or kernel.obstacle(facts.kernel, facts.system)
+        or _kernel_obstacle(facts, wanted)
         or facts.signing
         or _held(facts)
     )
@@ -394,12 +525,38 @@ def _initramfs(facts: Facts) -> str:
     return f"{tool} makes the initramfs anew" if tool else ""
 
 
+def other_packages(facts: Facts, wanted: Wanted) -> bool:
+    """Whether what is asked for by name differs from what was: another flavour, or NVSwitches'."""
+    asked: t.Sequence[str] = facts.record.get("asked", ())
+    return facts.ours and sorted(asked) != sorted(asked_names(facts, wanted))
+
+
+def _package_differences(facts: Facts, wanted: Wanted) -> list[str]:
+    differences = []
+    asked = asked_names(facts, wanted)
+    if asked and (not facts.ours or other_packages(facts, wanted)):
+        differences.append(f"packages {', '.join(asked)} of version {wanted.version}")
+    elif other_packages(facts, wanted):
+        differences.append(f"packages {', '.join(facts.record['asked'])} are wanted no more")
+    if facts.pin != wanted_pin(facts, wanted):
+        differences.append(f"{by_packages.PIN_FILE} is missing or altered")
+    if facts.dkms_signing != wanted_signing(facts, wanted):
+        differences.append(f"{by_packages.SIGNING_FILE} is missing or altered")
+    if dkms_due(facts, wanted):
+        differences.append(
+            f"DKMS has not built {facts.dkms_registered} {facts.library} for the running kernel "
+            f"{facts.kernel.release}"
+        )
+    return differences
+
+
 def _differences(facts: Facts, wanted: Wanted) -> list[str]:
     differences = []
     if facts.library != wanted.version:
         differences.append(f"driver {facts.library or 'absent'} → {wanted.version}")
-    elif facts.record.get("state") == "installing":
+    elif facts.record.get("state") == INSTALLING:
         differences.append(f"the installation of {wanted.version} was broken off")
+    differences += _package_differences(facts, wanted)
     if not facts.nouveau_barred:
         differences.append(f"{MODPROBE_FILE} is missing or altered")
     if not facts.nouveau_barred or facts.record.get("initramfs_due"):
@@ -439,7 +596,12 @@ def plan(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Decision:
 
 
 def needs_installer(facts: Facts, wanted: Wanted) -> bool:
-    return facts.library != wanted.version or facts.record.get("state") == "installing"
+    return (
+        facts.library != wanted.version
+        or facts.record.get("state") == INSTALLING
+        or other_packages(facts, wanted)
+        or dkms_due(facts, wanted)
+    )
 
 
 def needs_quiet_node(facts: Facts, wanted: Wanted) -> bool:
@@ -450,7 +612,7 @@ def needs_quiet_node(facts: Facts, wanted: Wanted) -> bool:
 
 def plan_removal(facts: Facts) -> Decision:
     """Only a driver that we installed is ours to remove."""
-    if facts.ours or facts.nouveau_barred:
+    if facts.ours or facts.nouveau_barred or facts.pin or facts.dkms_signing:
         return Decision(COMPONENT, REMOVE, "", facts.library)
     left = f"driver {facts.library}: not installed by flexai.xpu" if facts.library else ""
     return Decision(COMPONENT, OK, "", facts.library, left)

@@ -10,7 +10,6 @@ can travel as a module argument and stand in a test as a literal.
 from __future__ import annotations
 
 import os
-import re
 import typing as t
 
 from . import _container_engine as engines
@@ -29,7 +28,7 @@ from . import _transaction as transaction
 from . import _xpu_agent as agent
 from . import _xpu_runtime as xpu
 from ._decision import BLOCKED, CHANGE, INSTALL, OK, Claim, Decision
-from ._host import Host
+from ._host import Host, system_of
 
 # Order of installation: each component may rest on those before it.
 COMPONENTS = (
@@ -58,7 +57,6 @@ SYSTEMS = {
     ("ubuntu", "20.04"): False,
     ("ubuntu", "22.04"): False,
 }
-_OS_RELEASE = re.compile(r"""^(ID|VERSION_ID)=["']?([^"'\n]*)["']?$""", re.MULTILINE)
 
 
 class HostFacts(t.NamedTuple):
@@ -106,12 +104,6 @@ def choose_engine(host: Host, wanted: str) -> str:
     if not host.exists("/var/lib/kubelet"):
         return "docker"
     return "cri-dockerd" if docker.has_cri_dockerd(host) else "containerd"
-
-
-def system_of(host: Host) -> tuple[str, str]:
-    """(distribution, release)"""
-    found = dict(_OS_RELEASE.findall(host.read("/etc/os-release") or ""))
-    return found.get("ID", ""), found.get("VERSION_ID", "")
 
 
 def _observe_docker(host: Host, engine: str) -> docker.Facts | None:
@@ -233,7 +225,7 @@ def _without_artefact(
 ) -> Decision:
     """A change that lacks its artefact for this architecture is no plan."""
     artefact = ARTEFACT_OF.get(decision.component)
-    if decision.component == cuda.COMPONENT and desired["cuda_toolkit"]["method"] != "run":
+    if desired.get(decision.component, {}).get("method", "run") != "run":
         return decision  # from the host's repositories
     there = desired["architectures"].get(decision.component, [])
     if not artefact or decision.action not in (INSTALL, CHANGE):

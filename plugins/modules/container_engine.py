@@ -56,11 +56,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _container_engine as engines
 from ..module_utils import _packages as packages
-from ..module_utils import _plan as plans
 from ..module_utils import _records as records
 from ..module_utils._decision import BLOCKED, OK
 from ..module_utils._errors import XpuError, run_module
-from ..module_utils._host import Host
+from ..module_utils._host import Host, system_of
 
 INSTALL_LIMIT_S = 1800
 UNIT_LIMIT_S = 120
@@ -104,7 +103,7 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     if params["state"] == "absent":
         return _absent(host, check)
     wanted = engines.Wanted(True, tuple(params["packages"]), params["since"])
-    facts = engines.observe(host, params["engine"], plans.system_of(host)[0])
+    facts = engines.observe(host, params["engine"], system_of(host)[0])
     decision = engines.plan(facts, wanted)
     if decision.action == BLOCKED:
         raise XpuError(f"The container engine can't be used: {decision.reason}.", "see above.")

@@ -169,6 +169,9 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             "allow_downgrade": boolean(values["nvidia_driver_allow_downgrade"]),
             "signing_key": str(values["nvidia_driver_signing_key"]),
             "signing_certificate": str(values["nvidia_driver_signing_certificate"]),
+            "method": str(values["nvidia_driver_method"]),
+            "packages": [str(name) for name in values["nvidia_driver_packages"]],
+            "fabric_packages": [str(name) for name in values["nvidia_driver_fabric_packages"]],
         },
         "cuda_toolkit": {
             "version": versions["cuda_toolkit"],
