@@ -118,6 +118,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _driver_change as change
 from ..module_utils import _nvidia_driver as driver
+from ..module_utils._driver_packages import RUN
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
 
@@ -130,7 +131,7 @@ def _wanted(params: t.Mapping[str, t.Any]) -> driver.Wanted:
         params["allow_downgrade"],
         params.get("signing_key") or "",
         params.get("signing_certificate") or "",
-        params.get("method") or driver.RUN,
+        params.get("method") or RUN,
         params.get("packages") or (),
         params.get("fabric_packages") or (),
     )

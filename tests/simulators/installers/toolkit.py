@@ -8,20 +8,16 @@ be had as a module: its two packages are stand-ins that say so, and satisfy the 
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from xpubuild.archive import write_tarball
-from xpubuild.toolchain import ToolchainError, run
 
+from . import deb
 from .runfile import SOURCES, fill_in
 
-# A fixed time for everything packed: the same inputs must give the same bytes.
-EPOCH = "0"
 REVISION = "1"
 STAND_IN = (
     "Stand-in made by flexai.xpu's tests/simulators: libnvidia-container can't be built from a\n"
@@ -55,19 +51,19 @@ class Package:
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
 
-    def control(self, version: str) -> str:
-        depends = ", ".join(self.depends)
-        lines = {
-            "Package": self.name,
-            "Version": version,
-            "Architecture": "amd64",
-            "Section": "utils",
-            "Priority": "optional",
-            "Maintainer": "flexai.xpu contributors <flexai-xpu@example.invalid>",
-            "Depends": depends,
-            "Description": self.summary,
+    def packed(self, programs: Path, version: str) -> deb.Package:
+        """With the programs it is to hold, out of *programs*."""
+        held: dict[str, tuple[str | bytes, int]] = {
+            f"/usr/bin/{name}": ((programs / name).read_bytes(), 0o755) for name in self.programs
         }
-        return "".join(f"{key}: {value}\n" for key, value in lines.items() if value)
+        return deb.Package(
+            self.name,
+            self.summary,
+            version,
+            relations={"Depends": ", ".join(self.depends)},
+            files={**held, **self.files},
+            scripts=self.scripts,
+        )
 
 
 def packages(version: str) -> list[Package]:
@@ -113,48 +109,15 @@ def packages(version: str) -> list[Package]:
     ]
 
 
-def _fill(package: Package, programs: Path, version: str, stage: Path) -> None:
-    """Lay the package's tree out in *stage*, with the modes it is to have."""
-    for name in package.programs:
-        _put(stage, f"/usr/bin/{name}", (programs / name).read_bytes(), 0o755)
-    for path, (text, mode) in package.files.items():
-        _put(stage, path, text.encode(), mode)
-    for name, text in package.scripts.items():
-        _put(stage, f"/DEBIAN/{name}", text.encode(), 0o755)
-    _put(stage, "/DEBIAN/control", package.control(version).encode(), 0o644)
-    for directory in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
-        directory.chmod(0o755)
-
-
-def _put(stage: Path, path: str, content: bytes, mode: int) -> None:
-    target = stage / path.lstrip("/")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-    target.chmod(mode)
-
-
-def _deb(package: Package, programs: Path, version: str, out: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="flexai-xpu-") as scratch:
-        stage = Path(scratch)
-        _fill(package, programs, version, stage)
-        target = out / f"{package.name}_{version}_amd64.deb"
-        command = ["dpkg-deb", "--root-owner-group", "--uniform-compression", "-Zgzip", "-z6"]
-        run([*command, "--build", stage, target], env={"SOURCE_DATE_EPOCH": EPOCH})
-
-
 def pack(programs: Path, version: str, out: Path) -> Path:
     """Write the release tarball of toolkit *version*, whose programs lie in *programs*."""
-    if not shutil.which("dpkg-deb"):
-        raise ToolchainError(
-            f"dpkg-deb is not in PATH ({os.environ.get('PATH')}); install the package dpkg"
-        )
     with tempfile.TemporaryDirectory(prefix="flexai-xpu-") as scratch:
         root = Path(scratch)
         inside = root / f"release-v{version}-stable/packages/ubuntu18.04/amd64"
         inside.mkdir(parents=True)
         full = f"{version}-{REVISION}"
         for package in packages(full):
-            _deb(package, programs, full, inside)
+            deb.build(package.packed(programs, full), inside)
         path = out / f"nvidia-container-toolkit_{version}_deb_amd64.tar.gz"
-        write_tarball(path, root, [str(deb.relative_to(root)) for deb in inside.iterdir()])
+        write_tarball(path, root, [str(file.relative_to(root)) for file in inside.iterdir()])
     return path
