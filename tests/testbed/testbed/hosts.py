@@ -54,6 +54,7 @@ class Host:
     roles: tuple[str, ...]
     cards: tuple[Card, ...]
     directory: Path
+    switches: int = 0
 
     def exec(
         self,

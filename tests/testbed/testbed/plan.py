@@ -17,7 +17,7 @@ from pathlib import Path
 from .errors import TestbedError
 from .hosts import Card, Host, Testbed
 from .podman import LABEL, LABEL_DEFINITION, LABEL_HOST
-from .topology import PROFILES, HostSpec, Topology
+from .topology import PROFILES, SWITCHES, HostSpec, Topology
 
 # Ours alone; a UUID made from it can't meet a real card's.
 NAMESPACE = uuid.UUID("6d0d4c0e-4d0b-5e0c-9f0a-7f1e5a1b2c3d")
@@ -123,6 +123,7 @@ def make_testbed(
             roles=spec.roles,
             cards=_cards(name, spec),
             directory=state_dir / "hosts" / spec.name,
+            switches=spec.cards.switches if spec.cards else 0,
         )
         for index, spec in enumerate(topology.hosts)
     )
@@ -219,9 +220,18 @@ def labelled(flags: list[str]) -> list[str]:
     return [f"--label={LABEL_DEFINITION}={definition(flags)}", *flags]
 
 
-def pci_files(cards: Sequence[Card]) -> dict[str, str]:
-    """The directory over ``/sys/bus/pci/devices`` (docs/interfaces.md §8)."""
+def pci_files(cards: Sequence[Card], switches: int = 0) -> dict[str, str]:
+    """The directory over ``/sys/bus/pci/devices`` (docs/interfaces.md §8). An NVSwitch is a bridge
+    of NVIDIA's; nothing is simulated of it but that it can be found."""
     files: dict[str, str] = {}
+    for number in range(switches):
+        bridge = f"0000:{0xC1 + number:02x}:00.0"
+        files |= {
+            f"{bridge}/vendor": "0x10de\n",
+            f"{bridge}/device": f"{SWITCHES[cards[0].profile]}\n",
+            f"{bridge}/class": "0x068000\n",
+            f"{bridge}/numa_node": "0\n",
+        }
     for card in cards:
         vendor, device = PROFILES[card.profile]
         simulated = f"profile {card.profile}\nuuid {card.uuid}\nserial {card.serial}\n"

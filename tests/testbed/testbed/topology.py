@@ -32,7 +32,10 @@ PROFILES = {
     "l4": ("0x10de", "0x27b8"),
     "t4": ("0x10de", "0x1eb8"),
 }
+# What their boards' NVSwitches are; the other profiles have none.
+SWITCHES = {"a100-40g": "0x1af1", "a100-80g": "0x1af1", "h100-80g": "0x22a3"}
 MAX_CARDS = 16
+MAX_SWITCHES = 12
 MAX_HOSTS = 64
 DEFAULT_POD_CIDR = "10.244.0.0/16"
 DEFAULT_SERVICE_CIDR = "10.96.0.0/16"
@@ -40,10 +43,11 @@ DEFAULT_SERVICE_CIDR = "10.96.0.0/16"
 
 @dataclass(frozen=True)
 class CardsSpec:
-    """Cards of one host."""
+    """Cards of one host, and the NVSwitches of their board."""
 
     profile: str
     count: int
+    switches: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,11 +168,20 @@ def _list(value: object, where: str) -> list[Any]:
 
 
 def _cards(value: object, where: str) -> CardsSpec:
-    fields = _mapping(value, where, {"profile", "count"}, set())
-    return CardsSpec(
+    fields = _mapping(value, where, {"profile", "count"}, {"switches"})
+    spec = CardsSpec(
         _choice(fields["profile"], f"{where}.profile", PROFILES),
         _integer(fields["count"], f"{where}.count", 1, MAX_CARDS),
+        _integer(fields.get("switches", 0), f"{where}.switches", 0, MAX_SWITCHES),
     )
+    if spec.switches and spec.profile not in SWITCHES:
+        raise _fail(
+            f"{where}.switches",
+            spec.switches,
+            f"NVSwitches beside {', '.join(sorted(SWITCHES))}, none beside {spec.profile}",
+            "leave it out, or take such a profile",
+        )
+    return spec
 
 
 def _roles(value: object, where: str) -> tuple[str, ...]:

@@ -161,7 +161,7 @@ def _ensure_pci(host: Host) -> None:
     scratch = host.directory / "pci.new"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    for path, text in plan.pci_files(host.cards).items():
+    for path, text in plan.pci_files(host.cards, host.switches).items():
         file = scratch / path
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)

@@ -95,17 +95,18 @@ remove_from() {
     rmdir "$target/dkms" "$target" 2>/dev/null || true
     index_modules "$1"
     unindex_modules "$1"
-    rm -rf "$root$tree/$name/$version/$1"
+    rm -rf "$root$tree/$name/$version/${1:?}"
 }
 
 remove() {
     [ -d "$root$tree/$name/$version" ] || die 3 "The module/version combo: $name-$version is not located in the DKMS tree."
     for directory in "$root$tree/$name/$version"/*/; do
         built=$(basename "$directory")
-        [ "$built" != source ] && { [ $all = yes ] || [ "$built" = "$kernel" ]; } || continue
-        remove_from "$built"
+        if [ "$built" != source ] && { [ $all = yes ] || [ "$built" = "$kernel" ]; }; then
+            remove_from "$built"
+        fi
     done
-    [ $all = no ] || rm -rf "$root$tree/$name/$version"
+    [ $all = no ] || rm -rf "$root$tree/$name/${version:?}"
     rmdir "$root$tree/$name" 2>/dev/null || true
 }
 

@@ -8,7 +8,9 @@ root=${NVIDIA_SIM_ROOT:-}
 unit=nvidia-sim-module.service
 known_faults='build-fails module-busy module-load secure-boot'
 
-faults() { cat "$root/etc/nvidia-sim/fail" 2>/dev/null | tr -s ' \t,' '\n'; }
+faults() {
+    if [ -e "$root/etc/nvidia-sim/fail" ]; then tr -s ' \t,' '\n' <"$root/etc/nvidia-sim/fail"; fi
+}
 
 # A misspelt fault must not pass for a healthy run. What follows an @ is the one version it is for.
 check_faults() {

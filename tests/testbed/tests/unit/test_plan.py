@@ -75,6 +75,15 @@ def test_a_card_is_a_directory_as_the_interfaces_say(testbed: Testbed) -> None:
     ]
 
 
+def test_an_nvswitch_is_a_bridge_of_nvidias_and_no_card(testbed: Testbed) -> None:
+    cards = testbed.host("gpu1").cards
+    files = plan.pci_files(cards, switches=2)
+    more = files.keys() - plan.pci_files(cards).keys()
+    assert len(more) == 2 * 4
+    assert files["0000:c2:00.0/class"] == "0x068000\n"
+    assert files["0000:c2:00.0/device"] == "0x1af1\n"
+
+
 @pytest.mark.parametrize(
     ("roles", "wanted"),
     [

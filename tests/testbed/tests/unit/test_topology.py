@@ -90,6 +90,12 @@ REFUSED = {
         "topology: hosts[1].cards.count is True; allowed: a whole number from 1 to 16",
         "correct it",
     ),
+    "NVSwitches beside cards without": (
+        changed("hosts/1/cards/switches", 4),
+        "topology: hosts[1].cards.switches is 4; allowed: NVSwitches beside a100-40g, a100-80g, "
+        "h100-80g, none beside t4",
+        "leave it out, or take such a profile",
+    ),
     "too many cards": (
         changed("hosts/1/cards/count", 17),
         "topology: hosts[1].cards.count is 17; allowed: a whole number from 1 to 16",
@@ -102,7 +108,7 @@ REFUSED = {
     ),
     "a list where a mapping belongs": (
         changed("hosts/1/cards", []),
-        "topology: hosts[1].cards is []; allowed: a mapping with count, profile",
+        "topology: hosts[1].cards is []; allowed: a mapping with count, profile, switches",
         "write it as key: value",
     ),
     "duplicate node name": (
