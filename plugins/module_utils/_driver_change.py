@@ -428,6 +428,15 @@ def prepare(host: Host, facts: driver.Facts, wanted: driver.Wanted) -> None:
         _resolve(host, facts.manager, _new(facts, wanted, ""))
 
 
+def _note_waiting(host: Host, wanted: driver.Wanted, installer: str, due: bool) -> None:
+    """What is left to do after a boot, for whoever takes it up; no record is begun for it where
+    the driver is somebody else's."""
+    record = records.read(host, driver.RECORD)
+    waiting = {"wanted": {**wanted._asdict()}, "installer": installer} if due else None
+    if record.get("waiting") != waiting and (record or driver.barred(host)):
+        _note(host, waiting=waiting)
+
+
 def observe(host: Host, wanted: driver.Wanted) -> driver.Facts:
     installed = packages.observe(host, host.read(packages.DPKG_STATUS) or "")
     return driver.observe(host, installed, wanted, system_of(host)[0])
@@ -457,6 +466,8 @@ def converge(
         else:
             install(host, facts, wanted, installer)
     loaded = driver.loaded_version(host)
+    if state == "present" and not check:
+        _note_waiting(host, wanted, installer, loaded != wanted.version)
     left = [decision.reason] if absent and decision.action == OK and decision.reason else []
     return {
         "changed": changed,

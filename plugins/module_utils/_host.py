@@ -152,14 +152,18 @@ class Host:
     # -- writing -----------------------------------------------------------------------------
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Replace a file in one step, durably; an existing file keeps its mode and owner."""
+        self.write_bytes(path, text.encode(), mode)
+
+    def write_bytes(self, path: str, content: bytes, mode: int = 0o644) -> None:
+        """Likewise of a file that is no text."""
         real = self.path(path)
         directory = os.path.dirname(real)
         os.makedirs(directory, mode=0o755, exist_ok=True)
         before = self.stat(path)
         handle, scratch = tempfile.mkstemp(prefix=".flexai-", dir=directory)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(scratch, before.st_mode & 0o7777 if before else mode)

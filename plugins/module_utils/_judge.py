@@ -66,6 +66,24 @@ def _loaded_by_linker(host: Host) -> str:
     return ""
 
 
+def _fabric_complaint(host: Host) -> str:
+    """What keeps CUDA from starting on a board with NVSwitches, although the driver answers."""
+    switches = [
+        device
+        for device in host.glob("/sys/bus/pci/devices/*")
+        if (host.read(f"{device}/vendor") or "").strip() == "0x10de"
+        and (host.read(f"{device}/class") or "").startswith("0x0680")
+    ]
+    if not switches:
+        return ""
+    unit = "nvidia-fabricmanager.service"
+    active = host.run(["systemctl", "is-active", unit], timeout_s=TOOL_LIMIT_S)
+    if active.out.strip() == "active":
+        return ""
+    said = active.out.strip() or active.err.strip()[-200:]
+    return f"{len(switches)} NVSwitches, and {unit} is {said}: no CUDA program starts"
+
+
 def judge_driver(host: Host, wanted: str) -> Component:
     name = "nvidia_driver"
     kernel, library = _kernel_side(host), _loaded_by_linker(host)
@@ -80,6 +98,7 @@ def judge_driver(host: Host, wanted: str) -> Component:
         return Component(name, wanted, kernel or library, "pending-reboot", reason)
     version, cards, complaint = _ask_driver(host)
     found = version or library
+    complaint = complaint or _fabric_complaint(host)
     if complaint:
         return Component(name, wanted, found, "failed", complaint)
     if not version == library == kernel == wanted:

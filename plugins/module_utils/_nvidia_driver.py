@@ -209,6 +209,11 @@ def loaded_version(host: Host) -> str:
     return found.group(1) if found else ""
 
 
+def barred(host: Host) -> bool:
+    """Whether our file keeps nouveau from the cards."""
+    return host.read(MODPROBE_FILE) == MODPROBE_TEXT
+
+
 def holders(host: Host) -> tuple[Holder, ...]:
     """Processes with a card open, but for the daemons that a change of the driver stops itself."""
     found: dict[int, Holder] = {}
@@ -264,7 +269,7 @@ def observe(host: Host, packages: Packages, wanted: Wanted, system: str = "debia
         uninstaller=bool(host.program(UNINSTALLER)),
         record=records.read(host, RECORD),
         nouveau_loaded=host.exists("/sys/module/nouveau"),
-        nouveau_barred=host.read(MODPROBE_FILE) == MODPROBE_TEXT,
+        nouveau_barred=barred(host),
         persistenced_enabled=bool(host.glob(f"/etc/systemd/system/*.wants/{PERSISTENCED_UNIT}")),
         fabric=_fabric(host, len(switches), packages),
         system=system,

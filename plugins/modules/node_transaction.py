@@ -25,9 +25,20 @@ options:
       - V(failed) notes the reason at the step that stands there, and answers in RV(release) whether
         pods may come back all the same.
       - V(closed) takes the note away.
+      - V(armed) has the host go on by itself after its next boot, by a unit that runs once
+        (C(flexai-xpu-resume.service)) and needs nothing of the controller. How that ended stands in
+        the note then.
+      - V(settled) waits for that unit where it is at work, and takes it away. The first step of
+        V(open), and V(closed), do so too.
     type: str
-    choices: [open, failed, closed]
+    choices: [open, failed, closed, armed, settled]
     default: open
+  in_cluster:
+    description:
+      - Whether the node is one of a cluster, so that O(state=armed) leaves its cordon to a play.
+        Otherwise the unit closes the note when all is right.
+    type: bool
+    default: true
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes
@@ -64,6 +75,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils import _nvidia_driver as driver
 from ..module_utils import _packages as packages
 from ..module_utils import _records as records
+from ..module_utils import _resume as resume
 from ..module_utils import _transaction as transaction
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
@@ -73,12 +85,25 @@ def _note(found: t.Mapping[str, t.Any], params: t.Mapping[str, t.Any]) -> dict[s
     """What shall stand there."""
     if params["state"] == "closed":
         return {}
+    if params["state"] in ("armed", "settled"):
+        return dict(found)
     if params["state"] == "failed":
         return {**found, "reason": params["reason"]} if found else {}
     return {"step": params["step"], "reason": params["reason"]}
 
 
+def _unit(host: Host, params: t.Mapping[str, t.Any]) -> bool:
+    """What becomes of the unit that goes on after a boot; whether that is a change."""
+    if params["state"] == "armed":
+        return resume.arm(host, params["in_cluster"])
+    begins = params["state"] == "open" and params["step"] == transaction.STEPS[0]
+    if begins or params["state"] in ("closed", "settled"):
+        return resume.settle(host)
+    return False
+
+
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    unit = not check and _unit(host, params)
     found = records.read(host, transaction.RECORD)
     note = _note(found, params)
     if note != found and not check:
@@ -86,7 +111,7 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
     installed = packages.observe(host, host.read(packages.DPKG_STATUS) or "")
     facts = driver.observe(host, installed, driver.Wanted(""))
     result: dict[str, t.Any] = {
-        "changed": note != found,
+        "changed": note != found or unit,
         "step": str(note.get("step", "")),
         "reboot_due": transaction.reboot_due(facts),
         "diff": {"before": _told(found), "after": _told(note)},
@@ -106,7 +131,12 @@ def main() -> None:
             "root": {"type": "path", "default": "/"},
             "step": {"type": "str", "choices": list(transaction.STEPS)},
             "reason": {"type": "str", "default": ""},
-            "state": {"type": "str", "choices": ["open", "failed", "closed"], "default": "open"},
+            "state": {
+                "type": "str",
+                "choices": ["open", "failed", "closed", "armed", "settled"],
+                "default": "open",
+            },
+            "in_cluster": {"type": "bool", "default": True},
         },
         required_if=[("state", "open", ("step",))],
         supports_check_mode=True,

@@ -118,6 +118,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _driver_change as change
 from ..module_utils import _nvidia_driver as driver
+from ..module_utils import _resume as resume
 from ..module_utils._driver_packages import RUN
 from ..module_utils._errors import run_module
 from ..module_utils._host import Host
@@ -138,6 +139,8 @@ def _wanted(params: t.Mapping[str, t.Any]) -> driver.Wanted:
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    if params["state"] == "absent" and not check:
+        resume.settle(host)  # or the next boot would bring the driver back
     return change.converge(
         host, _wanted(params), params.get("installer") or "", params["state"], check
     )

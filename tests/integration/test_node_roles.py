@@ -8,12 +8,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
@@ -21,26 +19,28 @@ from e2e import snapshot
 from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
 from e2e.drivers import with_older_driver
+from e2e.nodeplay import (
+    PLAYBOOK,
+    ROOT,
+    Run,
+    driver_variables,
+    in_force,
+    look,
+    play,
+    role,
+    write_play,
+)
 from simulators.installers.cudarun import VERSION as CUDA
 from testbed import artefacts
 from testbed.hosts import Host, Testbed
 from testbed.suite import fresh_hosts
 
-ROOT = Path(__file__).resolve().parents[2]
 TOPOLOGY = ROOT / "tests/testbed/topologies/node-roles.yaml"
 NAME = f"{os.environ.get('FLEXAI_TESTBED', 'demo')}-roles"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 RUNTIMES = {"nvidia", "nvidia-cdi"}
 COMPLAINT = "the test refuses this configuration"
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the testbed needs root")
-
-
-class Run(NamedTuple):
-    """A finished playbook."""
-
-    rc: int
-    output: str
 
 
 @dataclass(frozen=True)
@@ -104,40 +104,6 @@ def manifest() -> Path:
     return directory / "manifest.yml"
 
 
-def write_play(
-    tmp_path: Path, host: Host, tasks: list[dict[str, object]], more: dict[str, object]
-) -> None:
-    variables = {
-        "ansible_connection": "containers.podman.podman",
-        "ansible_python_interpreter": "/usr/bin/python3",
-        **more,
-    }
-    inventory = {"all": {"hosts": {host.container: variables}}}
-    plays = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
-    for name, content in {"play.yml": plays, "inventory.yml": inventory}.items():
-        (tmp_path / name).write_text(yaml.safe_dump(content))
-
-
-def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: object) -> Run:
-    """Tasks on one host, as a site's own play has them."""
-    write_play(tmp_path, host, tasks, more)
-    done = subprocess.run(
-        [str(PLAYBOOK), "-i", str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml")],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    return Run(done.returncode, done.stdout + done.stderr)
-
-
-def role(name: str, entry: str = "main") -> dict[str, object]:
-    include = {"name": f"flexai.xpu.{name}", "tasks_from": entry}
-    return {"ansible.builtin.include_role": include}
-
-
 def run_runtime(tmp_path: Path, host: Host, engine: Engine, entry: str = "main") -> Run:
     tasks = [role("container_runtime", entry)]
     return play(tmp_path, host, tasks, container_runtime_engine=engine.name)
@@ -150,16 +116,6 @@ def effective_runtimes(host: Host, engine: Engine) -> set[str]:
         return set(json.loads(told)) & RUNTIMES
     told = host.exec(["containerd", "config", "dump"]).stdout
     return {name for name in RUNTIMES if f"containerd.runtimes.{name}.options]" in told}
-
-
-def look(host: Host) -> snapshot.Snapshot:
-    """Without what a restart changes of necessity, and the cache that the linker writes anew."""
-    found = snapshot.take(lambda _, *argv: host.exec(argv).stdout, host.name)
-    return {
-        thing: what
-        for thing, what in found.items()
-        if not thing.startswith("start of ") and thing != "/etc/ld.so.cache"
-    }
 
 
 def active(host: Host, engine: Engine) -> str:
@@ -367,20 +323,6 @@ MOMENTS = {
 @pytest.fixture(scope="module")
 def two_drivers(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return with_older_driver(manifest, tmp_path_factory.mktemp("drivers"))
-
-
-def driver_variables(manifest: Path, version: str, **more: object) -> dict[str, object]:
-    return {
-        "flexai_manifest": str(manifest),
-        "nvidia_driver_version": version,
-        "nvidia_driver_allow_downgrade": True,
-        **more,
-    }
-
-
-def in_force(host: Host) -> str:
-    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return host.exec(query, check=False).stdout.strip()
 
 
 def note_is_there(host: Host) -> bool:

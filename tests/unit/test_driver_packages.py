@@ -15,6 +15,7 @@ from ansible_collections.flexai.xpu.plugins.module_utils import _packages as pac
 from ansible_collections.flexai.xpu.plugins.module_utils import _records as records
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Completed, Host
+from ansible_collections.flexai.xpu.plugins.module_utils._judge import judge
 
 from . import hostroot, packagemachine
 from .drivermachine import Machine
@@ -407,6 +408,22 @@ def test_fabric_packages_that_would_bring_the_driver_beside_a_run_file_are_refus
         with_fabric(machine, method="run", installer=installer)
     assert before.items() <= snapshot(machine.root).items()
     assert "sh" not in [call[0] for call in machine.calls]
+
+
+@pytest.mark.parametrize(("state", "wanted"), [("active", "ok"), ("failed", "failed")])
+def test_a_driver_whose_fabric_manager_does_not_run_is_not_right(
+    state: str, wanted: str, machine: PackageMachine
+) -> None:
+    nvswitches(machine.root)
+    with_fabric(machine, NEW)
+    told = hostroot.SCRIPT % f"echo {state}"
+    hostroot.put(machine.root, "/usr/bin/systemctl", told, 0o755)
+    (judged,) = judge(Host(str(machine.root)), "h", {"nvidia_driver": NEW}, {})["components"]
+    assert judged["state"] == wanted
+    if wanted == "failed":
+        assert judged["reason"] == (
+            "6 NVSwitches, and nvidia-fabricmanager.service is failed: no CUDA program starts"
+        )
 
 
 def test_where_the_site_sees_to_the_fabric_itself_a_mismatch_is_refused(

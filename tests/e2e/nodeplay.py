@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Roles on one host of a testbed, as a site's own play has them, and what is looked at then."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from testbed.hosts import Host
+
+from e2e import snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+
+
+class Run(NamedTuple):
+    """A finished playbook."""
+
+    rc: int
+    output: str
+
+
+def write_play(
+    tmp_path: Path, host: Host, tasks: list[dict[str, object]], more: dict[str, object]
+) -> None:
+    variables = {
+        "ansible_connection": "containers.podman.podman",
+        "ansible_python_interpreter": "/usr/bin/python3",
+        **more,
+    }
+    inventory = {"all": {"hosts": {host.container: variables}}}
+    plays = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
+    for name, content in {"play.yml": plays, "inventory.yml": inventory}.items():
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+
+
+def play(
+    tmp_path: Path,
+    host: Host,
+    tasks: list[dict[str, object]],
+    *,
+    flags: Sequence[str] = (),
+    **more: object,
+) -> Run:
+    """Tasks on one host, as a site's own play has them."""
+    write_play(tmp_path, host, tasks, more)
+    files = (str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml"))
+    done = subprocess.run(
+        [str(PLAYBOOK), *flags, "-i", *files],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
+
+
+def role(name: str, entry: str = "main") -> dict[str, object]:
+    include = {"name": f"flexai.xpu.{name}", "tasks_from": entry}
+    return {"ansible.builtin.include_role": include}
+
+
+def look(host: Host) -> snapshot.Snapshot:
+    """Without what a restart changes of necessity, and the cache that the linker writes anew."""
+    found = snapshot.take(lambda _, *argv: host.exec(argv).stdout, host.name)
+    return {
+        thing: what
+        for thing, what in found.items()
+        if not thing.startswith("start of ") and thing != "/etc/ld.so.cache"
+    }
+
+
+def driver_variables(manifest: Path, version: str, **more: object) -> dict[str, object]:
+    return {
+        "flexai_manifest": str(manifest),
+        "nvidia_driver_version": version,
+        "nvidia_driver_allow_downgrade": True,
+        **more,
+    }
+
+
+def in_force(host: Host) -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return host.exec(query, check=False).stdout.strip()
