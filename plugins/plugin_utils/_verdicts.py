@@ -24,9 +24,22 @@ def node_entry(host: str, result: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         return dict(result["verdict"])
     if result.get("unreachable"):
         reason = f"unreachable: {result.get('msg', '')}"
+    elif result.get("msg"):
+        reason = str(result["msg"])
     else:
-        reason = str(result.get("msg") or "the run ended before the host was judged")
+        reason = f"the run ended before the host was judged{_in_the_middle(result)}"
     return build(host, [Component("host", "a verdict", "", "failed", reason)])
+
+
+def _in_the_middle(result: t.Mapping[str, t.Any]) -> str:
+    """Of what, where the host was planned for and then lost."""
+    due = [step["component"] for step in result.get("plan") or () if step["action"] != "ok"]
+    if not due:
+        return ""
+    return (
+        f", in the middle of {', '.join(due)}; how far it came stands on the host, and the next run "
+        "takes it up"
+    )
 
 
 def cluster_entries(cluster: t.Mapping[str, t.Any] | None, failure: str) -> list[dict[str, t.Any]]:

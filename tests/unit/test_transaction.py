@@ -532,6 +532,7 @@ R="${{0%%/var/cache/*}}"
 : > "$R/{libraries}/libcuda.so.{version}"
 ln -sfn libcuda.so.{version} "$R/{libcuda}"
 sed -i 's/libcuda.so.[0-9.]*/libcuda.so.{version}/' "$R/sim/cdi"
+[ ! -e "$R/sim/goes-away" ] || : > "$R/sim/gone"
 [ ! -e "$R/sim/module-stays" ] || exit 0
 echo "NVRM version: NVIDIA UNIX x  {version}  x" > "$R/proc/driver/nvidia/version"
 printf '{version}, GPU-0\\n{version}, GPU-1\\n' > "$R/sim/nvidia-smi"
@@ -638,3 +639,42 @@ def test_a_reboot_that_nobody_allowed_stops_there_and_is_taken_up_after_it(tmp_p
     assert done.returncode == 0, done.stdout
     assert "was broken off at step reboot and is taken up" in " ".join(done.stdout.split())
     assert not (root / records.path(transaction.RECORD).lstrip("/")).exists()
+
+
+def test_a_host_lost_in_the_middle_stops_no_other_and_the_report_says_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gpu1's answer to the change never comes; gpu2 lacks its runtime, and gets it."""
+    site = _site(tmp_path)
+    mark = tmp_path / "gpu1/sim/gone"
+    hostroot.put(tmp_path / "gpu1", "/sim/goes-away", "")
+    monkeypatch.setenv("LOSSY_MARK", str(mark))
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(Path(__file__).parent / "connections"))
+    hosts = site["all"]["children"]["flexai_nodes"]["hosts"]
+    hosts["gpu1"]["ansible_connection"] = "lossy"
+    link = tmp_path / "gpu2/opt/xpu/current"
+    link.unlink()
+
+    verdict = tmp_path / "verdict.json"
+    done = run_playbook(tmp_path, site, "site", "-e", f"flexai_verdict_file={verdict}")
+    assert done.returncode != 0
+    assert link.is_symlink()
+    told = {each["name"]: each for each in json.loads(verdict.read_text())["nodes"]}
+    assert told["gpu2"]["ready"] and not told["gpu1"]["ready"]
+    assert told["gpu1"]["components"] == [
+        {
+            "name": "host",
+            "wanted": "a verdict",
+            "found": "",
+            "state": "failed",
+            "reason": "the run ended before the host was judged, in the middle of "
+            "node_transaction, nvidia_driver; how far it came stands on the host, and the next "
+            "run takes it up",
+        }
+    ]
+    # Back again, it is taken up where it was.
+    hosts["gpu1"]["ansible_connection"] = "local"
+    assert (tmp_path / "gpu1" / records.path(transaction.RECORD).lstrip("/")).exists()
+    done = run_playbook(tmp_path, site, "site")
+    assert done.returncode == 0, done.stdout
+    assert not (tmp_path / "gpu1" / records.path(transaction.RECORD).lstrip("/")).exists()
