@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+from . import _selinux as selinux
 from ._decision import CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._host import Host
 
@@ -35,6 +36,7 @@ class Facts(t.NamedTuple):
     altered: tuple[str, ...]
     recorded: bool
     owner: str
+    selinux: selinux.Facts = selinux.Facts()
 
 
 def parse_record(text: str) -> dict[str, str]:
@@ -63,6 +65,7 @@ def observe(host: Host, wanted: str) -> Facts:
         altered=tuple(altered_files(host, directory, parse_record(record or ""))),
         recorded=record is not None,
         owner=(host.read(OWNER) or "").strip(),
+        selinux=selinux.observe(host, HOME),
     )
 
 
@@ -86,6 +89,8 @@ def plan(facts: Facts, wanted: str) -> Decision:
         for path, target in LINKS.items()
         if facts.links[path] != target
     ]
+    if selinux.is_due(facts.selinux):
+        differences.append(f"SELinux has no rule for {HOME}: {selinux.READ_ONLY}")
     if facts.owner != COMPONENT:
         differences.append(f"{OWNER}: {facts.owner or 'absent'} → {COMPONENT}")
     if not differences:

@@ -58,6 +58,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils import _records as records
+from ..module_utils import _selinux as selinux
 from ..module_utils import _xpu_runtime as xpu
 from ..module_utils._decision import BLOCKED, OK
 from ..module_utils._errors import XpuError, run_module
@@ -152,6 +154,23 @@ def own(host: Host) -> None:
         host.write(xpu.OWNER, f"{xpu.COMPONENT}\n")
 
 
+def label(host: Host, facts: xpu.Facts) -> None:
+    """Containers read these files, and with SELinux only what is labelled for them."""
+    if not facts.selinux.on:
+        return
+    if selinux.is_due(facts.selinux):
+        records.write(host, xpu.COMPONENT, {"selinux": selinux.pattern(xpu.HOME)})
+        selinux.add_rule(host, xpu.HOME)
+    selinux.relabel(host, xpu.HOME)
+
+
+def unlabel(host: Host, facts: xpu.Facts) -> None:
+    """Only a rule that we made; noted before it was, so it may not be there."""
+    if records.read(host, xpu.COMPONENT) and facts.selinux.rule:
+        selinux.remove_rule(host, xpu.HOME)
+    records.write(host, xpu.COMPONENT, {})
+
+
 @contextlib.contextmanager
 def locked(host: Host) -> t.Iterator[None]:
     """Nobody else changes the directory meanwhile: client-update holds the same lock."""
@@ -180,40 +199,46 @@ def _describe(facts: xpu.Facts) -> str:
     altered = "".join(f"altered {name}\n" for name in facts.altered)
     links = "".join(f"{path} → {target or 'absent'}\n" for path, target in facts.links.items())
     owner = f"owner {facts.owner or 'absent'}\n"
-    return f"current → {facts.current or 'absent'}\n{links}{owner}{altered}"
+    context = f"SELinux rule {facts.selinux.rule or 'absent'}\n" if facts.selinux.on else ""
+    return f"current → {facts.current or 'absent'}\n{links}{owner}{context}{altered}"
 
 
-def _predict(release: str) -> str:
+def _predict(facts: xpu.Facts, release: str, keeps_rule: bool) -> str:
+    rule = facts.selinux.rule or (selinux.READ_ONLY if release else "")
+    context = f"SELinux rule {rule if keeps_rule else 'absent'}\n" if facts.selinux.on else ""
     links = "".join(
         f"{path} → {target if release else 'absent'}\n" for path, target in xpu.LINKS.items()
     )
     owner = f"owner {xpu.COMPONENT if release else 'absent'}\n"
-    return f"current → {release or 'absent'}\n{links}{owner}"
+    return f"current → {release or 'absent'}\n{links}{owner}{context}"
 
 
 def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     release = xpu.release_name(params["version"] or "", params["sha256"] or "")
     facts = xpu.observe(host, release)
-    present = params["state"] == "present"
+    present, record = params["state"] == "present", records.read(host, xpu.COMPONENT)
     if present:
         decision = xpu.plan(facts, release)
         if decision.action == BLOCKED:
             raise XpuError(f"The xpu runtime can't be installed: {decision.reason}.", "see above.")
         changed = decision.action != OK
     else:
-        changed = host.exists(xpu.VERSIONS) or bool(facts.current or facts.owner)
+        changed = host.exists(xpu.VERSIONS) or bool(facts.current or facts.owner or record)
     if changed and not check:
         with locked(host):
             if not present:
                 uninstall(host)
+                unlabel(host, facts)
             else:
                 # Asked again: client-update may have had the lock before us.
                 facts = xpu.observe(host, release)
                 if facts.altered or not facts.recorded:
                     install(host, release, params["tarball"] or "")
                 own(host)
+                label(host, facts)
                 switch(host, release)
-    after = _predict(release if present else "") if changed else _describe(facts)
+    keeps_rule = present or (bool(facts.selinux.rule) and not record)
+    after = _predict(facts, release if present else "", keeps_rule) if changed else _describe(facts)
     return {
         "changed": changed,
         "directory": f"{xpu.VERSIONS}/{release}",
