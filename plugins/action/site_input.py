@@ -75,9 +75,11 @@ class ActionModule(ActionBase):
 
 
 def _is_artefact(component: str, values: t.Mapping[str, t.Any]) -> bool:
-    """Whether the component comes from the manifest; not every site wants a CUDA toolkit."""
-    wanted = values["cuda_toolkit_version"] and values["cuda_toolkit_method"] == "run"
-    return bool(wanted) or component != "cuda_toolkit"
+    """Whether the component comes from the manifest, and not from the hosts' repositories; not
+    every site wants a CUDA toolkit."""
+    if component == "cuda_toolkit" and not values["cuda_toolkit_version"]:
+        return False
+    return str(values.get(f"{component}_method", "run")) == "run"
 
 
 class _SiteCheck:

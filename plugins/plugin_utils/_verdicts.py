@@ -37,8 +37,8 @@ def _in_the_middle(result: t.Mapping[str, t.Any]) -> str:
     if not due:
         return ""
     return (
-        f", in the middle of {', '.join(due)}; how far it came stands on the host, and the next run "
-        "takes it up"
+        f", in the middle of {', '.join(due)}; how far it came stands on the host, and the next "
+        "run takes it up"
     )
 
 
