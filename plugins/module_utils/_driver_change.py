@@ -132,9 +132,8 @@ def _set_file(host: Host, path: str, text: str) -> None:
 
 def _refuse_a_second_driver(host: Host, manager: str, exact: t.Sequence[str]) -> None:
     """Beside a .run file no package may bring the driver along."""
-    argv = by_packages.install_argv(manager, exact)
-    simulated = "--simulate" if manager == "dpkg" else "--assumeno"
-    done = host.run([*argv[:2], simulated, *argv[3:]], timeout_s=by_packages.QUERY_LIMIT_S)
+    argv = by_packages.trial_argv(manager, exact)
+    done = host.run(argv, timeout_s=by_packages.QUERY_LIMIT_S)
     words = {word for line in done.out.splitlines() for word in line.split()[:2]}
     brought = sorted(filter(driver.DRIVER_PACKAGE.fullmatch, words))
     if brought:
@@ -407,13 +406,20 @@ def install(host: Host, facts: driver.Facts, wanted: driver.Wanted, installer: s
 
 
 def uninstall(host: Host, facts: driver.Facts) -> None:
-    remedy = "stop what uses the cards, then run it again."
-    if facts.method == RUN and facts.uninstaller:
-        _must(host, [driver.UNINSTALLER, "--silent"], INSTALL_LIMIT_S, remedy)
     if facts.method == PACKAGES and facts.loaded:
         _refuse_holders(host)
-        for unit in (FABRIC_UNIT, driver.PERSISTENCED_UNIT):
+    if facts.our_packages:
+        daemons = (FABRIC_UNIT, driver.PERSISTENCED_UNIT)
+        for unit in daemons if facts.method == PACKAGES else daemons[:1]:
             host.run(["systemctl", "disable", "--now", unit], timeout_s=UNIT_LIMIT_S)
+    if facts.method == RUN and facts.uninstaller:
+        _must(
+            host,
+            [driver.UNINSTALLER, "--silent"],
+            INSTALL_LIMIT_S,
+            "stop what uses the cards, then run it again.",
+        )
+    if facts.method == PACKAGES:
         _unload(host)
     _purge(host, facts.manager, facts.our_packages)
     for path in (by_packages.PIN_FILE, by_packages.SIGNING_FILE):

@@ -123,6 +123,13 @@ def install_argv(manager: str, exact: t.Sequence[str]) -> list[str]:
     return [*argv[:2], more, *argv[2:]]
 
 
+def trial_argv(manager: str, exact: t.Sequence[str]) -> list[str]:
+    """What the manager would install, told and not done."""
+    if manager == "dpkg":
+        return ["apt-get", "install", "--simulate", "--no-install-recommends", *exact]
+    return ["dnf", "install", "--assumeno", *exact]
+
+
 # -- DKMS ------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from simulators.installers import driverdeb, runfile
-from testbed.recipes import simulators
+from testbed.recipes import simulators, toolkit, vendor
 from xpubuild.cache import Cache
 
 OLDER, NEWER = "575.64.03", "580.95.05"
@@ -34,6 +34,28 @@ def repository(directory: Path) -> Path:
     return made
 
 
+def _entry(like: dict[str, str], version: str, file: Path) -> dict[str, str]:
+    """An entry of a manifest for another version of the same artefact."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    more = {"version": version, "file": file.name, "source": str(file), "sha256": digest}
+    return {**like, **more}
+
+
+def with_toolkit_of_document_000(manifest: Path, directory: Path) -> Path:
+    """*manifest* with the toolkit of that document beside the one it has, in *directory*."""
+    built = vendor.documents(Cache())
+    (tarball,) = built.glob("*.tar.gz")
+    document = yaml.safe_load(manifest.read_text())
+    for entry in document["artefacts"]:
+        if "://" not in entry["source"]:
+            entry["source"] = str((manifest.parent / entry["source"]).resolve())
+    like = next(e for e in document["artefacts"] if e["name"] == "nvidia-container-toolkit")
+    document["artefacts"].append(_entry(like, toolkit.DOCUMENTS, tarball))
+    made = directory / "documents.yml"
+    made.write_text(yaml.safe_dump(document))
+    return made
+
+
 def with_older_driver(manifest: Path, directory: Path) -> Path:
     """*manifest* with an older driver beside the one it has, in *directory*."""
     older = runfile.pack(older_driver(directory), directory)
@@ -43,15 +65,7 @@ def with_older_driver(manifest: Path, directory: Path) -> Path:
         if "://" not in entry["source"]:
             entry["source"] = str((manifest.parent / entry["source"]).resolve())
     newer = next(entry for entry in entries if entry["name"] == "nvidia-driver")
-    entries.append(
-        {
-            **newer,
-            "version": OLDER,
-            "file": older.name,
-            "source": str(older),
-            "sha256": hashlib.sha256(older.read_bytes()).hexdigest(),
-        }
-    )
+    entries.append(_entry(newer, OLDER, older))
     made = directory / "manifest.yml"
     made.write_text(yaml.safe_dump(document))
     return made

@@ -18,7 +18,7 @@ import yaml
 from e2e import snapshot
 from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
-from e2e.drivers import with_older_driver
+from e2e.drivers import with_older_driver, with_toolkit_of_document_000
 from e2e.nodeplay import (
     PLAYBOOK,
     ROOT,
@@ -398,6 +398,26 @@ def test_a_driver_that_does_not_load_gives_way_to_the_former_one(
     rc, output = play(tmp_path, host, [role("node_transaction")], **variables)
     assert rc == 0, output
     assert in_force(host) == NEW
+
+
+def test_the_toolkit_of_document_000_goes_there_and_back_under_its_profile(
+    tmp_path: Path, host_with_old_driver: Host, manifest: Path
+) -> None:
+    host = host_with_old_driver
+    wanted = driver_variables(
+        with_toolkit_of_document_000(manifest, tmp_path), OLD, flexai_profile="documents"
+    )
+    before = look(host)
+    tasks = [role("container_toolkit"), role("container_toolkit", "validate")]
+    rc, output = play(tmp_path, host, tasks, **wanted)
+    assert rc == 0, output
+    assert "version 1.16.1" in host.exec(["nvidia-ctk", "--version"]).stdout
+    assert f"libcuda.so.{OLD}" in host.get("/etc/cdi/nvidia.yaml").decode()
+    rc, output = play(tmp_path, host, tasks, **wanted)
+    assert rc == 0 and "changed=0" in output, output
+    rc, output = play(tmp_path, host, [role("container_toolkit", "uninstall")], **wanted)
+    assert rc == 0, output
+    assert snapshot.differences(before, look(host)) == []
 
 
 PACKAGE = """\

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.flexai.xpu.plugins.module_utils import _driver_packages as by_packages
 from ansible_collections.flexai.xpu.plugins.module_utils import _nvidia_driver as driver
 from ansible_collections.flexai.xpu.plugins.module_utils import _packages as packages
@@ -21,7 +22,10 @@ from . import hostroot, packagemachine
 from .drivermachine import Machine
 from .packagemachine import KERNEL, PackageMachine
 from .test_driver import OLD, PAIR, desired, nvswitches, secure_boot, signing_pair, step, uses_cards
+from .test_playbooks import Site, run, site, variables
 from .test_writers import snapshot
+
+__all__ = ["site"]  # a fixture
 
 NEW = hostroot.DRIVER
 OPEN, CLOSED = "nvidia-kernel-open-dkms", "nvidia-kernel-dkms"
@@ -369,7 +373,10 @@ def test_fabric_manager_and_nscq_come_with_the_driver_and_follow_it(
     with_fabric(machine, NEW, **more)
     assert machine.installed["nvidia-fabricmanager-580"] == NEW
     assert machine.installed["libnvidia-nscq-580"] == NEW
+    machine.calls.clear()
     with_fabric(machine, NEW, state="absent", **more)
+    # A daemon that holds the switches would keep the driver from being removed.
+    assert machine.programs_run[0] == "systemctl disable --now nvidia-fabricmanager.service"
     assert not [name for name in machine.installed if "nvidia" in name]
     assert not machine.host.exists(by_packages.PIN_FILE)
 
@@ -434,6 +441,22 @@ def test_where_the_site_sees_to_the_fabric_itself_a_mismatch_is_refused(
     assert found["action"] == "blocked" and "Fabric Manager absent" in found["reason"]
 
 
+# -- a site ------------------------------------------------------------------------------------
+
+
+def test_a_site_of_packages_needs_no_installer_in_its_manifest(tmp_path: Path, site: Site) -> None:
+    manifest = Path(variables(site)["flexai_manifest"])
+    document = yaml.safe_load(manifest.read_text())
+    document["artefacts"] = [e for e in document["artefacts"] if e["name"] != "nvidia-driver"]
+    manifest.write_text(yaml.safe_dump(document))
+    done = run(tmp_path, site, "preflight")
+    assert done.returncode != 0 and "nvidia-driver" in done.stdout
+    variables(site)["nvidia_driver_method"] = "packages"
+    done = run(tmp_path, site, "preflight")
+    assert done.returncode == 0, done.stdout
+    assert f"packages nvidia-driver-cuda, {OPEN} of version {NEW}" in done.stdout
+
+
 # -- other systems -----------------------------------------------------------------------------
 
 
@@ -471,6 +494,7 @@ def test_dnf_is_asked_for_the_same(tmp_path: Path) -> None:
     assert by_packages.install_argv("rpm", exact) == (
         ["dnf", "install", "--allowerasing", "--assumeyes", *exact]
     )
+    assert by_packages.trial_argv("rpm", exact) == ["dnf", "install", "--assumeno", *exact]
     assert by_packages.pin("rpm", NEW) == ""
 
 

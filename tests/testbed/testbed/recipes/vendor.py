@@ -40,3 +40,14 @@ def build(cache: Cache) -> Path:
         "archiver": digest_file(Path(artefacts.__file__)),
     }
     return cache.get(Recipe("vendor", inputs, pack))
+
+
+def documents(cache: Cache) -> Path:
+    """``nvidia-container-toolkit_<v>_deb_amd64.tar.gz`` of document 000."""
+    programs = toolkit.build(cache, toolkit.DOCUMENTS)
+    inputs = {"toolkit": digest_tree([programs], programs), "sources": _sources()}
+
+    def pack(out: Path) -> None:
+        release.pack(programs, toolkit.DOCUMENTS, out)
+
+    return cache.get(Recipe("vendor-documents", inputs, pack))
