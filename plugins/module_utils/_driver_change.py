@@ -254,8 +254,11 @@ def _check_it_works(host: Host, version: str) -> None:
         )
 
 
-def _put_in(host: Host, manager: str, what: Driver, exact: t.Sequence[str]) -> None:
-    """The driver *what* in place of whatever stands there, and seen to work."""
+def _put_in(
+    host: Host, manager: str, what: Driver, exact: t.Sequence[str], *, files: bool = True
+) -> None:
+    """The driver *what* in place of whatever stands there, and seen to work. Without *files* that
+    of a .run file stands there already, and only what follows it is missing."""
     version = what["version"]
     if what["method"] == PACKAGES:
         _unload(host)
@@ -264,7 +267,8 @@ def _put_in(host: Host, manager: str, what: Driver, exact: t.Sequence[str]) -> N
         _have_module_built(host, version)
         _load(host)
     else:
-        _run_installer(host, what["installer"], what["flags"])
+        if files:
+            _run_installer(host, what["installer"], what["flags"])
         _check_version(host, version)
         _run_manager(host, manager, version, exact)
     _check_it_works(host, version)
@@ -347,7 +351,9 @@ def _new(facts: driver.Facts, wanted: driver.Wanted, installer: str) -> dict[str
     return what
 
 
-def _replace(host: Host, facts: driver.Facts, what: Driver, exact: t.Sequence[str]) -> None:
+def _replace(
+    host: Host, facts: driver.Facts, what: Driver, exact: t.Sequence[str], files: bool
+) -> None:
     if what["method"] == RUN and not (what["installer"] and host.exists(what["installer"])):
         raise XpuError(
             f"The installer {what['installer'] or '(none given)'} is not on the host.",
@@ -364,7 +370,7 @@ def _replace(host: Host, facts: driver.Facts, what: Driver, exact: t.Sequence[st
         for unit in (driver.PERSISTENCED_UNIT, FABRIC_UNIT):
             host.run(["systemctl", "stop", unit], timeout_s=UNIT_LIMIT_S)
     try:
-        _put_in(host, facts.manager, what, exact)
+        _put_in(host, facts.manager, what, exact, files=files)
     except XpuError as error:
         _roll_back(host, facts.manager, former, error)
     _purge(host, facts.manager, (asked_before - set(what["asked"])) & facts.our_packages)
@@ -390,7 +396,7 @@ def install(host: Host, facts: driver.Facts, wanted: driver.Wanted, installer: s
         return
     _set_file(host, by_packages.SIGNING_FILE, driver.wanted_signing(facts, wanted))
     if replacing:
-        _replace(host, facts, what, exact)
+        _replace(host, facts, what, exact, driver.needs_driver(facts, wanted))
     else:
         _set_file(host, by_packages.PIN_FILE, driver.wanted_pin(facts, wanted))
     if wanted.persistenced:

@@ -369,21 +369,17 @@ def flavour(facts: Facts, wanted: Wanted) -> str:
 
 
 def fabric_names(facts: Facts, wanted: Wanted) -> list[str]:
-    """Packages that must follow the driver here, and are not somebody else's already; those of
-    somebody else's driver are his business."""
+    """Packages that must follow the driver here. Who has brought Fabric Manager, or the driver
+    itself, sees to the rest too; NSCQ alone of somebody else's stays his."""
     if not facts.fabric.switches or (facts.library and not facts.ours):
         return []
-    names = by_packages.in_branch(wanted.fabric_packages, wanted.version)
     theirs = facts.fabric.packages.keys() - facts.our_packages
-    has_theirs = [
-        bool([name for name in theirs if pattern.fullmatch(name)])
-        for pattern in (_FABRIC_PACKAGE, _NSCQ_PACKAGE)
-    ]
+    if any(map(_FABRIC_PACKAGE.fullmatch, theirs)):
+        return []
     return [
         name
-        for name in names
-        if not (_FABRIC_PACKAGE.fullmatch(name) and has_theirs[0])
-        and not (_NSCQ_PACKAGE.fullmatch(name) and has_theirs[1])
+        for name in by_packages.in_branch(wanted.fabric_packages, wanted.version)
+        if not (theirs and _NSCQ_PACKAGE.fullmatch(name))
     ]
 
 
@@ -600,13 +596,13 @@ def plan(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Decision:
     return Decision(COMPONENT, action, wanted.version, facts.library, "; ".join(differences))
 
 
+def needs_driver(facts: Facts, wanted: Wanted) -> bool:
+    """Whether the driver itself is to be put in, and not only what follows it."""
+    return facts.library != wanted.version or facts.record.get("state") == INSTALLING
+
+
 def needs_installer(facts: Facts, wanted: Wanted) -> bool:
-    return (
-        facts.library != wanted.version
-        or facts.record.get("state") == INSTALLING
-        or other_packages(facts, wanted)
-        or dkms_due(facts, wanted)
-    )
+    return needs_driver(facts, wanted) or other_packages(facts, wanted) or dkms_due(facts, wanted)
 
 
 def needs_quiet_node(facts: Facts, wanted: Wanted) -> bool:

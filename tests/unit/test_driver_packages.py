@@ -381,6 +381,20 @@ def test_fabric_manager_and_nscq_come_with_the_driver_and_follow_it(
     assert not machine.host.exists(by_packages.PIN_FILE)
 
 
+def test_a_driver_of_a_run_file_is_not_put_in_again_for_what_follows_it(
+    machine: PackageMachine,
+) -> None:
+    """The switches are found, or the packages asked for, after the driver came."""
+    more = {"method": "run", "installer": Machine.installer(machine, NEW)}
+    machine.converge(NEW, **more)
+    nvswitches(machine.root)
+    machine.calls.clear()
+    assert with_fabric(machine, NEW, **more)["changed"]
+    assert machine.installed["nvidia-fabricmanager-580"] == NEW
+    assert "sh" not in [call[0] for call in machine.calls]
+    assert not with_fabric(machine, NEW, **more)["changed"]
+
+
 def test_fabric_manager_goes_back_with_the_driver(machine: PackageMachine) -> None:
     nvswitches(machine.root)
     with_fabric(machine, OLD)
@@ -399,7 +413,7 @@ def test_a_fabric_manager_of_somebody_elses_is_used_or_refused_never_changed(
     assert found["action"] == "blocked"
     assert f"found Fabric Manager {OLD} (`nvidia-fabricmanager-580`)" in found["reason"]
     with_fabric(machine, OLD)
-    assert machine.installed["libnvidia-nscq-580"] == OLD
+    assert "libnvidia-nscq-580" not in machine.installed
     with_fabric(machine, OLD, state="absent")
     assert machine.installed["nvidia-fabricmanager-580"] == OLD
 
