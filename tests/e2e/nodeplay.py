@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,16 +39,7 @@ def write_play(
         (tmp_path / name).write_text(yaml.safe_dump(content))
 
 
-def play(
-    tmp_path: Path,
-    host: Host,
-    tasks: list[dict[str, object]],
-    *,
-    flags: Sequence[str] = (),
-    **more: object,
-) -> Run:
-    """Tasks on one host, as a site's own play has them."""
-    write_play(tmp_path, host, tasks, more)
+def _run(tmp_path: Path, *flags: str) -> Run:
     files = (str(tmp_path / "inventory.yml"), str(tmp_path / "play.yml"))
     done = subprocess.run(
         [str(PLAYBOOK), *flags, "-i", *files],
@@ -57,10 +47,22 @@ def play(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     return Run(done.returncode, done.stdout + done.stderr)
+
+
+def play(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: object) -> Run:
+    """Tasks on one host, as a site's own play has them."""
+    write_play(tmp_path, host, tasks, more)
+    return _run(tmp_path)
+
+
+def predict(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: object) -> Run:
+    """What they would do."""
+    write_play(tmp_path, host, tasks, more)
+    return _run(tmp_path, "--check", "--diff")
 
 
 def role(name: str, entry: str = "main") -> dict[str, object]:

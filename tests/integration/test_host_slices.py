@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from e2e import snapshot
-from integration.test_node_roles import ROOT, Run, look, play, role
+from e2e.nodeplay import ROOT, Run, look, play, role
 from testbed import artefacts, up
 from testbed.hosts import Completed, Host, Testbed
 from testbed.suite import fresh_hosts

@@ -14,11 +14,10 @@ from e2e import snapshot
 from e2e.drivers import NEWER as NEW
 from e2e.drivers import OLDER as OLD
 from e2e.drivers import repository
-from e2e.nodeplay import ROOT, in_force, look, play, role
-from testbed import down, machine, up
+from e2e.nodeplay import ROOT, in_force, look, play, predict, role
+from testbed import up
 from testbed.hosts import Host
-from testbed.topology import read_topology
-from xpubuild.cache import Cache
+from testbed.suite import fresh_hosts
 
 TOPOLOGY = ROOT / "tests/testbed/topologies/node-packages.yaml"
 NAME = f"{os.environ.get('FLEXAI_TESTBED', 'demo')}-packages"
@@ -40,20 +39,16 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the testbed needs roo
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """With the vendor's repository among its own, as a site with a mirror has it."""
-    machine.prepare()
-    down.remove(NAME)  # what a killed earlier run may have left
-    with machine.locked(NAME):
-        made = up.hosts_up(read_topology(TOPOLOGY), NAME, None, Cache(), lambda _: None)
-    found = made.host("pack1")
     archive = tmp_path_factory.mktemp("mirror") / "repository.tar"
     source = repository(archive.parent)
     subprocess.run(["tar", "-cf", archive, "-C", source, "."], check=True)
-    found.put("/srv/nvidia.tar", archive)
-    found.exec(["sh", "-c", "mkdir /srv/nvidia && tar -xf /srv/nvidia.tar -C /srv/nvidia"])
-    found.put(LIST, b"deb [trusted=yes] file:/srv/nvidia ./\n")
-    found.exec(READ_IT)
-    yield found
-    down.remove(NAME)
+    with fresh_hosts(TOPOLOGY, NAME) as made:
+        found = made.host("pack1")
+        found.put("/srv/nvidia.tar", archive)
+        found.exec(["sh", "-c", "mkdir /srv/nvidia && tar -xf /srv/nvidia.tar -C /srv/nvidia"])
+        found.put(LIST, b"deb [trusted=yes] file:/srv/nvidia ./\n")
+        found.exec(READ_IT)
+        yield found
 
 
 def wanted(version: str, **more: object) -> dict[str, object]:
@@ -89,7 +84,7 @@ def test_packages_go_there_as_predicted_up_back_after_a_fault_and_away_without_a
 ) -> None:
     driver, before = [role("nvidia_driver")], look(host)
     old = wanted(OLD, nvidia_driver_kernel_module_type="proprietary")
-    predicted = play(tmp_path, host, driver, flags=("--check", "--diff"), **old)
+    predicted = predict(tmp_path, host, driver, **old)
     assert predicted.rc == 0 and f"+driver {OLD}" in predicted.output, predicted.output
     assert snapshot.differences(before, look(host)) == []
 
@@ -128,6 +123,7 @@ def test_packages_go_there_as_predicted_up_back_after_a_fault_and_away_without_a
 
 def with_module_that_stays(tmp_path: Path, host: Host) -> None:
     """The older driver runs, and its module will not leave before a boot."""
+    host.exec(["rm", "-rf", str(Path(FAULTS).parent)])
     rc, output = play(tmp_path, host, [role("nvidia_driver")], **wanted(OLD))
     assert rc == 0, output
     host.put(FAULTS, b"module-busy\n")

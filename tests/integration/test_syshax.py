@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import yaml
 from e2e import snapshot
-from integration.test_node_roles import PLAYBOOK, ROOT, Run, look
+from e2e.nodeplay import PLAYBOOK, ROOT, Run, look
 from testbed import machine, up
 from testbed.hosts import Host, Testbed
 from testbed.suite import fresh_hosts

@@ -72,7 +72,10 @@ def signing_pair(root: Path, enrolled: bool) -> None:
     put_bytes(root, f"{kernel.EFI_VARIABLES}/MokListRT-605dab50", ring)
 
 
-PAIR = {"signing_key": "/etc/keys/mok.key", "signing_certificate": "/etc/keys/mok.pem"}
+PAIR: dict[str, Any] = {
+    "signing_key": "/etc/keys/mok.key",
+    "signing_certificate": "/etc/keys/mok.pem",
+}
 
 
 def set_devices(*devices: int) -> Callable[[Path], None]:

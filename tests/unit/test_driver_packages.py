@@ -352,7 +352,7 @@ def test_fabric_manager_and_nscq_come_with_the_driver_and_follow_it(
 ) -> None:
     nvswitches(machine.root)
     wanted: dict[str, Any] = {"method": method, "fabric_packages": FABRIC}
-    more = {"method": method}
+    more: dict[str, Any] = {"method": method}
     if method == "run":
         more["installer"] = Machine.installer(machine, OLD)
     found = step(machine.host, desired(version=OLD, **wanted))
@@ -385,7 +385,7 @@ def test_a_driver_of_a_run_file_is_not_put_in_again_for_what_follows_it(
     machine: PackageMachine,
 ) -> None:
     """The switches are found, or the packages asked for, after the driver came."""
-    more = {"method": "run", "installer": Machine.installer(machine, NEW)}
+    more: dict[str, Any] = {"method": "run", "installer": Machine.installer(machine, NEW)}
     machine.converge(NEW, **more)
     nvswitches(machine.root)
     machine.calls.clear()

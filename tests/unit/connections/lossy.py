@@ -19,7 +19,7 @@ extends_documentation_fragment: connection_pipelining
 """
 
 
-class Connection(Local):
+class Connection(Local):  # type: ignore[misc]
     transport = "lossy"
 
     def exec_command(self, *arguments: Any, **more: Any) -> Any:
