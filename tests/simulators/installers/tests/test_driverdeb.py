@@ -119,6 +119,67 @@ def test_a_build_fails_on_demand_for_one_version(root: Path) -> None:
     assert done.returncode == 10 and "Bad return status" in done.stderr
 
 
+# -- the kernel, as modprobe meets it ------------------------------------------------------------
+
+
+def modprobe(root: Path, action: str) -> subprocess.CompletedProcess[str]:
+    """modprobe's own command for the module, with a systemctl that starts what it is told."""
+    program = root / "bin/systemctl"
+    program.parent.mkdir(exist_ok=True)
+    version = root / "proc/driver/nvidia/version"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = stop ] && exec rm {version}\n'
+        f"mkdir -p {version.parent} && : > {version}\n"
+    )
+    program.chmod(0o755)
+    return subprocess.run(
+        ["sh", str(SOURCES / "module.sh"), action],
+        env={"PATH": f"{program.parent}:{os.environ['PATH']}", "NVIDIA_SIM_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def fault(root: Path, words: str) -> None:
+    (root / "etc/nvidia-sim").mkdir(parents=True, exist_ok=True)
+    (root / "etc/nvidia-sim/fail").write_text(f"{words}\n")
+
+
+def test_only_what_dkms_has_built_is_loaded_and_it_goes_again(root: Path) -> None:
+    assert "Module nvidia not found" in modprobe(root, "load").stderr
+    dkms(root, "install", f"nvidia/{VERSION}", "-k", KERNEL)
+    for action, there in (("load", True), ("load", True), ("unload", False), ("unload", False)):
+        assert modprobe(root, action).returncode == 0
+        assert (root / "proc/driver/nvidia/version").exists() == there
+
+
+REFUSALS = {
+    f"module-load@{VERSION}": "Required key not available (fault module-load)",
+    "secure-boot": "Key was rejected by service (fault secure-boot)",
+    "modul-load": "knows no fault 'modul-load'",
+}
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_module_is_refused_on_demand(words: str, root: Path) -> None:
+    dkms(root, "install", f"nvidia/{VERSION}", "-k", KERNEL)
+    fault(root, words)
+    done = modprobe(root, "load")
+    assert done.returncode == 1 and REFUSALS[words] in done.stderr
+
+
+def test_a_signed_module_is_taken_and_a_busy_one_stays(root: Path) -> None:
+    dkms(root, "install", f"nvidia/{VERSION}", "-k", KERNEL)
+    fault(root, "secure-boot,module-busy")
+    (root / "etc/dkms/framework.conf.d").mkdir(parents=True)
+    (root / "etc/dkms/framework.conf.d/x.conf").write_text("mok_signing_key=/k\n")
+    assert modprobe(root, "load").returncode == 0
+    done = modprobe(root, "unload")
+    assert done.returncode == 1 and "Module nvidia is in use" in done.stderr
+    assert (root / "proc/driver/nvidia/version").exists()
+
+
 # -- Fabric Manager ----------------------------------------------------------------------------
 
 
