@@ -7,6 +7,8 @@ import copy
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from ansible_collections.flexai.xpu.plugins.module_utils import _cluster as clus
 from ansible_collections.flexai.xpu.plugins.module_utils import _drain as drain
 from ansible_collections.flexai.xpu.plugins.module_utils import _nvidia_driver as driver
 from ansible_collections.flexai.xpu.plugins.module_utils import _records as records
+from ansible_collections.flexai.xpu.plugins.module_utils import _resume as resume
 from ansible_collections.flexai.xpu.plugins.module_utils import _transaction as transaction
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Completed, Host
@@ -632,12 +635,19 @@ def test_a_reboot_that_nobody_allowed_stops_there_and_is_taken_up_after_it(tmp_p
     assert "node_transaction finished reboot pending-reboot cordoned since step reboot" in said
     note = json.loads((root / records.path(transaction.RECORD).lstrip("/")).read_text())
     assert note["step"] == "reboot"
+    # As Ansible brought the module to the host, in one archive, so it is packed for after the boot.
+    program = root / resume.PROGRAM.lstrip("/")
+    ran = subprocess.run(
+        [sys.executable, "-I", program, root], capture_output=True, text=True, check=False
+    )
+    assert "has not booted since" in ran.stdout, ran
     # The reboot.
     hostroot.put(root, "/proc/driver/nvidia/version", f"NVRM version: NVIDIA UNIX x  {NEW}  x\n")
     hostroot.put(root, "/sim/nvidia-smi", f"{NEW}, GPU-0\n{NEW}, GPU-1\n")
     done = run_playbook(tmp_path, site, "site")
     assert done.returncode == 0, done.stdout
     assert "was broken off at step reboot and is taken up" in " ".join(done.stdout.split())
+    assert not program.exists()
     assert not (root / records.path(transaction.RECORD).lstrip("/")).exists()
 
 
