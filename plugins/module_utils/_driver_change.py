@@ -175,7 +175,7 @@ def _run_manager(host: Host, manager: str, version: str, exact: t.Sequence[str])
 
 
 def _purge(host: Host, manager: str, names: t.Iterable[str]) -> None:
-    there = sorted(set(names) & packages.everything(host).versions.keys())
+    there = packages.traces(host, names)
     if there:
         argv = packages.removal_argv(manager, there)
         _must(host, argv, INSTALL_LIMIT_S, "mend the package system and run this again.")

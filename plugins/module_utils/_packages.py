@@ -95,6 +95,17 @@ def everything(host: Host) -> Packages:
     return observe(host, host.read(DPKG_STATUS) or "", ("",))
 
 
+def traces(host: Host, names: t.Iterable[str]) -> list[str]:
+    """Those of *names* that the manager still has something of: dpkg keeps what a removed package
+    leaves, its configuration and scripts, until it is purged."""
+    status = host.read(DPKG_STATUS) or ""
+    if status:
+        there = set(re.findall(r"^Package: (\S+)$", status, re.MULTILINE))
+    else:
+        there = set(everything(host).versions)
+    return sorted(there.intersection(names))
+
+
 def install_argv(manager: str, names: t.Sequence[str]) -> list[str]:
     """How the host's manager installs without a question."""
     if manager == "dpkg":

@@ -61,9 +61,14 @@ def wanted(version: str, **more: object) -> dict[str, object]:
 
 
 def packages(host: Host) -> dict[str, str]:
-    form = "--showformat=${Package} ${Version}\\n"
-    lines = host.exec(["dpkg-query", "--show", form]).stdout.splitlines()
-    return dict(line.split(" ", 1) for line in lines if "nvidia" in line or "libcuda" in line)
+    """The driver's that are installed, with their versions."""
+    form = "--showformat=${db:Status-Abbrev} ${Package} ${Version}\\n"
+    lines = [line.split() for line in host.exec(["dpkg-query", "--show", form]).stdout.splitlines()]
+    return {
+        name: version
+        for state, name, version in lines
+        if state == "ii" and ("nvidia" in name or "libcuda" in name)
+    }
 
 
 def fabric(host: Host) -> str:

@@ -86,6 +86,21 @@ def test_what_the_site_had_installed_before_us_stays(machine: PackageMachine) ->
     assert "dkms" in machine.installed
 
 
+def test_what_dpkg_keeps_of_a_package_that_gave_way_goes_too(machine: PackageMachine) -> None:
+    """Such as Fabric Manager of the branch before: removed by its successor, and not purged."""
+    machine.converge(NEW)
+    status = machine.root / "var/lib/dpkg/status"
+    kept = hostroot.package(CLOSED, f"{OLD}-1").replace("install ok installed", "deinstall ok rc")
+    status.write_text(status.read_text() + kept)
+    record = records.read(machine.host, driver.RECORD)
+    came = {**record, "packages": [*record["packages"], CLOSED, "never-there"]}
+    records.write(machine.host, driver.RECORD, came)
+    machine.calls.clear()
+    machine.converge(NEW, state="absent")
+    (purge,) = [call for call in machine.calls if call[:2] == ["apt-get", "purge"]]
+    assert CLOSED in purge and "never-there" not in purge
+
+
 @pytest.mark.parametrize(("wanted", "name"), [("open", OPEN), ("proprietary", CLOSED)])
 def test_the_kernel_module_is_the_sites_choice_and_may_be_changed(
     wanted: str, name: str, machine: PackageMachine
