@@ -300,8 +300,15 @@ def _without_a_former(host: Host, manager: str, error: XpuError) -> t.NoReturn:
     ) from error
 
 
-def _roll_back(host: Host, manager: str, former: Driver | None, error: XpuError) -> t.NoReturn:
-    """Bring the former driver back, and say how that went beside what went wrong first."""
+def _roll_back(
+    host: Host,
+    manager: str,
+    former: Driver | None,
+    error: XpuError,
+    daemons: t.Sequence[str],
+) -> t.NoReturn:
+    """Bring the former driver back with the *daemons* that were stopped for the new one, and say
+    how that went beside what went wrong first."""
     if not former:
         _without_a_former(host, manager, error)
     what = _described(former)
@@ -323,6 +330,8 @@ def _roll_back(host: Host, manager: str, former: Driver | None, error: XpuError)
             f"{second.msg}",
             error.remedy,
         ) from error
+    for unit in daemons:
+        host.run(["systemctl", "start", unit], timeout_s=UNIT_LIMIT_S)
     _note(host, state=driver.INSTALLED)
     raise XpuError(f"{error.msg} The former driver {version} is in force again.", error.remedy)
 
@@ -365,14 +374,14 @@ def _replace(
     asked_before = set(facts.record.get("asked", ()))
     begun = {**dict.fromkeys(DRIVER_KEYS), **what}
     _note(host, **begun, state=driver.INSTALLING, former=former)
-    if facts.loaded:
-        # These hold the module; a daemon that isn't there is as good as stopped.
-        for unit in (driver.PERSISTENCED_UNIT, FABRIC_UNIT):
-            host.run(["systemctl", "stop", unit], timeout_s=UNIT_LIMIT_S)
+    # These hold the module; a daemon that isn't there is as good as stopped.
+    daemons = (driver.PERSISTENCED_UNIT, FABRIC_UNIT) if facts.loaded else ()
+    for unit in daemons:
+        host.run(["systemctl", "stop", unit], timeout_s=UNIT_LIMIT_S)
     try:
         _put_in(host, facts.manager, what, exact, files=files)
     except XpuError as error:
-        _roll_back(host, facts.manager, former, error)
+        _roll_back(host, facts.manager, former, error, daemons)
     _purge(host, facts.manager, (asked_before - set(what["asked"])) & facts.our_packages)
     _note(host, state=driver.INSTALLED, former=None)
 

@@ -417,6 +417,7 @@ def test_fabric_manager_goes_back_with_the_driver(machine: PackageMachine) -> No
     with pytest.raises(XpuError, match=f"The former driver {OLD} is in force again"):
         with_fabric(machine, NEW)
     assert machine.installed["nvidia-fabricmanager-580"] == OLD
+    assert machine.programs_run[-1] == "systemctl start nvidia-fabricmanager.service"
 
 
 def test_a_fabric_manager_of_somebody_elses_is_used_or_refused_never_changed(
