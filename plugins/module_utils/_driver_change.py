@@ -386,8 +386,10 @@ def _replace(
     _note(host, state=driver.INSTALLED, former=None)
 
 
-def _start_fabric(host: Host) -> None:
-    for verb in ("enable", "restart"):
+def _start_fabric(host: Host, version: str) -> None:
+    """Beside a module of another version it doesn't start; the boot that loads the new one does."""
+    verbs = ("enable", "restart") if driver.loaded_version(host) == version else ("enable",)
+    for verb in verbs:
         _must(
             host,
             ["systemctl", verb, FABRIC_UNIT],
@@ -417,7 +419,7 @@ def install(host: Host, facts: driver.Facts, wanted: driver.Wanted, installer: s
             "nvidia_driver_persistenced: false.",
         )
     if replacing and facts.fabric.switches:
-        _start_fabric(host)
+        _start_fabric(host, wanted.version)
 
 
 def uninstall(host: Host, facts: driver.Facts) -> None:

@@ -420,6 +420,15 @@ def test_fabric_manager_goes_back_with_the_driver(machine: PackageMachine) -> No
     assert machine.programs_run[-1] == "systemctl start nvidia-fabricmanager.service"
 
 
+def test_fabric_manager_waits_for_the_boot_that_loads_its_driver(machine: PackageMachine) -> None:
+    nvswitches(machine.root)
+    with_fabric(machine, OLD)
+    machine.module_stays = True
+    machine.calls.clear()
+    assert with_fabric(machine, NEW)["reboot_required"]
+    assert machine.programs_run[-1] == "systemctl enable nvidia-fabricmanager.service"
+
+
 def test_a_fabric_manager_of_somebody_elses_is_used_or_refused_never_changed(
     machine: PackageMachine,
 ) -> None:
