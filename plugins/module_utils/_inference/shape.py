@@ -13,8 +13,8 @@ A table is ``{type: {key: type}}``; ``key!`` must be there. A type is a name of 
     a whole number in these bounds; text that is one counts (templates of Ansible give text)
 ``switch``
     true or false; text that says so counts
-``a|b|c``
-    one of these words
+``a|b|c`` or ``=a``
+    one of these words, this very word
 ``[T]`` and ``{T}``
     a list of T, an object whose every value is a T
 
@@ -36,7 +36,7 @@ Clean = t.Any
 # Values under these keys may be secrets: problems about them tell the type only.
 _PRIVATE = {"env", "args", "command", "data", "stringData"}
 _RANGE = re.compile(r"^(\d+)\.\.(\d*)$")
-_WORDS = re.compile(r"^[^|\[{]+(\|[^|]+)+$")
+_WORDS = re.compile(r"^(=.+|[^|\[{]+(\|[^|]+)+)$")
 _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?\d+))?$")
 _BOOLEANS = {"true": True, "yes": True, "false": False, "no": False}
 _SHOWN_KEYS = 12
@@ -98,8 +98,9 @@ def _switch(value: t.Any, _kind: str) -> bool:
 
 
 def _word(value: t.Any, kind: str) -> t.Any:
-    if value not in kind.split("|"):
-        raise _Wrong(", ".join(kind.split("|")))
+    words = kind.lstrip("=").split("|")
+    if value not in words:
+        raise _Wrong(", ".join(words))
     return value
 
 
