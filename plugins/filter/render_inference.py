@@ -100,9 +100,10 @@ EXAMPLES = """
 RETURN = """
 _value:
   description:
-    - C(objects) in the order in which to apply them; C(warnings), one text each; C(groups), each with
-      C(name), C(index), C(pods), C(workloads), C(leader) and C(selector); C(requires_recreate), names
-      of StatefulSets that can't be changed in place; C(layout) and C(output) as they were chosen.
+    - C(objects) in the order in which to apply them; C(warnings), one text each; C(groups), each
+      with C(name), C(index), C(pods), C(workloads), C(leader) and C(selector);
+      C(requires_recreate), names of StatefulSets that can't be changed in place; C(layout) and
+      C(output) as they were chosen.
   type: dict
 """
 

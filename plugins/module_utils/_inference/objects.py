@@ -211,7 +211,7 @@ def _pod(plan: Plan, index: int, role: str, labels: t.Mapping[str, str]) -> Obje
         annotations=_scheduling(plan, index),
         scheduler=plan.facts.scheduler_name if service.gang == "volcano" else "",
         leader_address=f"{leader}.{plan.headless}.{service.namespace}.svc",
-        index="0" if alone else "",
+        ordinal="0" if alone else "",
         index_label=pods.POD_INDEX if plan.indexed else "",
         lws=lws,
         runtime=plan.runtime,

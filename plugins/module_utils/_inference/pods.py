@@ -102,7 +102,7 @@ class Member(t.NamedTuple):
     scheduler: str
     leader_address: str
     # A literal, a label whose value is the index, or nothing: LWS then sets all three variables.
-    index: str
+    ordinal: str
     index_label: str
     lws: bool
     runtime: str
@@ -232,8 +232,8 @@ def _environment(
     """LWS's variables first, so that any other can refer to them as $(NAME)."""
     ours: list[Object] = []
     if not member.lws:
-        if member.index:
-            ours.append({"name": "LWS_WORKER_INDEX", "value": member.index})
+        if member.ordinal:
+            ours.append({"name": "LWS_WORKER_INDEX", "value": member.ordinal})
         elif member.index_label:
             path = f"metadata.labels['{member.index_label}']"
             ours.append(_from_field("LWS_WORKER_INDEX", path))

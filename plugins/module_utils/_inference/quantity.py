@@ -25,8 +25,9 @@ def amount(quantity: t.Any) -> Fraction | None:
     except ValueError:
         return None
     if suffix in _BINARY:
-        return value * 1024 ** _BINARY[suffix]
-    return value * Fraction(10) ** (int(exponent) if exponent else _DECIMAL.get(suffix or "", 0))
+        return value * Fraction(1024 ** _BINARY[suffix])
+    power = int(exponent) if exponent else _DECIMAL.get(suffix or "", 0)
+    return value * Fraction(10**power) if power >= 0 else value / Fraction(10**-power)
 
 
 def same(one: t.Any, other: t.Any) -> bool:
