@@ -409,7 +409,8 @@ def engine_and_model(service: Service, _facts: Facts) -> Found:
             yield Problem(f"spec.flexai.{key}", HIDDEN, allowed, remedy)
     if service.engine and service.model:
         for problem in engines.launch_problems("", launch(service)):
-            path = f"{_LAUNCH.get(problem.path, f'spec.flexai.engine{problem.path}')}"
+            field, bracket, rest = problem.path.partition("[")
+            path = _LAUNCH.get(field, f"spec.flexai.engine{field}") + bracket + rest
             yield Problem(path, problem.value, problem.allowed, problem.remedy)
 
 
@@ -421,6 +422,7 @@ _LAUNCH = {
     ".model_path": "spec.flexai.model.path",
     ".max_model_len": "spec.flexai.model.max_model_len",
     ".gpu_memory_utilization": "spec.flexai.model.gpu_memory_utilization",
+    ".extra": "spec.flexai.engine.args",
     ".port": "spec.flexai.api.port",
     ".tp": "spec.flexai.parallelism.tp",
     ".pp": "spec.flexai.parallelism.pp",
