@@ -188,7 +188,7 @@ def metadata_of_templates(service: Service, _facts: Facts) -> Found:
 def pods(service: Service, _facts: Facts) -> Found:
     for path, template in roles(service):
         spec = template.get("spec", {})
-        if "spec" in template and not spec.get("containers"):
+        if not spec.get("containers"):
             allowed = "at least one container; the first is the engine's"
             yield Problem(f"{path}.spec.containers", [], allowed, "write the engine's container")
         if spec.get("restartPolicy", "Always") != "Always":

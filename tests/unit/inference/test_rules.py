@@ -85,6 +85,12 @@ BROKEN: dict[str, tuple[Change, Document, str, str]] = {
         f"{POD}.spec.containers",
         "the first is the engine's",
     ),
+    "no template to speak of": (
+        at(POD, {}),
+        {},
+        f"{POD}.spec.containers",
+        "the first is the engine's",
+    ),
     "a pod that ends": (
         at(f"{POD}.spec.restartPolicy", "Never"),
         {},
