@@ -349,6 +349,7 @@ def groups(plan: Plan) -> list[Object]:
                 "index": index,
                 "pods": service.pods,
                 "workloads": sets,
+                "shared": plan.layout == "lws" or service.collapsed,
                 "leader": leader,
                 "selector": selector,
             }

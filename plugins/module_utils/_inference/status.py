@@ -1,0 +1,113 @@
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# PRIVATE to flexai.xpu: may change at any time.
+"""How a group is, from its pods and StatefulSets (pure)."""
+
+from __future__ import annotations
+
+import typing as t
+
+Object = t.Mapping[str, t.Any]
+IDLE, PENDING, STARTING, SERVING, OUTDATED, FAILED = (
+    "Idle", "Pending", "Starting", "Serving", "Outdated", "Failed",
+)  # fmt: skip
+REVISION = "controller-revision-hash"
+# Waiting for these, a container comes back only when somebody does something.
+_BROKEN = {
+    "CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "InvalidImageName",
+    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+}  # fmt: skip
+
+
+def ready(pod: Object) -> bool:
+    """Whether a pod is ready and stays."""
+    conditions = pod.get("status", {}).get("conditions") or ()
+    is_ready = any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return is_ready and not pod["metadata"].get("deletionTimestamp")
+
+
+def _containers(pod: Object) -> list[Object]:
+    return list(pod.get("status", {}).get("containerStatuses") or ())
+
+
+def _waits_for(pod: Object) -> str:
+    """Why a pod is not further, in Kubernetes' own word."""
+    for container in _containers(pod):
+        waiting = container.get("state", {}).get("waiting")
+        if waiting:
+            return str(waiting.get("reason", ""))
+    for condition in pod.get("status", {}).get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] != "True":
+            return str(condition.get("reason", "Unschedulable"))
+    return ""
+
+
+def _last_reason(pods: t.Iterable[Object]) -> str:
+    """Why a member ended the last time, or waits now."""
+    ended = [
+        (container["lastState"]["terminated"], pod["metadata"]["name"])
+        for pod in pods
+        for container in _containers(pod)
+        if container.get("lastState", {}).get("terminated")
+    ]
+    ended.sort(key=lambda end: end[0].get("finishedAt") or "")
+    if not ended:
+        return ""
+    last, name = ended[-1]
+    return f"{name}: {last.get('reason', 'Error')} ({last.get('exitCode')})"
+
+
+def stale(pods: t.Iterable[Object], workloads: t.Iterable[Object]) -> list[str]:
+    """Names of pods that are of an older revision than their StatefulSet wants."""
+    revisions = {
+        w["metadata"]["name"]: (w.get("status") or {}).get("updateRevision") for w in workloads
+    }
+    found = []
+    for pod in pods:
+        owner = next(
+            (
+                o["name"]
+                for o in pod["metadata"].get("ownerReferences") or ()
+                if o.get("controller")
+            ),
+            "",
+        )
+        wanted = revisions.get(owner)
+        if wanted and pod["metadata"].get("labels", {}).get(REVISION) != wanted:
+            found.append(pod["metadata"]["name"])
+    return sorted(found)
+
+
+def observed(workload: Object) -> bool:
+    """Whether the StatefulSet's controller has seen its newest form; others don't tell."""
+    if workload["kind"] != "StatefulSet":
+        return True
+    seen = (workload.get("status") or {}).get("observedGeneration", 0)
+    return bool(seen >= workload["metadata"].get("generation", 0))
+
+
+def of_group(group: Object, pods: t.Sequence[Object], workloads: t.Sequence[Object]) -> Object:
+    """A group's row of the table."""
+    replicas = sum(w["spec"].get("replicas", 0) for w in workloads)
+    # Where groups are replicas of one workload, the last ones are those that are not wanted.
+    wanted = replicas > group["index"] if group["shared"] else bool(replicas)
+    count = sum(1 for pod in pods if ready(pod))
+    waits = next((word for word in map(_waits_for, pods) if word), "")
+    if not wanted and not pods:
+        phase = IDLE
+    elif waits in _BROKEN:
+        phase = FAILED
+    elif count < group["pods"]:
+        placed = [pod for pod in pods if pod.get("spec", {}).get("nodeName")]
+        phase = STARTING if len(placed) >= group["pods"] else PENDING
+    else:
+        phase = OUTDATED if stale(pods, workloads) else SERVING
+    restarts = sum(c.get("restartCount", 0) for pod in pods for c in _containers(pod))
+    return {
+        "group": group["name"],
+        "phase": phase,
+        "ready": count,
+        "pods": group["pods"],
+        "restarts": restarts,
+        "reason": waits or _last_reason(pods),
+    }
