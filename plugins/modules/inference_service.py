@@ -20,10 +20,6 @@ description:
     native objects of ours go.
   - Runs on the controller.
 options:
-  kubeconfig:
-    description: Kubeconfig on the controller.
-    type: path
-    required: true
   services:
     description:
       - Documents C(InferenceService). With O(state=absent) and O(state=status) their C(metadata)
@@ -69,6 +65,8 @@ options:
     description: How long to wait for one group, or for what was deleted.
     type: int
     default: 1800
+extends_documentation_fragment:
+  - flexai.xpu._cluster
 attributes:
   check_mode:
     description: Can run in C(check_mode) and predict what it would change, without changing it.
@@ -101,6 +99,11 @@ services:
 steps:
   description: What was, or would be, done, one request or rollout each.
   returned: success
+  type: list
+  elements: str
+table:
+  description: The groups as lines of a table.
+  returned: with O(state=status)
   type: list
   elements: str
 warnings_of_services:
@@ -278,8 +281,9 @@ def names_of(services: t.Sequence[Object]) -> list[Name]:
     """(namespace, name) of each document; each once."""
     found, wrong = [], []
     for index, document in enumerate(services):
-        meta = document.get("metadata")
-        name = meta.get("name") if isinstance(meta, dict) else None
+        given = document.get("metadata")
+        meta = given if isinstance(given, dict) else {}
+        name = meta.get("name")
         if not isinstance(name, str) or not name:
             allowed = "the service's name"
             problem = Problem(f"services[{index}].metadata.name", name, allowed, "write it")
@@ -460,7 +464,8 @@ def look(cluster: Cluster, params: t.Mapping[str, t.Any], _check: bool) -> Objec
     view = View(Live(cluster, known["kinds"], (space for space, _ in names)))
     made = render_all({**params, "recreate": True}, known, view.objects)
     reports = [view.report(one) for one in made]
-    return {"changed": False, "steps": [], "warnings_of_services": [], "services": reports}
+    found = {"services": reports, "table": status.table(reports)}
+    return {"changed": False, "steps": [], "warnings_of_services": [], **found}
 
 
 STATES = {"present": present, "absent": absent, "status": look}

@@ -407,6 +407,9 @@ def engine_and_model(service: Service, _facts: Facts) -> Found:
             allowed = "nothing without spec.flexai.engine, which reads it"
             remedy = "describe the engine, or remove this"
             yield Problem(f"spec.flexai.{key}", HIDDEN, allowed, remedy)
+    if service.engine and "rendezvous" in ours:
+        allowed = "nothing with spec.flexai.engine, which knows where its members meet"
+        yield Problem("spec.flexai.rendezvous", HIDDEN, allowed, "remove it")
     if service.engine and service.model:
         for problem in engines.launch_problems("", launch(service)):
             field, bracket, rest = problem.path.partition("[")

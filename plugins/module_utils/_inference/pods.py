@@ -31,7 +31,7 @@ _EXPANDED = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
 class Launched(t.NamedTuple):
-    """The fragments that run.sh sources, and where the members meet (0 where nobody knows)."""
+    """The fragments that run.sh sources, how the members meet and where (0: where such ones do)."""
 
     leader: str
     worker: str
@@ -61,13 +61,29 @@ def launched(service: Service) -> Launched:
     if service.engine and service.model:
         how = launch(service)
         made = engines.commands(how)
+        told = tuple(f"spec.flexai.engine: {text}" for text in made.warnings)
         backend = "sglang" if how.engine == "sglang" and service.workers else how.backend
-        return Launched(made.leader, made.worker, backend, made.rendezvous_port, made.warnings)
+        return Launched(made.leader, made.worker, backend, made.rendezvous_port, told)
     leader, worker = (
         fragment([*one.get("command", ()), *one.get("args", ())])
         for one in (templates.engine(service.leader), templates.engine(service.worker))
     )
-    return Launched(leader, worker if service.workers else "", "none", 0, ())
+    if not service.workers:
+        return Launched(leader, "", "none", 0, ())
+    backend = service.rendezvous_backend or _guessed(leader + worker)
+    told = () if service.rendezvous_backend else (_GUESSED.format(backend),)
+    return Launched(leader, worker, backend, service.rendezvous_port, told)
+
+
+_GUESSED = (
+    "spec.flexai.rendezvous.backend: taken to be {} from the commands; write it if their members "
+    "meet otherwise"
+)
+
+
+def _guessed(commands: str) -> str:
+    """How the members of a command that we did not write meet."""
+    return next((name for name in ("sglang", "ray") if name in commands), "mp")
 
 
 def files(
@@ -262,7 +278,6 @@ def _settings(service: Service, how: Launched) -> dict[str, str]:
     whole = {
         "FLEXAI_API_PORT": service.port,
         "FLEXAI_GROUP_PORT": GROUP_PORT,
-        "FLEXAI_RENDEZVOUS_PORT": how.rendezvous_port,
         "FLEXAI_START_TIMEOUT": timing.startup,
         "FLEXAI_GROUP_FAILURE_TIMEOUT": timing.group_failure,
         "FLEXAI_HEARTBEAT_SECONDS": timing.heartbeat,
@@ -272,6 +287,9 @@ def _settings(service: Service, how: Launched) -> dict[str, str]:
         "FLEXAI_PRESTOP_SECONDS": timing.prestop,
         "FLEXAI_DEEP_PROBE_SECONDS": timing.deep_probe,
     }
+    if how.rendezvous_port:
+        # Without it run.sh takes the backend's own.
+        whole["FLEXAI_RENDEZVOUS_PORT"] = how.rendezvous_port
     return {
         "FLEXAI_BACKEND": how.backend,
         **{name: str(value) for name, value in whole.items()},

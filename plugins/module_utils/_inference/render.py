@@ -128,7 +128,7 @@ def _native(parsed: Service, cluster: Facts, scripts: t.Mapping[str, str], live:
         live={name: spec.get("replicas", 0) for name, spec in live.items()},
     )
     made = _plain(list(objects.all_of(plan)))
-    warnings += [f"spec.flexai.engine: {text}" for text in how.warnings]
+    warnings += how.warnings
     warnings += objects.warnings(plan)
     return Rendered(
         parsed.name,

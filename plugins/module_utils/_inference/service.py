@@ -51,6 +51,7 @@ TYPES: shape.Types = {
         "engine": "Engine",
         "model": "Model",
         "parallelism": "Parallelism",
+        "rendezvous": "Rendezvous",
         "network": "Network",
         "gpu_profile": "datacenter|consumer",
         "gang": "Gang",
@@ -79,6 +80,7 @@ TYPES: shape.Types = {
         "dtype": "string",
     },
     "Parallelism": {"tp": "1..4096", "pp": "1..4096", "dp": "1..4096"},
+    "Rendezvous": {"backend": "mp|ray|dp|sglang", "port": "1..65535"},
     "Network": {
         "profile": "tcp|roce",
         "ifname": "string",
@@ -209,6 +211,8 @@ class Service:
     tp: int
     pp: int
     dp: int
+    rendezvous_backend: str
+    rendezvous_port: int
     network: Network
     gpu_profile: str
     gang: str
@@ -284,6 +288,8 @@ def _service(clean: t.Mapping[str, t.Any]) -> Service:
         tp=parallelism.get("tp", 1),
         pp=parallelism.get("pp", 1),
         dp=parallelism.get("dp", 1),
+        rendezvous_backend=ours.get("rendezvous", {}).get("backend", ""),
+        rendezvous_port=ours.get("rendezvous", {}).get("port", 0),
         network=_network(ours.get("network", {})),
         gpu_profile=ours.get("gpu_profile", "datacenter"),
         gang=gang.get("provider", "volcano" if queue else "none"),

@@ -86,6 +86,23 @@ def observed(workload: Object) -> bool:
     return bool(seen >= workload["metadata"].get("generation", 0))
 
 
+COLUMNS = ("service", "group", "phase", "ready", "restarts", "reason", "address")
+
+
+def table(services: t.Iterable[Object]) -> list[str]:
+    """A line for each group below a line of titles, in columns."""
+    rows = [list(COLUMNS)]
+    for service in services:
+        name = f"{service['namespace']}/{service['name']}"
+        for row in service["groups"] or [{"group": "-", "phase": service["output"]}]:
+            count = f"{row['ready']}/{row['pods']}" if "pods" in row else "-"
+            restarts, reason = str(row.get("restarts", "-")), row.get("reason") or "-"
+            cells = [name, row["group"], row["phase"], count, restarts, reason]
+            rows.append([*cells, service["address"] or "-"])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
 def of_group(group: Object, pods: t.Sequence[Object], workloads: t.Sequence[Object]) -> Object:
     """A group's row of the table."""
     replicas = sum(w["spec"].get("replicas", 0) for w in workloads)

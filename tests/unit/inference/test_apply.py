@@ -189,3 +189,15 @@ def test_a_pod_that_is_leaving_is_not_ready() -> None:
 
 def test_stale_pods_are_named() -> None:
     assert status.stale([pod("a", "old"), pod("b")], [workload()]) == ["a"]
+
+
+def test_the_table_has_a_line_for_each_group() -> None:
+    group = {"group": "qwen-g0", "phase": "Serving", "ready": 2, "pods": 2, "restarts": 0}
+    address = "http://qwen.serving.svc:8000"
+    service = {"namespace": "serving", "name": "qwen", "address": address}
+    own = {"namespace": "a", "name": "b", "address": "", "groups": [], "output": "cr"}
+    assert status.table([{**service, "groups": [group], "output": "native"}, own]) == [
+        "service       group    phase    ready  restarts  reason  address",
+        "serving/qwen  qwen-g0  Serving  2/2    0         -       http://qwen.serving.svc:8000",
+        "a/b           -        cr       -      -         -       -",
+    ]

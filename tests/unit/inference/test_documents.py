@@ -76,6 +76,19 @@ def test_the_mended_manifest_renders_as_two_statefulsets() -> None:
     ]
 
 
+def test_how_the_members_of_a_command_meet_is_guessed_and_said_so() -> None:
+    for words, backend in (("ray start", "ray"), ("sglang.launch_server", "sglang"), ("x", "mp")):
+        document = put(mended(), f"{WORKER}.command", ["bash", "-c", words])
+        result = rendered(document)
+        found = samples.environment(samples.of_kind(result, "StatefulSet")[0])
+        assert found["FLEXAI_BACKEND"] == backend
+        assert "FLEXAI_RENDEZVOUS_PORT" not in found
+        assert any(f"taken to be {backend}" in warning for warning in result.warnings)
+        put(document, "spec.flexai.rendezvous", {"backend": "dp", "port": 7000})
+        found = samples.environment(samples.of_kind(rendered(document), "StatefulSet")[0])
+        assert (found["FLEXAI_BACKEND"], found["FLEXAI_RENDEZVOUS_PORT"]) == ("dp", "7000")
+
+
 def test_a_workers_typed_in_address_is_found() -> None:
     document = mended()
     put(document, f"{WORKER}.command", ["bash", "-c", VLLM_WORKER])

@@ -128,6 +128,12 @@ BROKEN: dict[str, tuple[Change, Document, str, str]] = {
         "spec.flexai.model",
         "write spec.flexai.model.path",
     ),
+    "a rendezvous beside an engine": (
+        at("spec.flexai.rendezvous", {"backend": "ray"}),
+        {},
+        "spec.flexai.rendezvous",
+        "remove it",
+    ),
     "a backend that the version lacks": (
         at("spec.flexai.engine", {"name": "vllm", "version": "0.8.5", "backend": "mp"}),
         {},
@@ -368,7 +374,7 @@ def test_every_rule_is_broken_by_some_case() -> None:
 
 
 def test_all_at_once() -> None:
-    document = service(metadata=1)
+    document: Document = service(metadata=1)
     put(document, "metadata.name", "Bad")
     put(document, "spec.replcas", 3)
     put(document, f"{LEADER}.limits", {})
