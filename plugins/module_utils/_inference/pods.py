@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -107,7 +108,14 @@ def _exports(variables: Given) -> str:
 
 def digest(data: t.Mapping[str, str]) -> str:
     """Eight digits that change when, and only when, a file does."""
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:8]
+    digests = {name: _digest(text) for name, text in data.items()}
+    return _digest(json.dumps(digests, sort_keys=True))[:8]
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(text: str) -> str:
+    """Remembered, since every service has the same scripts."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Member(t.NamedTuple):

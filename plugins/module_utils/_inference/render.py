@@ -11,7 +11,6 @@ bytes, in whichever order its keys stand.
 from __future__ import annotations
 
 import dataclasses
-import json
 import typing as t
 
 from . import checks, facts, objects, pods, service, templates
@@ -42,7 +41,7 @@ class Rendered:
 
     def document(self) -> Object:
         """As the filter and the module return it."""
-        return dataclasses.asdict(self)
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 class Outcome(t.NamedTuple):
@@ -108,7 +107,11 @@ def _own_resource(parsed: Service, cluster: Facts) -> Rendered:
 
 def _plain(thing: t.Any) -> t.Any:
     """A copy that shares nothing with the input, with sorted keys."""
-    return json.loads(json.dumps(thing, sort_keys=True))
+    if isinstance(thing, dict):
+        return {key: _plain(thing[key]) for key in sorted(thing)}
+    if isinstance(thing, (list, tuple)):
+        return [_plain(item) for item in thing]
+    return thing
 
 
 def _native(parsed: Service, cluster: Facts, scripts: t.Mapping[str, str], live: Live) -> Rendered:
