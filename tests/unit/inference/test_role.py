@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role inference_service without a cluster: what it writes, what it refuses, what it never shows."""
+"""Role inference_service without a cluster: what it writes, refuses, and never shows."""
 
 from __future__ import annotations
 
