@@ -22,8 +22,7 @@ description:
 options:
   services:
     description:
-      - Documents C(InferenceService). With O(state=absent) and O(state=status) their C(metadata)
-        is enough.
+      - Documents C(InferenceService). With O(state=absent) their C(metadata) is enough.
     type: list
     elements: dict
     required: true
@@ -113,6 +112,7 @@ warnings_of_services:
   elements: str
 """
 
+import re
 import time
 import typing as t
 
@@ -138,6 +138,8 @@ OPTIONAL = (
     facts.SERVICE_MONITOR,
 )
 Name = t.Tuple[str, str]
+# Before rendering judges it, it is part of a request's path.
+_NAMESPACE = re.compile(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")
 
 
 # -- what is there -------------------------------------------------------------------------------
@@ -290,6 +292,11 @@ def names_of(services: t.Sequence[Object]) -> list[Name]:
             wrong.append(str(problem))
             continue
         space = meta.get("namespace") or "default"
+        if not isinstance(space, str) or not _NAMESPACE.match(space):
+            allowed = "lower-case letters, digits and dashes"
+            path = f"services[{index}].metadata.namespace"
+            wrong.append(str(Problem(path, space, allowed, "correct it")))
+            continue
         if (space, name) in found:
             allowed = "each service once"
             path = f"services[{index}].metadata.name"
@@ -333,16 +340,29 @@ def render_all(
 # -- what is done --------------------------------------------------------------------------------
 
 
-def _await(what: str, timeout_s: float, done: t.Callable[[], bool]) -> None:
+def _await(timeout_s: float, lacking: t.Callable[[], str]) -> None:
+    """Until nothing is lacking."""
     deadline = time.monotonic() + timeout_s
-    while not done():
+    while True:
+        what = lacking()
+        if not what:
+            return
         if time.monotonic() > deadline:
             raise XpuError(
-                f"{what} after {timeout_s} s.",
+                f"After {timeout_s} s {what}.",
                 "look at the pods' events and logs (kubectl describe pod, kubectl logs), mend the "
                 "cause and run again: what is done already stays done.",
             )
         time.sleep(POLL_S)
+
+
+def _delete(cluster: Cluster, path: str) -> None:
+    """What somebody else has deleted meanwhile is deleted too."""
+    try:
+        cluster.change("delete", path)
+    except XpuError:
+        if cluster.get(path) is not None:
+            raise
 
 
 def carry_out(cluster: Cluster, step: apply.Step, timeout_s: float) -> None:
@@ -351,17 +371,13 @@ def carry_out(cluster: Cluster, step: apply.Step, timeout_s: float) -> None:
     if step.verb == "apply":
         cluster.apply(path, step.after or {}, MANAGER)
         return
-    cluster.change("delete", path)
-    _await(f"{step} has not ended", timeout_s, lambda: cluster.get(path) is None)
+    _delete(cluster, path)
+    _await(timeout_s, lambda: f"{step} has not ended" if cluster.get(path) else "")
 
 
 def roll(cluster: Cluster, live: Live, made: render.Rendered, timeout_s: float) -> list[str]:
     """Have all pods of the newest revision, as many groups at once as the service says."""
-    _await(
-        f"{made.namespace}/{made.name}: its StatefulSets are not observed",
-        timeout_s,
-        lambda: _observed(View(live), made),
-    )
+    _await(timeout_s, lambda: _unobserved(View(live), made))
     view, steps = View(live), []
     todo = [group for group in made.groups if view.stale(made, group)]
     at_once = made.max_unavailable_groups
@@ -370,23 +386,36 @@ def roll(cluster: Cluster, live: Live, made: render.Rendered, timeout_s: float) 
         for group in batch:
             for pod in view.pods(made, group):
                 name = pod["metadata"]["name"]
-                cluster.change("delete", f"/api/v1/namespaces/{made.namespace}/pods/{name}")
+                _delete(cluster, f"/api/v1/namespaces/{made.namespace}/pods/{name}")
             steps.append(f"roll {made.namespace}/{group['name']}")
         for group in batch:
             wait_for(live, made, group, timeout_s)
     return steps
 
 
-def _observed(view: View, made: render.Rendered) -> bool:
-    return all(
-        status.observed(thing) for group in made.groups for thing in view.workloads(made, group)
-    )
+def _unobserved(view: View, made: render.Rendered) -> str:
+    names = [
+        thing["metadata"]["name"]
+        for group in made.groups
+        for thing in view.workloads(made, group)
+        if not status.observed(thing)
+    ]
+    return f"no controller has looked at StatefulSet {', '.join(names)}" if names else ""
 
 
 def wait_for(live: Live, made: render.Rendered, group: Object, timeout_s: float) -> None:
     """Until a group serves, or rests where scaling lets it."""
-    what = f"{made.namespace}/{group['name']} does not serve"
-    _await(what, timeout_s, lambda: View(live).serves(made, group))
+
+    def lacking() -> str:
+        view = View(live)
+        if view.serves(made, group):
+            return ""
+        row = status.of_group(group, view.pods(made, group), view.workloads(made, group))
+        count = f"{row['ready']} of {row['pods']} pods are ready"
+        reason = f" ({row['reason']})" if row["reason"] else ""
+        return f"{made.namespace}/{group['name']} is {row['phase']}, {count}{reason}"
+
+    _await(timeout_s, lacking)
 
 
 def _diff(steps: t.Sequence[apply.Step]) -> list[dict[str, t.Any]]:
@@ -407,7 +436,7 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
     view = View(live)
     made = render_all(params, known, view.objects)
     wanted = [thing for one in made for thing in one.objects]
-    again = {name for one in made for name in one.requires_recreate}
+    again = {(one.namespace, name) for one in made for name in one.requires_recreate}
     steps = apply.plan(wanted, view.objects, set(names), again)
     done = [str(step) for step in steps]
     if check:
@@ -444,19 +473,19 @@ def absent(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obje
         for step in steps:
             carry_out(cluster, step, params["timeout_s"])
         if params["wait"] and steps:
-            _await("Pods of the services are still there", params["timeout_s"],
-                   lambda: not _pods_of(live, set(names)))  # fmt: skip
+            _await(params["timeout_s"], lambda: _remaining(live, set(names)))
     done = [str(step) for step in steps]
     more: Object = {"warnings_of_services": [], "services": [], "diff": _diff(steps)}
     return {"changed": bool(steps), "steps": done, **more}
 
 
-def _pods_of(live: Live, names: t.Collection[Name]) -> list[Object]:
-    return [
-        pod
+def _remaining(live: Live, names: t.Collection[Name]) -> str:
+    left = [
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         for pod in live.pods()
         if (pod["metadata"]["namespace"], pod["metadata"]["labels"][SERVICE_LABEL]) in names
     ]
+    return f"pods {', '.join(left)} are still there" if left else ""
 
 
 def look(cluster: Cluster, params: t.Mapping[str, t.Any], _check: bool) -> Object:

@@ -102,16 +102,16 @@ def plan(
     wanted: t.Sequence[Object],
     found: t.Sequence[Object],
     names: t.Collection[tuple[str, str]],
-    recreate: t.Collection[str] = (),
+    recreate: t.Collection[tuple[str, str]] = (),
 ) -> list[Step]:
     """Steps from *found* to *wanted*; what belongs to one of *names* (namespace, service) and is
-    not wanted goes. Objects of *recreate* are deleted first."""
+    not wanted goes. StatefulSets of *recreate* (namespace, name) are deleted first."""
     there = {key(thing): thing for thing in found}
     steps = []
     for thing in (marked(thing) for thing in wanted):
         kind, namespace, name = key(thing)
         live = there.pop((kind, namespace, name), None)
-        if live is not None and kind == "apps/v1/StatefulSet" and name in recreate:
+        if live is not None and kind == "apps/v1/StatefulSet" and (namespace, name) in recreate:
             steps.append(Step("delete", kind, namespace, name, live, None))
             live = None
         if live is None or not holds(live, thing):

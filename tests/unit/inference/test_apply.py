@@ -95,7 +95,7 @@ def test_what_scales_goes_before_what_it_scales() -> None:
 def test_what_cannot_be_changed_is_made_anew() -> None:
     wanted = rendered(service()).objects
     live = [defaulted(thing) for thing in wanted]
-    assert steps(wanted, live, recreate={"qwen-g0"}) == [
+    assert steps(wanted, live, recreate={("serving", "qwen-g0")}) == [
         "delete StatefulSet serving/qwen-g0",
         "apply StatefulSet serving/qwen-g0",
     ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleFilterError
 from ansible_collections.flexai.xpu.plugins.filter import render_inference as plugin
 
 from .samples import LEADER, Document, put, service
@@ -79,7 +80,7 @@ def test_all_that_is_wrong_with_all_services_is_told_and_no_secret_is(tmp_path: 
 def test_the_filter_refuses_with_every_line() -> None:
     document = put(service(), "metadata.name", "Bad")
     put(document, "spec.flexai.shm_size", "1Ti")
-    with pytest.raises(plugin.AnsibleFilterError) as refused:
+    with pytest.raises(AnsibleFilterError) as refused:
         plugin.render_inference(document)
     lines = str(refused.value).splitlines()
     assert lines[0] == "render_inference: 2 to correct:"
@@ -94,7 +95,7 @@ def test_the_filter_refuses_with_every_line() -> None:
     [({"output": "yaml"}, "output"), ({"facts": {"kidns": []}}, "facts.kidns")],
 )
 def test_the_filters_own_arguments_are_checked(arguments: dict[str, Any], path: str) -> None:
-    with pytest.raises(plugin.AnsibleFilterError, match=path):
+    with pytest.raises(AnsibleFilterError, match=path):
         plugin.render_inference(service(), **arguments)
 
 
