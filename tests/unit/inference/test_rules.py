@@ -438,7 +438,8 @@ def test_facts_are_checked_too() -> None:
 
 
 def test_more_than_the_worst_is_told_for_a_document_that_is_nothing() -> None:
-    for document in (None, {}, [], "x", {"spec": {"servers": {"leader": 1}}}):
+    documents: list[Any] = [None, {}, [], "x", {"spec": {"servers": {"leader": 1}}}]
+    for document in documents:
         found = outcome(document)
         assert found.rendered is None
         assert found.problems
