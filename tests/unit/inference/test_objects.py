@@ -8,9 +8,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from ansible_collections.flexai.xpu.plugins.module_utils._inference import pods
 
 from .samples import (
+    DOCUMENTS,
     KEDA_KINDS,
     LEADER,
     WORKER,
@@ -22,7 +24,9 @@ from .samples import (
     rendered,
     service,
 )
+from .test_documents import mended
 
+GOLDEN = DOCUMENTS / "004-objects.yaml"
 # Kinds whose schema Kubernetes itself has.
 NATIVE = {
     "ConfigMap", "Service", "NetworkPolicy", "StatefulSet", "PodDisruptionBudget",
@@ -439,3 +443,20 @@ def test_probes_of_the_users_are_replaced_and_said_so() -> None:
     (container,) = of_kind(result, "StatefulSet")[0]["spec"]["template"]["spec"]["containers"]
     assert container["livenessProbe"]["exec"]["command"][-1] == "liveness"
     assert sum("replaced by probe.sh" in warning for warning in result.warnings) == 2
+
+
+def test_the_mended_document_004_to_the_byte() -> None:
+    """Whatever changes here changes every group in the field at the next run: a rollout of all.
+
+    Write it anew with ``python -m unit.inference.test_objects``, and read the difference.
+    """
+    assert golden() == GOLDEN.read_text()
+
+
+def golden() -> str:
+    result = rendered(mended(), {"kubernetes_version": "1.28", "volcano_version": "1.10.2"})
+    return yaml.safe_dump_all(result.objects, sort_keys=False, width=100)
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(golden())
