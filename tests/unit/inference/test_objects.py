@@ -455,7 +455,8 @@ def test_the_mended_document_004_to_the_byte() -> None:
 
 def golden() -> str:
     result = rendered(mended(), {"kubernetes_version": "1.28", "volcano_version": "1.10.2"})
-    return yaml.safe_dump_all(result.objects, sort_keys=False, width=100)
+    licence = "# SPDX-License-Identifier: GPL-3.0-or-later\n"
+    return licence + yaml.safe_dump_all(result.objects, sort_keys=False, width=100)
 
 
 if __name__ == "__main__":
