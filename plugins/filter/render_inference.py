@@ -119,10 +119,14 @@ from ..module_utils._inference import problem, render
 FILES = Path(__file__).resolve().parents[2] / "roles" / "inference_service" / "files"
 
 
+def _scripts() -> list[Path]:
+    return sorted(path for path in FILES.iterdir() if path.suffix in (".sh", ".py"))
+
+
 @functools.lru_cache(maxsize=1)
 def collection_scripts() -> dict[str, str]:
     """The scripts that the role delivers."""
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(FILES.iterdir())}
+    return {path.name: path.read_text(encoding="utf-8") for path in _scripts()}
 
 
 def _refuse(problems: t.Sequence[problem.Problem], warnings: t.Sequence[str] = ()) -> t.NoReturn:
