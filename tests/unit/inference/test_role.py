@@ -105,3 +105,27 @@ def test_the_collections_own_scripts_are_delivered() -> None:
     assert {"run.sh", "probe.sh", "prestop.sh", "leader.sh", "worker.sh"} <= set(data)
     for name in plugin.collection_scripts():
         assert data[name] == (plugin.FILES / name).read_text()
+
+
+def test_role_and_filter_deliver_the_same_files(tmp_path: Path) -> None:
+    """Else the module's ConfigMap would have another name than the reviewed one."""
+    tasks = (plugin.FILES.parent / "vars" / "main.yml").read_text()
+    variables = yaml.safe_load(tasks)
+    variables["role_path"] = str(plugin.FILES.parent)
+    variables["out"] = str(tmp_path / "scripts.json")
+    content = "{{ __inference_service_scripts | to_json }}"
+    task = {"ansible.builtin.copy": {"content": content, "dest": "{{ out }}", "mode": "0644"}}
+    plays = [{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]
+    (tmp_path / "play.yml").write_text(json.dumps(plays))
+    (tmp_path / "vars.json").write_text(json.dumps(variables))
+    subprocess.run(
+        [
+            *(str(PLAYBOOK), "-i", "localhost,", str(tmp_path / "play.yml")),
+            *("-e", f"@{tmp_path / 'vars.json'}"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    assert json.loads((tmp_path / "scripts.json").read_text()) == plugin.collection_scripts()
+    assert "run.sh" in plugin.collection_scripts()
+    assert "README.md" not in plugin.collection_scripts()
