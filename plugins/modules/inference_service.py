@@ -236,6 +236,15 @@ class View:
             and thing["metadata"]["name"] in group["workloads"]
         ]
 
+    def mounted(self) -> set[tuple[str, str]]:
+        """(namespace, name) of each ConfigMap that a pod of ours has."""
+        return {
+            (pod["metadata"]["namespace"], volume["configMap"]["name"])
+            for pod in self._pods
+            for volume in pod["spec"].get("volumes") or ()
+            if "configMap" in volume
+        }
+
     def stale(self, made: render.Rendered, group: Object) -> list[str]:
         return status.stale(self.pods(made, group), self.workloads(made, group))
 
@@ -437,32 +446,70 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
     made = render_all(params, known, view.objects)
     wanted = [thing for one in made for thing in one.objects]
     again = {(one.namespace, name) for one in made for name in one.requires_recreate}
-    steps = apply.plan(wanted, view.objects, set(names), again)
-    done = [str(step) for step in steps]
+    steps = apply.plan(wanted, view.objects, set(names), again, view.mounted())
     if check:
-        todo = [(one, g) for one in made for g in one.groups if view.stale(one, g)]
-        if params["rollout"]:
-            done += [f"roll {one.namespace}/{group['name']}" for one, group in todo]
+        every = apply.plan(wanted, view.objects, set(names), again)
+        rolls = predicted_rolls(view, made, steps) if params["rollout"] else []
+        cleared = [step for step in every if step not in steps] if rolls else []
+        done = [*map(str, steps), *rolls, *map(str, cleared)]
     else:
-        for step in steps:
-            carry_out(cluster, step, params["timeout_s"])
-        changed = {(s.namespace, (s.after or s.before or {})["metadata"]["labels"][SERVICE_LABEL])
-                   for s in steps}  # fmt: skip
-        for one in made:
-            touched = (one.namespace, one.name) in changed
-            if params["rollout"] and (touched or any(view.stale(one, g) for g in one.groups)):
-                done += roll(cluster, live, one, params["timeout_s"])
-            for group in one.groups if params["wait"] else ():
-                if touched or not view.serves(one, group):
-                    wait_for(live, one, group, params["timeout_s"])
-        view = View(live) if done else view
+        done = converge(cluster, params, (live, view), made, steps)
+        if done:
+            view = View(live)
+            cleared = apply.plan(wanted, view.objects, set(names), (), view.mounted())
+            cleared = [step for step in cleared if step.kind == apply.CONFIG_MAP]
+            for step in cleared:
+                carry_out(cluster, step, params["timeout_s"])
+            done += map(str, cleared)
     return {
         "changed": bool(done),
         "steps": done,
         "warnings_of_services": [f"{o.namespace}/{o.name}: {w}" for o in made for w in o.warnings],
         "services": [view.report(one) for one in made],
-        "diff": _diff(steps),
+        "diff": _diff([*steps, *cleared] if done else steps),
     }
+
+
+def predicted_rolls(
+    view: View, made: t.Iterable[render.Rendered], steps: t.Iterable[apply.Step]
+) -> list[str]:
+    """Groups that have pods of a revision that is old, or will be."""
+    changing = {(step.namespace, step.name) for step in steps if apply.new_revision(step)}
+    return [
+        f"roll {one.namespace}/{group['name']}"
+        for one in made
+        for group in one.groups
+        if view.stale(one, group)
+        or (
+            view.pods(one, group)
+            and any((one.namespace, name) in changing for name in group["workloads"])
+        )
+    ]
+
+
+def converge(
+    cluster: Cluster,
+    params: t.Mapping[str, t.Any],
+    seen: tuple[Live, View],
+    made: t.Sequence[render.Rendered],
+    steps: t.Sequence[apply.Step],
+) -> list[str]:
+    """All steps, then a rollout and a wait for each service that needs them."""
+    (live, view), done = seen, [str(step) for step in steps]
+    for step in steps:
+        carry_out(cluster, step, params["timeout_s"])
+    touched = {
+        (s.namespace, (s.after or s.before or {})["metadata"]["labels"][SERVICE_LABEL])
+        for s in steps
+    }
+    for one in made:
+        changed = (one.namespace, one.name) in touched
+        if params["rollout"] and (changed or any(view.stale(one, g) for g in one.groups)):
+            done += roll(cluster, live, one, params["timeout_s"])
+        for group in one.groups if params["wait"] else ():
+            if changed or not view.serves(one, group):
+                wait_for(live, one, group, params["timeout_s"])
+    return done
 
 
 def absent(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Object:
@@ -516,8 +563,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    converge = STATES[module.params["state"]]
-    run_module(module, lambda m: converge(connect(m.params["kubeconfig"]), m.params, m.check_mode))
+    do = STATES[module.params["state"]]
+    run_module(module, lambda m: do(connect(m.params["kubeconfig"]), m.params, m.check_mode))
 
 
 if __name__ == "__main__":

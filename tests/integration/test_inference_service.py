@@ -192,7 +192,9 @@ def test_a_change_rolls_group_by_group(clean: Site) -> None:
     clean.run([service(groups=2)])
     before = clean.pods()
     changed = service(groups=2, flexai__engine__args=["--enforce-eager"])
+    predicted = clean.run([changed], "--check")
     done = clean.run([changed])
+    assert done["steps"] == predicted["steps"]
     rolled = [step for step in done["steps"] if step.startswith("roll")]
     assert rolled == ["roll serving/qwen-g0", "roll serving/qwen-g1"], done
     assert not set(before.values()) & set(clean.pods().values())
@@ -216,8 +218,11 @@ def test_an_interrupted_rollout_is_completed(clean: Site) -> None:
     assert "roll" not in " ".join(clean.run([changed], rollout=False, wait=False)["steps"])
     report = clean.run([changed], state="status")["services"][0]
     assert [group["phase"] for group in report["groups"]] == ["Outdated", "Outdated"]
+    # Their pods have the former files mounted.
+    assert len([name for name in clean.left() if name.startswith("configmap/")]) == 2
     done = clean.run([changed])
-    assert done["steps"] == ["roll serving/qwen-g0", "roll serving/qwen-g1"]
+    assert done["steps"][:2] == ["roll serving/qwen-g0", "roll serving/qwen-g1"]
+    assert done["steps"][2].startswith("delete ConfigMap serving/qwen-runtime-")
 
 
 def test_what_is_no_longer_rendered_goes_and_other_services_stay(clean: Site) -> None:

@@ -15,11 +15,12 @@ from .pods import SERVICE_LABEL
 Object = t.Dict[str, t.Any]
 Key = t.Tuple[str, str, str]
 
+CONFIG_MAP = "v1/ConfigMap"
 # Kind → its collection, in the order in which to apply; deleted in reverse, so that nothing scales
 # what is being deleted. The document's own resource is no child of any of these.
 COLLECTIONS: t.Mapping[str, str] = {
     facts.INFERENCE_SERVICE: "inferenceservices",
-    "v1/ConfigMap": "configmaps",
+    CONFIG_MAP: "configmaps",
     "v1/Service": "services",
     "networking.k8s.io/v1/NetworkPolicy": "networkpolicies",
     facts.POD_GROUP: "podgroups",
@@ -103,9 +104,11 @@ def plan(
     found: t.Sequence[Object],
     names: t.Collection[tuple[str, str]],
     recreate: t.Collection[tuple[str, str]] = (),
+    keep: t.Collection[tuple[str, str]] = (),
 ) -> list[Step]:
     """Steps from *found* to *wanted*; what belongs to one of *names* (namespace, service) and is
-    not wanted goes. StatefulSets of *recreate* (namespace, name) are deleted first."""
+    not wanted goes. StatefulSets of *recreate* (namespace, name) are deleted first; ConfigMaps of
+    *keep* stay, since pods of an older revision have them mounted."""
     there = {key(thing): thing for thing in found}
     steps = []
     for thing in (marked(thing) for thing in wanted):
@@ -120,9 +123,17 @@ def plan(
         Step("delete", kind, namespace, name, live, None)
         for (kind, namespace, name), live in there.items()
         if (namespace, live["metadata"].get("labels", {}).get(SERVICE_LABEL)) in names
+        and not (kind == CONFIG_MAP and (namespace, name) in keep)
     ]
     gone.sort(key=lambda step: (-_ORDER[step.kind], step.namespace, step.name))
     return [*steps, *gone]
+
+
+def new_revision(step: Step) -> bool:
+    """Whether a step gives a StatefulSet's pods another template."""
+    if step.before is None or step.after is None or step.kind != "apps/v1/StatefulSet":
+        return False
+    return not holds(step.before["spec"]["template"], step.after["spec"]["template"])
 
 
 def shown(thing: Object | None) -> Object | None:

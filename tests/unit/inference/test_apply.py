@@ -74,6 +74,27 @@ def test_what_is_no_longer_rendered_goes_last_first() -> None:
     ]
 
 
+def test_files_that_an_older_pod_has_mounted_stay() -> None:
+    before = rendered(service()).objects
+    after = rendered(service(flexai__engine__args=["--enforce-eager"])).objects
+    live = [defaulted(thing) for thing in before]
+    name = before[0]["metadata"]["name"]
+    assert f"delete ConfigMap serving/{name}" in steps(after, live)
+    assert f"delete ConfigMap serving/{name}" not in steps(after, live, keep={("serving", name)})
+
+
+def test_which_steps_make_a_new_revision() -> None:
+    before = rendered(service()).objects
+    live = [defaulted(thing) for thing in before]
+    for document, new in (
+        (service(flexai__engine__args=["--enforce-eager"]), True),
+        (service(workers=2), True),  # LWS_GROUP_SIZE
+        (put(service(), "metadata.labels", {"team": "a"}), False),
+    ):
+        plan = apply.plan(rendered(document).objects, live, NAMES)
+        assert any(apply.new_revision(step) for step in plan) is new
+
+
 def test_other_services_objects_stay() -> None:
     other = put(service(), "metadata.name", "other")
     live = [defaulted(thing) for thing in rendered(other).objects]
