@@ -127,7 +127,10 @@ class Cluster:
         return ""
 
     def log(self, namespace: str, pod: str) -> str:
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        return self.text(f"/api/v1/namespaces/{namespace}/pods/{pod}/log")
+
+    def text(self, path: str) -> str:
+        """What isn't JSON: a log, or what a pod answers through the API server."""
         try:
             answer = self._client.request("get", path, serialize=False)
         except Exception as error:

@@ -60,6 +60,13 @@ options:
     description: Whether to wait until every group serves, or every object has gone.
     type: bool
     default: true
+  sample_s:
+    description:
+      - With O(state=status), how many seconds to look at the counters of groups that serve, for
+        their tokens a second; 0 doesn't. They are asked through the API server, and an engine
+        without them is left out.
+    type: int
+    default: 0
   timeout_s:
     description: How long to wait for one group, or for what was deleted.
     type: int
@@ -540,8 +547,39 @@ def look(cluster: Cluster, params: t.Mapping[str, t.Any], _check: bool) -> Objec
     view = View(Live(cluster, known["kinds"], (space for space, _ in names)))
     made = render_all({**params, "recreate": True}, known, view.objects)
     reports = [view.report(one) for one in made]
+    if params["sample_s"] > 0:
+        sample(cluster, made, reports, params["sample_s"])
     found = {"services": reports, "table": status.table(reports)}
     return {"changed": False, "steps": [], "warnings_of_services": [], **found}
+
+
+def _generated(cluster: Cluster, namespace: str, leader: str, port: int) -> float | None:
+    path = f"/api/v1/namespaces/{namespace}/pods/{leader}:{port}/proxy/metrics"
+    try:
+        return status.generated(cluster.text(path))
+    except XpuError:
+        return None  # no metrics there, or none that this user may see
+
+
+def sample(
+    cluster: Cluster,
+    made: t.Sequence[render.Rendered],
+    reports: t.Sequence[Object],
+    seconds: float,
+) -> None:
+    """Write into each row how many tokens a second its group makes."""
+    serving = [
+        (row, one.namespace, group["leader"], int(report["address"].rpartition(":")[2]))
+        for one, report in zip(made, reports)
+        for group, row in zip(one.groups, report["groups"])
+        if row["phase"] in (status.SERVING, status.OUTDATED)
+    ]
+    began = time.monotonic()
+    before = [_generated(cluster, *where) for _, *where in serving]
+    time.sleep(seconds)
+    for (row, *where), first in zip(serving, before):
+        took = time.monotonic() - began
+        row["tokens_per_second"] = status.rate(first, _generated(cluster, *where), took)
 
 
 STATES = {"present": present, "absent": absent, "status": look}
@@ -559,6 +597,7 @@ def main() -> None:
             "recreate": {"type": "bool", "default": False},
             "rollout": {"type": "bool", "default": True},
             "wait": {"type": "bool", "default": True},
+            "sample_s": {"type": "int", "default": 0},
             "timeout_s": {"type": "int", "default": 1800},
         },
         supports_check_mode=True,

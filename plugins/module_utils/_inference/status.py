@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import typing as t
 
 Object = t.Mapping[str, t.Any]
@@ -86,7 +87,26 @@ def observed(workload: Object) -> bool:
     return bool(seen >= workload["metadata"].get("generation", 0))
 
 
-COLUMNS = ("service", "group", "phase", "ready", "restarts", "reason", "address")
+COLUMNS = (
+    "service", "group", "phase", "ready", "restarts", "tokens/s", "reason", "address",
+)  # fmt: skip
+# What each engine calls the tokens that it has made so far.
+_GENERATED = re.compile(
+    r"^(?:vllm|sglang):generation_tokens_total(?:\{[^}]*\})? ([0-9.eE+-]+)", re.MULTILINE
+)
+
+
+def generated(metrics: str) -> float | None:
+    """Tokens that an engine says to have made; None where it says nothing of them."""
+    found = [float(number) for number in _GENERATED.findall(metrics)]
+    return sum(found) if found else None
+
+
+def rate(before: float | None, after: float | None, seconds: float) -> float | None:
+    """Tokens a second between two looks; None where an engine began anew in between."""
+    if before is None or after is None or after < before or seconds <= 0:
+        return None
+    return round((after - before) / seconds, 1)
 
 
 def table(services: t.Iterable[Object]) -> list[str]:
@@ -97,7 +117,8 @@ def table(services: t.Iterable[Object]) -> list[str]:
         for row in service["groups"] or [{"group": "-", "phase": service["output"]}]:
             count = f"{row['ready']}/{row['pods']}" if "pods" in row else "-"
             restarts, reason = str(row.get("restarts", "-")), row.get("reason") or "-"
-            cells = [name, row["group"], row["phase"], count, restarts, reason]
+            tokens = "-" if row.get("tokens_per_second") is None else f"{row['tokens_per_second']}"
+            cells = [name, row["group"], row["phase"], count, restarts, tokens, reason]
             rows.append([*cells, service["address"] or "-"])
     widths = [max(map(len, column)) for column in zip(*rows)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

@@ -213,12 +213,44 @@ def test_stale_pods_are_named() -> None:
 
 
 def test_the_table_has_a_line_for_each_group() -> None:
-    group = {"group": "qwen-g0", "phase": "Serving", "ready": 2, "pods": 2, "restarts": 0}
+    group = {
+        "group": "qwen-g0",
+        "phase": "Serving",
+        "ready": 2,
+        "pods": 2,
+        "restarts": 0,
+        "tokens_per_second": 12.5,
+    }
     address = "http://qwen.serving.svc:8000"
     service = {"namespace": "serving", "name": "qwen", "address": address}
     own = {"namespace": "a", "name": "b", "address": "", "groups": [], "output": "cr"}
     assert status.table([{**service, "groups": [group], "output": "native"}, own]) == [
-        "service       group    phase    ready  restarts  reason  address",
-        "serving/qwen  qwen-g0  Serving  2/2    0         -       http://qwen.serving.svc:8000",
-        "a/b           -        cr       -      -         -       -",
+        "service       group    phase    ready  restarts  tokens/s  reason  address",
+        "serving/qwen  qwen-g0  Serving  2/2    0         12.5      -       http://qwen.serving.svc:8000",
+        "a/b           -        cr       -      -         -         -       -",
     ]
+
+
+METRICS = """\
+# HELP vllm:generation_tokens_total Number of generation tokens processed.
+# TYPE vllm:generation_tokens_total counter
+vllm:generation_tokens_total{engine="0",model_name="qwen"} 1200.0
+vllm:generation_tokens_total{engine="1",model_name="qwen"} 1.5e+3
+vllm:generation_tokens_created{engine="0"} 1.7e+09
+"""
+
+
+def test_tokens_of_all_engines_of_a_group_are_counted() -> None:
+    assert status.generated(METRICS) == 2700
+    assert status.generated("sglang:generation_tokens_total 7\n") == 7
+    assert status.generated("up 1\n") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "tokens"),
+    [(100, 150, 25.0), (None, 150, None), (100, None, None), (150, 100, None)],
+)
+def test_a_rate_is_none_where_nobody_can_tell(
+    before: float | None, after: float | None, tokens: float | None
+) -> None:
+    assert status.rate(before, after, 2) == tokens
