@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 from bench.fake_nodes import TOPOLOGY, running, wait
-from e2e.platform import ROOT, Platform, must
+from e2e.platform import ROOT, Platform, must, recap
 from kubernetes import client, config
 from testbed.recipes import crds, kwok
-from unit.inference.samples import Document, put, service
+from unit.inference.samples import SCRIPTS, Document, put, service
 from xpubuild.cache import Cache
 
-ANSIBLE = Path(sysconfig.get_path("scripts")) / "ansible"
+PLAYBOOK = Path(sysconfig.get_path("scripts")) / "ansible-playbook"
+MODULE = "ansible_collections.flexai.xpu.plugins.modules.inference_service"
 NODES, GPUS = 8, 8
 NAMESPACE = "serving"
 KEDA = {"mode": "keda", "min_groups": 1, "prometheus": {"server": "http://p:9090", "query": "l"}}
@@ -85,33 +86,46 @@ class Site:
         self.platform = platform
         self.api: Any = client.CoreV1Api(config.new_client_from_config(str(platform.kubeconfig)))
 
-    def run(self, services: list[Document], *flags: str, **options: Any) -> dict[str, Any]:
-        scripts = {"run.sh": "#!/bin/bash\n", "probe.sh": "x\n", "prestop.sh": "y\n"}
+    def run(self, services: list[Document], check: bool = False, **options: Any) -> dict[str, Any]:
+        """One execution of the module, as Ansible starts it; ``diff`` is there in any case."""
         arguments = {
             "kubeconfig": str(self.platform.kubeconfig),
             "services": services,
-            "scripts": scripts,
+            "scripts": SCRIPTS,
             "timeout_s": 300,
+            "_ansible_check_mode": check,
+            "_ansible_diff": True,
             **options,
         }
         done = subprocess.run(
-            [
-                *(str(ANSIBLE), "localhost", "-i", "localhost,", "-c", "local", *flags),
-                *("-m", "flexai.xpu.inference_service", "-a", json.dumps(arguments)),
-            ],
-            env={
-                **os.environ,
-                "ANSIBLE_NOCOLOR": "1",
-                "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
-            },
+            [sys.executable, "-m", MODULE],
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
             capture_output=True,
             text=True,
             check=False,
         )
-        found: dict[str, Any] = json.loads(done.stdout.partition("=> ")[2] or "{}")
-        if not found:
-            raise AssertionError(done.stdout + done.stderr)
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
+
+    def play(self, directory: Path, playbook: str, **variables: Any) -> str:
+        """A playbook of the collection, on an inventory of one control plane."""
+        inventory = directory / "inventory.ini"
+        inventory.write_text("[flexai_control_plane]\ncp ansible_connection=local\n")
+        file = directory / "variables.json"
+        file.write_text(
+            json.dumps({"flexai_kubeconfig": str(self.platform.kubeconfig), **variables})
+        )
+        done = subprocess.run(
+            [str(PLAYBOOK), f"flexai.xpu.{playbook}", "-i", str(inventory), "-e", f"@{file}"],
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return self.platform.kubectl(*arguments, stdin=stdin).output
@@ -164,7 +178,7 @@ def clean(site: Site) -> Iterator[Site]:
 
 def test_a_service_comes_serves_stays_and_goes(clean: Site) -> None:
     document = service(groups=2)
-    predicted = clean.run([document], "--check", "--diff")
+    predicted = clean.run([document], check=True)
     assert predicted["changed"], predicted
     assert clean.left() == []
     done = clean.run([document])
@@ -173,7 +187,7 @@ def test_a_service_comes_serves_stays_and_goes(clean: Site) -> None:
     assert [group["phase"] for group in report["groups"]] == ["Serving", "Serving"]
     assert report["address"] == "http://qwen.serving.svc:8000"
     assert set(clean.pods()) == {f"qwen-g{g}-{p}" for g in range(2) for p in range(2)}
-    again = clean.run([document], "--diff")
+    again = clean.run([document])
     assert (again["changed"], again["steps"], again["diff"]) == (False, [], []), again
     gone = clean.run([document], state="absent")
     assert gone["changed"]
@@ -192,7 +206,7 @@ def test_a_change_rolls_group_by_group(clean: Site) -> None:
     clean.run([service(groups=2)])
     before = clean.pods()
     changed = service(groups=2, flexai__engine__args=["--enforce-eager"])
-    predicted = clean.run([changed], "--check")
+    predicted = clean.run([changed], check=True)
     done = clean.run([changed])
     assert done["steps"] == predicted["steps"]
     rolled = [step for step in done["steps"] if step.startswith("roll")]
@@ -241,7 +255,7 @@ def test_what_somebody_changed_by_hand_is_put_right(clean: Site) -> None:
     patch = json.dumps({"spec": {"maxUnavailable": 2}})
     clean.kubectl("patch", "poddisruptionbudget", "qwen", "-n", NAMESPACE, "--type=merge", "-p",
                   patch)  # fmt: skip
-    assert clean.run([service()], "--check")["steps"] == ["apply PodDisruptionBudget serving/qwen"]
+    assert clean.run([service()], check=True)["steps"] == ["apply PodDisruptionBudget serving/qwen"]
 
 
 def test_groups_that_scale_keep_their_live_size_and_are_never_a_part(clean: Site) -> None:
@@ -276,8 +290,8 @@ def test_volcanos_podgroup_is_accepted_before_its_pods(clean: Site) -> None:
 def test_what_cannot_be_changed_in_place_takes_consent(clean: Site) -> None:
     clean.run([service()])
     clean.kubectl("delete", "statefulset", "qwen-g0", "-n", NAMESPACE)
-    found = clean.run([service()], "--check", "--diff")["diff"]
-    (wanted,) = [one["after"] for one in found if one["after"]["kind"] == "StatefulSet"]
+    found = clean.run([service()], check=True)["diff"]
+    (wanted,) = [d["after"] for d in found if d["after"] and d["after"]["kind"] == "StatefulSet"]
     put(wanted, "spec.serviceName", "somewhere-else")
     clean.kubectl("apply", "-f", "-", stdin=json.dumps(wanted))
     refused = clean.run([service()])
@@ -315,4 +329,21 @@ def test_a_hundred_unchanged_services_are_one_look(clean: Site) -> None:
     again = clean.run(documents, wait=False)
     assert (again["changed"], len(again["services"])) == (False, 20), again
     clean.run(documents, state="absent")
+    assert clean.left() == []
+
+
+def test_the_playbooks_have_them_and_show_them(clean: Site, tmp_path: Path) -> None:
+    report = tmp_path / "status.json"
+    variables = {
+        "inference_service_services": [service()],
+        "inference_service_status_file": str(report),
+    }
+    assert recap(clean.play(tmp_path, "inference", **variables))["cp"]["changed"] > 0
+    assert recap(clean.play(tmp_path, "inference", **variables))["cp"]["changed"] == 0
+    shown = clean.play(tmp_path, "inference_status", **variables)
+    assert "serving/qwen  qwen-g0  Serving  2/2" in shown
+    (found,) = json.loads(report.read_text())
+    assert [group["phase"] for group in found["groups"]] == ["Serving"]
+    variables["inference_service_state"] = "absent"
+    clean.play(tmp_path, "inference", **variables)
     assert clean.left() == []
