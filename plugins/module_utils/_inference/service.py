@@ -107,9 +107,9 @@ TYPES: shape.Types = {
     "Rollout": {"strategy": "serial|all", "max_unavailable_groups": "1..1000"},
     "Probes": {"startup_seconds": f"10..{_DAY}", "deep_seconds": f"0..{_DAY}"},
     "Restart": {
-        "group_failure_timeout": f"1..{_DAY}",
-        "heartbeat_seconds": f"1..{_DAY}",
-        "max_group_restarts": "0..100000",
+        "group_failure_timeout": f"2..{_DAY}",
+        "heartbeat_seconds": "1..3600",
+        "max_group_restarts": "0..1000000",
         "window_seconds": "1..31536000",
     },
     "Drain": {"seconds": f"0..{_DAY}", "prestop_seconds": f"0..{_DAY}"},

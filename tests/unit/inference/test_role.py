@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.flexai.xpu.plugins.filter import render_inference as plugin
+from ansible_collections.flexai.xpu.plugins.module_utils._inference import service as services
 
 from .samples import LEADER, Document, put, service
 
@@ -129,3 +131,34 @@ def test_role_and_filter_deliver_the_same_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scripts.json").read_text()) == plugin.collection_scripts()
     assert "run.sh" in plugin.collection_scripts()
     assert "README.md" not in plugin.collection_scripts()
+
+
+SETTINGS = {
+    "FLEXAI_START_TIMEOUT": ("Probes", "startup_seconds"),
+    "FLEXAI_DEEP_PROBE_SECONDS": ("Probes", "deep_seconds"),
+    "FLEXAI_GROUP_FAILURE_TIMEOUT": ("Restart", "group_failure_timeout"),
+    "FLEXAI_HEARTBEAT_SECONDS": ("Restart", "heartbeat_seconds"),
+    "FLEXAI_MAX_GROUP_RESTARTS": ("Restart", "max_group_restarts"),
+    "FLEXAI_RESTART_WINDOW": ("Restart", "window_seconds"),
+    "FLEXAI_DRAIN_SECONDS": ("Drain", "seconds"),
+    "FLEXAI_PRESTOP_SECONDS": ("Drain", "prestop_seconds"),
+    "FLEXAI_API_PORT": ("Api", "port"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_run_sh_takes_every_value_that_a_document_may_have(name: str) -> None:
+    """Else a service that was found right would end with exit 2 in its pods."""
+    block, key = SETTINGS[name]
+    least, _, most = services.TYPES[block][key].partition("..")
+    text = "".join(plugin.collection_scripts().values())
+    match = re.search(rf"^ *number {name} \d+ (\d+) (\d+)$", text, re.MULTILINE)
+    assert match, name
+    assert int(match[1]) <= int(least)
+    assert int(most) <= int(match[2])
+
+
+def test_run_sh_knows_every_backend_that_is_rendered() -> None:
+    run = plugin.collection_scripts()["run.sh"]
+    for backend in (*services.TYPES["Rendezvous"]["backend"].split("|"), "none"):
+        assert re.search(rf"^ *{backend}\) default=", run, re.MULTILINE), backend
