@@ -225,6 +225,10 @@ def _matches(pod: Object, namespace: str, selector: str) -> bool:
     return bool(pod["metadata"]["namespace"] == namespace and wanted.items() <= labels.items())
 
 
+def _service_of(pod: Object) -> Name:
+    return pod["metadata"]["namespace"], pod["metadata"]["labels"][SERVICE_LABEL]
+
+
 class View:
     """A moment's objects and pods, by group."""
 
@@ -251,6 +255,22 @@ class View:
             for volume in pod["spec"].get("volumes") or ()
             if "configMap" in volume
         }
+
+    def strays(self, made: t.Sequence[render.Rendered]) -> list[Object]:
+        """Pods of these services that no group has any more."""
+        services = {(one.namespace, one.name) for one in made}
+        theirs = {
+            (one.namespace, pod["metadata"]["name"])
+            for one in made
+            for group in one.groups
+            for pod in self.pods(one, group)
+        }
+        return [
+            pod
+            for pod in self._pods
+            if _service_of(pod) in services
+            and (pod["metadata"]["namespace"], pod["metadata"]["name"]) not in theirs
+        ]
 
     def stale(self, made: render.Rendered, group: Object) -> list[str]:
         return status.stale(self.pods(made, group), self.workloads(made, group))
@@ -454,6 +474,7 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
     wanted = [thing for one in made for thing in one.objects]
     again = {(one.namespace, name) for one in made for name in one.requires_recreate}
     steps = apply.plan(wanted, view.objects, set(names), again, view.mounted())
+    cleared: list[apply.Step] = []
     if check:
         every = apply.plan(wanted, view.objects, set(names), again)
         rolls = predicted_rolls(view, made, steps) if params["rollout"] else []
@@ -463,8 +484,8 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
         done = converge(cluster, params, (live, view), made, steps)
         if done:
             view = View(live)
-            cleared = apply.plan(wanted, view.objects, set(names), (), view.mounted())
-            cleared = [step for step in cleared if step.kind == apply.CONFIG_MAP]
+            rest = apply.plan(wanted, view.objects, set(names), (), view.mounted())
+            cleared = [step for step in rest if step.kind == apply.CONFIG_MAP]
             for step in cleared:
                 carry_out(cluster, step, params["timeout_s"])
             done += map(str, cleared)
@@ -473,7 +494,7 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
         "steps": done,
         "warnings_of_services": [f"{o.namespace}/{o.name}: {w}" for o in made for w in o.warnings],
         "services": [view.report(one) for one in made],
-        "diff": _diff([*steps, *cleared] if done else steps),
+        "diff": _diff([*steps, *cleared]),
     }
 
 
@@ -516,6 +537,9 @@ def converge(
         for group in one.groups if params["wait"] else ():
             if changed or not view.serves(one, group):
                 wait_for(live, one, group, params["timeout_s"])
+    if params["wait"] and any(step.verb == "delete" for step in steps):
+        # They have the files of before mounted, which go next.
+        _await(params["timeout_s"], lambda: _remaining(View(live).strays(made)))
     return done
 
 
@@ -527,18 +551,18 @@ def absent(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obje
         for step in steps:
             carry_out(cluster, step, params["timeout_s"])
         if params["wait"] and steps:
-            _await(params["timeout_s"], lambda: _remaining(live, set(names)))
+            _await(params["timeout_s"], lambda: _remaining(_pods_of(live, set(names))))
     done = [str(step) for step in steps]
     more: Object = {"warnings_of_services": [], "services": [], "diff": _diff(steps)}
     return {"changed": bool(steps), "steps": done, **more}
 
 
-def _remaining(live: Live, names: t.Collection[Name]) -> str:
-    left = [
-        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        for pod in live.pods()
-        if (pod["metadata"]["namespace"], pod["metadata"]["labels"][SERVICE_LABEL]) in names
-    ]
+def _pods_of(live: Live, names: t.Collection[Name]) -> list[Object]:
+    return [pod for pod in live.pods() if _service_of(pod) in names]
+
+
+def _remaining(pods: t.Iterable[Object]) -> str:
+    left = [f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in pods]
     return f"pods {', '.join(left)} are still there" if left else ""
 
 
