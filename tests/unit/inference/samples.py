@@ -12,7 +12,7 @@ import yaml
 from ansible_collections.flexai.xpu.plugins.module_utils._inference import facts, render
 
 Document = dict[str, Any]
-DOCUMENTS = Path(__file__).parent / "documents"
+DOCUMENTS = Path(__file__).parents[1] / "fixtures" / "documents"
 SCRIPTS = {"run.sh": "#!/bin/bash\n", "probe.sh": "#!/bin/bash\n", "prestop.sh": "#!/bin/bash\n"}
 LEADER = "spec.servers.leader.template.spec.containers[0]"
 WORKER = "spec.servers.worker.template.spec.containers[0]"
@@ -21,7 +21,7 @@ KEDA_KINDS = [facts.SCALED_OBJECT, facts.INTERCEPTOR_ROUTE, facts.SERVICE_MONITO
 
 def document_004() -> Document:
     """The manifest as it stands in document 004."""
-    text = (DOCUMENTS / "004-inference-service.yaml").read_text()
+    text = (DOCUMENTS / "004-inference-service.txt").read_text()
     found: Document = yaml.safe_load(text)
     return found
 

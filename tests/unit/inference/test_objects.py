@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -12,7 +13,6 @@ import yaml
 from ansible_collections.flexai.xpu.plugins.module_utils._inference import pods
 
 from .samples import (
-    DOCUMENTS,
     KEDA_KINDS,
     LEADER,
     WORKER,
@@ -26,7 +26,7 @@ from .samples import (
 )
 from .test_documents import mended
 
-GOLDEN = DOCUMENTS / "004-objects.yaml"
+GOLDEN = Path(__file__).parent / "004-objects.yaml"
 # Kinds whose schema Kubernetes itself has.
 NATIVE = {
     "ConfigMap", "Service", "NetworkPolicy", "StatefulSet", "PodDisruptionBudget",
