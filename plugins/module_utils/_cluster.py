@@ -95,8 +95,9 @@ class Cluster:
         except Exception as error:
             raise self._failure(verb, path, error) from error
 
-    def apply(self, path: str, body: Object, manager: str) -> Object:
-        """Server-side, as *manager*; a field that another holds is an error that names him."""
+    def apply(self, path: str, body: Object, manager: str, force: bool = False) -> Object:
+        """Server-side, as *manager*; a field that another holds is taken with *force*, and is an
+        error that names him without."""
         try:
             # As text: the client writes no dictionaries for this content type.
             answer = self._client.request(
@@ -106,6 +107,7 @@ class Cluster:
                 serialize=False,
                 content_type=APPLY_PATCH,
                 field_manager=manager,
+                force_conflicts=force,
             )
         except Exception as error:
             raise self._failure("apply", path, error) from error

@@ -405,7 +405,9 @@ def carry_out(cluster: Cluster, step: apply.Step, timeout_s: float) -> None:
     """One request; a deletion that something waits for is waited for."""
     path = f"{apply.collection(step.kind, step.namespace)}/{step.name}"
     if step.verb == "apply":
-        cluster.apply(path, step.after or {}, MANAGER)
+        # Replicas may be an autoscaler's; nothing else of ours is anybody's.
+        force = step.kind not in ("apps/v1/StatefulSet", facts.LEADER_WORKER_SET)
+        cluster.apply(path, step.after or {}, MANAGER, force)
         return
     _delete(cluster, path)
     _await(timeout_s, lambda: f"{step} has not ended" if cluster.get(path) else "")

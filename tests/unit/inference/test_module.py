@@ -49,7 +49,8 @@ class Table(Cluster):
         found = [o for name, o in self.objects.items() if name.rpartition("/")[0] == path]
         return [{k: v for k, v in o.items() if k not in ("apiVersion", "kind")} for o in found]
 
-    def apply(self, path: str, body: Document, manager: str) -> Document:
+    def apply(self, path: str, body: Document, manager: str, force: bool = False) -> Document:
+        assert force == ("/statefulsets/" not in path)
         before = self.objects.get(path, {"metadata": {}})["metadata"].get("generation", 0)
         made = copy.deepcopy(body)
         made["metadata"]["generation"] = before + 1
