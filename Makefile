@@ -105,6 +105,12 @@ bench-failover: venv ## 10,000 requests while engines die at random [1 min; REQU
 bench-cpu-plan: venv collection ## 1,000 NUMA plans of machines of every shape [5 s]
 	@$(PY) -m bench.cpu_plan
 
+.PHONY: bench-render
+bench-render: venv collection ## 1,000 inference services as native objects, twice the same bytes [15 s]
+	@$(PY) -m bench.render
+.PHONY: bench-apply
+bench-apply: venv collection ## 100 unchanged inference services in one execution, against a testbed's API server [root; 2 min; ROUNDS=5]
+	@$(PY) -m bench.apply_services
 .PHONY: bench-webhook
 bench-webhook: venv ## what the admission webhook adds to a pod's creation, beside a bare HTTPS echo [1 min; ROUNDS=5 REQUESTS=4000 WORKERS=4]
 	@$(PY) -m bench.webhook

@@ -12,6 +12,7 @@ import typing as t
 from ._errors import XpuError
 
 MERGE_PATCH = "application/merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
 NOT_FOUND, TOO_MANY_REQUESTS = 404, 429
 Object = t.Dict[str, t.Any]
 NODES = "/api/v1/nodes"
@@ -94,6 +95,24 @@ class Cluster:
         except Exception as error:
             raise self._failure(verb, path, error) from error
 
+    def apply(self, path: str, body: Object, manager: str, force: bool = False) -> Object:
+        """Server-side, as *manager*; a field that another holds is taken with *force*, and is an
+        error that names him without."""
+        try:
+            # As text: the client writes no dictionaries for this content type.
+            answer = self._client.request(
+                "patch",
+                path,
+                body=json.dumps(body),
+                serialize=False,
+                content_type=APPLY_PATCH,
+                field_manager=manager,
+                force_conflicts=force,
+            )
+        except Exception as error:
+            raise self._failure("apply", path, error) from error
+        return dict(json.loads(answer.data))
+
     def evict(self, namespace: str, pod: str) -> str:
         """Ask for an eviction; what stands in its way (a disruption budget), else empty."""
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/eviction"
@@ -110,7 +129,10 @@ class Cluster:
         return ""
 
     def log(self, namespace: str, pod: str) -> str:
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
+        return self.text(f"/api/v1/namespaces/{namespace}/pods/{pod}/log")
+
+    def text(self, path: str) -> str:
+        """What isn't JSON: a log, or what a pod answers through the API server."""
         try:
             answer = self._client.request("get", path, serialize=False)
         except Exception as error:
