@@ -213,5 +213,5 @@ def main() -> int:
     host = Host(sys.argv[1] if len(sys.argv) > 1 else "/")
     with alone(host):
         told = go_on(host)
-    print(told)
+    sys.stdout.write(f"{told}\n")
     return 1 if "not right" in told else 0

@@ -156,7 +156,7 @@ def kinds(cluster: Cluster) -> list[str]:
     """Which of the optional kinds the cluster has."""
     found = []
     for kind in OPTIONAL:
-        version, _, word = kind.rpartition("/")
+        version, _rest, word = kind.rpartition("/")
         served = (cluster.get(f"/apis/{version}") or {}).get("resources", ())
         if any(resource["kind"] == word for resource in served):
             found.append(kind)
@@ -202,7 +202,7 @@ class Live:
         found = []
         for namespace in self._spaces:
             for kind in self._kinds:
-                version, _, word = kind.rpartition("/")
+                version, _rest, word = kind.rpartition("/")
                 path = apply.collection(kind, namespace)
                 for thing in self._cluster.list(path, label_selector=SERVICE_LABEL):
                     # Items of a list bear neither.
@@ -470,7 +470,7 @@ def _diff(steps: t.Sequence[apply.Step]) -> list[dict[str, t.Any]]:
 
 def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Object:
     names, known = names_of(params["services"]), discover(cluster)
-    live = Live(cluster, known["kinds"], (space for space, _ in names))
+    live = Live(cluster, known["kinds"], (space for space, _rest in names))
     view = View(live)
     made = render_all(params, known, view.objects)
     wanted = [thing for one in made for thing in one.objects]
@@ -547,7 +547,7 @@ def converge(
 
 def absent(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Object:
     names, known = names_of(params["services"]), kinds(cluster)
-    live = Live(cluster, known, (space for space, _ in names))
+    live = Live(cluster, known, (space for space, _rest in names))
     steps = apply.plan([], live.objects(), set(names))
     if not check:
         for step in steps:
@@ -570,7 +570,7 @@ def _remaining(pods: t.Iterable[Object]) -> str:
 
 def look(cluster: Cluster, params: t.Mapping[str, t.Any], _check: bool) -> Object:
     names, known = names_of(params["services"]), discover(cluster)
-    view = View(Live(cluster, known["kinds"], (space for space, _ in names)))
+    view = View(Live(cluster, known["kinds"], (space for space, _rest in names)))
     made = render_all({**params, "recreate": True}, known, view.objects)
     reports = [view.report(one) for one in made]
     if params["sample_s"] > 0:
@@ -601,7 +601,7 @@ def sample(
         if row["phase"] in (status.SERVING, status.OUTDATED)
     ]
     began = time.monotonic()
-    before = [_generated(cluster, *where) for _, *where in serving]
+    before = [_generated(cluster, *where) for _rest, *where in serving]
     time.sleep(seconds)
     for (row, *where), first in zip(serving, before):
         took = time.monotonic() - began

@@ -436,7 +436,8 @@ _LAUNCH = {
 def launch(service: Service) -> engines.Launch:
     """How the service's engine is started; only for a service that has engine and model."""
     engine, model = service.engine, service.model
-    assert engine is not None and model is not None
+    if engine is None or model is None:
+        raise ValueError(f"{service.name} has no engine or no model")
     return engines.Launch(
         engine=engine.name,
         version=engine.version,
@@ -457,7 +458,7 @@ def launch(service: Service) -> engines.Launch:
 
 
 def parallelism(service: Service, _facts: Facts) -> Found:
-    _, gpus = accelerators(templates.engine(service.leader))
+    _rest, gpus = accelerators(templates.engine(service.leader))
     # Without accelerators an engine runs on CPUs, which nobody counts for it.
     if not service.engine or not gpus:
         return

@@ -93,7 +93,7 @@ def owner(service: Service) -> dict[str, str]:
 
 def _thing(service: Service, kind: str, name: str, **body: t.Any) -> Object:
     """An object; *kind* is ``group/version/Kind``."""
-    api_version, _, word = kind.rpartition("/")
+    api_version, _rest, word = kind.rpartition("/")
     inherited = {key: value for key, value in service.labels.items() if key != _NOT_INHERITED}
     labels = {**inherited, **owner(service)}
     meta = {"name": name, "namespace": service.namespace, "labels": labels}

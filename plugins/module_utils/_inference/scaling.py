@@ -52,7 +52,7 @@ def _triggers(service: Service, awakes_above: int, by_http: bool) -> list[Object
 
 
 def _scaled(service: Service, kind: str, name: str, triggers: list[Object]) -> Object:
-    api_version, _, word = kind.rpartition("/")
+    api_version, _rest, word = kind.rpartition("/")
     return {
         "scaleTargetRef": {"apiVersion": api_version, "kind": word, "name": name},
         "pollingInterval": service.scaling.polling_seconds,

@@ -22,6 +22,8 @@ KEDA_KINDS = [facts.SCALED_OBJECT, facts.INTERCEPTOR_ROUTE, facts.SERVICE_MONITO
 def document_004() -> Document:
     """The manifest as it stands in document 004."""
     text = (DOCUMENTS / "004-inference-service.txt").read_text()
+    # The document's curly quotes, which no file of a collection may have as such.
+    text = text.replace("<ldquo>", "\u201c").replace("<rdquo>", "\u201d")
     found: Document = yaml.safe_load(text)
     return found
 
@@ -106,5 +108,5 @@ def of_kind(result: render.Rendered, kind: str) -> list[Document]:
 
 def environment(thing: Document) -> dict[str, Any]:
     """The engine's variables in a StatefulSet: plain values, or where they come from."""
-    (container, *_) = thing["spec"]["template"]["spec"]["containers"]
+    (container, *_rest) = thing["spec"]["template"]["spec"]["containers"]
     return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}

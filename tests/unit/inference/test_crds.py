@@ -73,7 +73,7 @@ def test_their_projects_take_every_one(schemas: dict[str, Any]) -> None:
 def test_the_schemas_refuse_what_the_api_server_would(
     schemas: dict[str, Any], path: str, value: Any
 ) -> None:
-    (thing, *_) = of_kind(rendered(*SAMPLES["keda"]), "ScaledObject")
+    (thing, *_rest) = of_kind(rendered(*SAMPLES["keda"]), "ScaledObject")
     broken = put(copy.deepcopy(thing), path, value)
     with pytest.raises(jsonschema.ValidationError):
         validate(schemas, broken)

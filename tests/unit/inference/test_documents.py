@@ -34,8 +34,8 @@ def test_each_mistake_of_the_manifest_is_named() -> None:
         f"{LEADER}.command: is missing; allowed: a command: run.sh takes the place of the image's "
         "entry point and starts it; do: write the command, or describe the engine in "
         "spec.flexai.engine",
-        f"{LEADER}.args[0]: (not shown); allowed: straight quotes only; a shell takes “ and ” as "
-        "letters; do: retype the quotes, or the whole word",
+        f"{LEADER}.args[0]: (not shown); allowed: straight quotes only; a shell takes \u201c and "
+        "\u201d as letters; do: retype the quotes, or the whole word",
         f"{WORKER}.env[1].value: (not shown); allowed: no secret in plain text "
         "(USER_REGISTRY_PASSWORD); do: put it into a Secret, take it with valueFrom.secretKeyRef; "
         "change it too",

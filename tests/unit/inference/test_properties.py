@@ -190,8 +190,8 @@ def test_rendering_again_over_what_is_live_changes_no_replicas(
             assert thing["spec"]["replicas"] == live[thing["metadata"]["name"]]["replicas"]
 
 
-def runtime_of(document: Document, scripts: dict[str, str] = SCRIPTS) -> str:
-    made = render.render(document, facts.Facts(), scripts).rendered
+def runtime_of(document: Document, scripts: dict[str, str] | None = None) -> str:
+    made = render.render(document, facts.Facts(), scripts or SCRIPTS).rendered
     assert made is not None
     return str(of_kind(made, "ConfigMap")[0]["metadata"]["name"])
 
@@ -259,9 +259,9 @@ def places(thing: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 def broken(chance: random.Random) -> Document:
     """One of the samples with odd things in it."""
-    originals = [document for document, _ in SAMPLES.values()] + [samples.document_004()]
+    originals = [document for document, _rest in SAMPLES.values()] + [samples.document_004()]
     document = copy.deepcopy(chance.choice(originals))
-    for _ in range(chance.choice([1, 1, 1, 2, 4])):
+    for _rest in range(chance.choice([1, 1, 1, 2, 4])):
         path = chance.choice(places(document))
         at: Any = document
         for key in path[:-1]:
@@ -283,7 +283,7 @@ def broken(chance: random.Random) -> Document:
 
 def test_broken_services_are_refused_or_valid_and_never_a_traceback() -> None:
     chance, valid = random.Random(20261125), 0
-    for _ in range(FUZZED):
+    for _rest in range(FUZZED):
         document = broken(chance)
         found = samples.outcome(document)
         assert (found.rendered is None) == bool(found.problems)
@@ -305,7 +305,7 @@ def test_broken_services_are_refused_or_valid_and_never_a_traceback() -> None:
 @pytest.mark.soak
 def test_broken_services_for_long() -> None:
     chance = random.Random(7)
-    for _ in range(20000):
+    for _rest in range(20000):
         found = samples.outcome(broken(chance))
         for thing in found.rendered.objects if found.rendered else ():
             if thing["kind"] in NATIVE:

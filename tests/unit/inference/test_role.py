@@ -150,7 +150,7 @@ SETTINGS = {
 def test_run_sh_takes_every_value_that_a_document_may_have(name: str) -> None:
     """Else a service that was found right would end with exit 2 in its pods."""
     block, key = SETTINGS[name]
-    least, _, most = services.TYPES[block][key].partition("..")
+    least, _rest, most = services.TYPES[block][key].partition("..")
     text = "".join(plugin.collection_scripts().values())
     match = re.search(rf"^ *number {name} \d+ (\d+) (\d+)$", text, re.MULTILINE)
     assert match, name

@@ -135,7 +135,7 @@ def test_what_is_wrong_is_told_and_left_out(case: str) -> None:
 
 
 def test_all_at_once() -> None:
-    _, texts = shape.check({"count": 0, "x": 1, "list": [{}]}, TYPES, "Thing", "t")
+    _rest, texts = shape.check({"count": 0, "x": 1, "list": [{}]}, TYPES, "Thing", "t")
     assert [text.path for text in texts] == ["t.count", "t.x", "t.list[0].must", "t.name"]
 
 
