@@ -70,8 +70,11 @@ def key(thing: t.Mapping[str, t.Any]) -> Key:
 
 
 def marked(thing: Object) -> Object:
-    """The object with the digest of what was rendered."""
-    digest = hashlib.sha256(json.dumps(thing, sort_keys=True).encode()).hexdigest()[:16]
+    """The object with the digest of what was rendered, but for its size: that may be an
+    autoscaler's, and it is rendered in any case."""
+    spec = {name: value for name, value in thing.get("spec", {}).items() if name != "replicas"}
+    text = json.dumps({**thing, "spec": spec}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     meta = thing["metadata"]
     notes = {**meta.get("annotations", {}), APPLIED: digest}
     return {**thing, "metadata": {**meta, "annotations": notes}}

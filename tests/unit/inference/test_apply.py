@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.flexai.xpu.plugins.module_utils._inference import apply, status
 from ansible_collections.flexai.xpu.plugins.module_utils._inference.pods import SERVICE_LABEL
 
-from .samples import Document, of_kind, put, rendered, service
+from .samples import KEDA_KINDS, Document, of_kind, put, rendered, service
 
 NAMES = {("serving", "qwen")}
 
@@ -52,6 +52,21 @@ def test_what_somebody_changed_by_hand_is_put_right() -> None:
     (stateful_set,) = [thing for thing in live if thing["kind"] == "StatefulSet"]
     stateful_set["spec"]["replicas"] = 7
     assert steps(wanted, live) == ["apply StatefulSet serving/qwen-g0"]
+
+
+def test_a_group_that_an_autoscaler_has_grown_is_left_as_it_is() -> None:
+    prometheus = {"server": "http://p:9090", "query": "l"}
+    scaling = {"mode": "keda", "min_groups": 1, "prometheus": prometheus}
+    document, known = service(groups=2, flexai__scaling=scaling), {"kinds": KEDA_KINDS}
+    found = [defaulted(thing) for thing in rendered(document, known).objects]
+    sets = {
+        thing["metadata"]["name"]: thing["spec"]
+        for thing in found
+        if thing["kind"] == "StatefulSet"
+    }
+    grown = next(name for name, spec in sets.items() if spec["replicas"] == 0)
+    sets[grown]["replicas"] = max(spec["replicas"] for spec in sets.values())
+    assert steps(rendered(document, known, live=sets).objects, found) == []
 
 
 def test_a_field_that_is_no_longer_rendered_is_noticed() -> None:
