@@ -259,8 +259,13 @@ def test_an_interrupted_rollout_is_completed(clean: Site) -> None:
     clean.run([service(groups=2)])
     changed = service(groups=2, flexai__engine__args=["--enforce-eager"])
     assert "roll" not in " ".join(clean.run([changed], rollout=False, wait=False)["steps"])
-    report = clean.run([changed], state="status")["services"][0]
-    assert [group["phase"] for group in report["groups"]] == ["Outdated", "Outdated"]
+
+    def phases() -> list[str]:
+        (report,) = clean.run([changed], state="status")["services"]
+        return [group["phase"] for group in report["groups"]]
+
+    # The controller has to see the new revision first.
+    wait(lambda: phases() == ["Outdated", "Outdated"], "both groups are outdated")
     # Their pods have the former files mounted.
     assert len([name for name in clean.left() if name.startswith("configmap/")]) == 2
     done = clean.run([changed])
