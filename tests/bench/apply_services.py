@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible_collections.flexai.xpu.plugins.filter.render_inference import collection_scripts
 from e2e.platform import ROOT, Platform, PlatformError, must
 from testbed.recipes import crds
@@ -55,23 +56,37 @@ def service(number: int) -> dict[str, Any]:
     }
 
 
+class Verbatim(str):
+    """Text that Ansible takes for no template: a shell's ``${#`` would open a comment there."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes :class:`Verbatim` with Ansible's tag for it."""
+
+
+Dumper.add_representer(
+    Verbatim, lambda dumper, text: dumper.represent_scalar("!unsafe", str(text), style="|")
+)
+
+
 def execute(kubeconfig: Path, state: str = "present") -> tuple[float, dict[str, Any]]:
     """(seconds, result) of one execution."""
     arguments = {
         "kubeconfig": str(kubeconfig),
         "services": [service(number) for number in range(SERVICES)],
-        "scripts": collection_scripts(),
+        "scripts": {name: Verbatim(text) for name, text in collection_scripts().items()},
         "state": state,
     }
     play = [
         {
             "hosts": "localhost", "connection": "local", "gather_facts": False,
+            "vars": {"ansible_python_interpreter": sys.executable},
             "tasks": [{"flexai.xpu.inference_service": arguments}],
         }
     ]  # fmt: skip
-    file = ROOT / "build" / "bench" / "apply-play.json"
+    file = ROOT / "build" / "bench" / "apply-play.yml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(play))
+    file.write_text(yaml.dump(play, Dumper=Dumper))
     began = time.perf_counter()
     done = subprocess.run(
         [str(ANSIBLE) + "-playbook", "-i", "localhost,", str(file)],
