@@ -26,16 +26,12 @@ options:
   lock:
     description: The site's lock file; without it C(lock.yml) beside the manifest.
     type: path
+extends_documentation_fragment:
+  - flexai.xpu._host.attributes
 attributes:
-  check_mode:
-    description: Can run in C(check_mode) and predict what it would change, without changing it.
-    support: full
   diff_mode:
     description: Shows the bundle's manifest; artefacts are binary files.
     support: partial
-  idempotent:
-    description: A second run with the same options changes nothing.
-    support: full
 author:
   - flexai.xpu contributors (@flexai-xpu)
 """

@@ -62,15 +62,11 @@ options:
     type: str
     choices: [present, absent]
     default: present
+extends_documentation_fragment:
+  - flexai.xpu._host.attributes
 attributes:
-  check_mode:
-    description: Can run in C(check_mode) and predict what it would change, without changing it.
-    support: full
   diff_mode:
     description: Shows the release's manifest beside the new one, and the live objects that differ.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 author:
   - flexai.xpu contributors (@flexai-xpu)

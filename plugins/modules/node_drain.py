@@ -54,15 +54,10 @@ options:
     default: drained
 extends_documentation_fragment:
   - flexai.xpu._cluster
+  - flexai.xpu._host.attributes
 attributes:
-  check_mode:
-    description: Can run in C(check_mode) and predict what it would change, without changing it.
-    support: full
   diff_mode:
     description: Shows what of the node changes, and the pods that go.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 author:
   - flexai.xpu contributors (@flexai-xpu)

@@ -30,15 +30,10 @@ options:
     default: present
 extends_documentation_fragment:
   - flexai.xpu._cluster
+  - flexai.xpu._host.attributes
 attributes:
-  check_mode:
-    description: Can run in C(check_mode) and predict what it would change, without changing it.
-    support: full
   diff_mode:
     description: Shows labels and RuntimeClasses before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 author:
   - flexai.xpu contributors (@flexai-xpu)

@@ -85,6 +85,17 @@ class Platform:
 
     def playbook(self, name: str, *arguments: str, check: bool = True) -> Run:
         """Run ``flexai.xpu.<name>`` on the testbed's inventory."""
+        variables = {"flexai_verdict_file": str(self.verdict_file)}
+        return self.play(f"flexai.xpu.{name}", variables, *arguments, check=check)
+
+    def play(
+        self,
+        playbook: str | Path,
+        variables: Mapping[str, object],
+        *arguments: str,
+        check: bool = True,
+    ) -> Run:
+        """Run any playbook on the testbed's inventory, with the collection installed there."""
         self.directory.mkdir(parents=True, exist_ok=True)
         env = {
             "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -95,11 +106,11 @@ class Platform:
         }
         command = [
             str(SCRIPTS / "ansible-playbook"),
-            f"flexai.xpu.{name}",
+            str(playbook),
             "--inventory",
             str(ROOT / "inventories" / "sandbox" / "testbed.yml"),
             "--extra-vars",
-            json.dumps({"flexai_verdict_file": str(self.verdict_file)}),
+            json.dumps(dict(variables)),
             *arguments,
         ]
         return run(command, env=env, check=check)

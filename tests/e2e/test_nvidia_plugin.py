@@ -20,7 +20,7 @@ from xpubuild.cache import Cache
 from xpubuild.recipes import helm
 
 from e2e.conftest import Demo
-from e2e.platform import ROOT, SCRIPTS, Platform, Run, recap, run
+from e2e.platform import ROOT, Platform, Run, recap
 
 pytestmark = pytest.mark.soak
 
@@ -86,22 +86,8 @@ class Site:
         }
 
     def role(self, *arguments: str, check: bool = True, **more: Any) -> Run:
-        env = {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(self.platform.collections),
-            "ANSIBLE_NOCOLOR": "1",
-            "FLEXAI_TESTBED": self.platform.name,
-        }
-        command = [
-            str(SCRIPTS / "ansible-playbook"),
-            str(ROOT / "tests/e2e/nvidia_plugin.yml"),
-            "--inventory",
-            str(ROOT / "inventories/sandbox/testbed.yml"),
-            "--extra-vars",
-            json.dumps({**self._variables, **more}),
-            *arguments,
-        ]
-        return run(command, env=env, check=check)
+        book = ROOT / "tests/e2e/nvidia_plugin.yml"
+        return self.platform.play(book, {**self._variables, **more}, *arguments, check=check)
 
     def capacity(self, node: str) -> dict[str, str]:
         found = json.loads(self.platform.kubectl("get", "node", node, "-o", "json").output)

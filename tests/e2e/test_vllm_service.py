@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from e2e.conftest import Demo
-from e2e.platform import ROOT, SCRIPTS, Platform, Run, recap, run
+from e2e.platform import ROOT, Platform, Run, recap
 
 NAMESPACE, NAME = "vllm-e2e", "qwen"
 MODEL = "/srv/Qwen2.5-0.5B-Instruct"
@@ -58,22 +58,8 @@ class Site:
         }  # fmt: skip
 
     def role(self, *arguments: str, check: bool = True, **more: Any) -> Run:
-        env = {
-            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-            "ANSIBLE_COLLECTIONS_PATH": str(self.platform.collections),
-            "ANSIBLE_NOCOLOR": "1",
-            "FLEXAI_TESTBED": self.platform.name,
-        }
-        command = [
-            str(SCRIPTS / "ansible-playbook"),
-            str(ROOT / "tests/e2e/vllm_service.yml"),
-            "--inventory",
-            str(ROOT / "inventories/sandbox/testbed.yml"),
-            "--extra-vars",
-            json.dumps({**self._variables, **more}),
-            *arguments,
-        ]
-        return run(command, env=env, check=check)
+        book = ROOT / "tests/e2e/vllm_service.yml"
+        return self.platform.play(book, {**self._variables, **more}, *arguments, check=check)
 
     def objects(self) -> str:
         """What the cluster has of the service."""
