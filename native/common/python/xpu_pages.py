@@ -7,6 +7,8 @@ and the vectors against the C++ and Go readers. Product code does not import thi
 
 from __future__ import annotations
 
+import fcntl
+import os
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,9 +29,11 @@ _LEDGER_HEADER = struct.Struct("<3I52x")
 _CARD_LEDGER = struct.Struct("<q5Q80x")
 _SLOT = struct.Struct(f"<QII{MAX_CARDS}Q{MAX_CARDS}Q112x")
 _EPOCH_OFFSET = 8
+_SLOTS_OFFSET = _LEDGER_HEADER.size + MAX_CARDS * _CARD_LEDGER.size
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux
 
 CONFIG_BYTES = _HEADER.size + MAX_CARDS * _CARD.size
-LEDGER_BYTES = _LEDGER_HEADER.size + MAX_CARDS * _CARD_LEDGER.size + MAX_PROCESSES * _SLOT.size
+LEDGER_BYTES = _SLOTS_OFFSET + MAX_PROCESSES * _SLOT.size
 
 
 @dataclass(frozen=True)
@@ -176,3 +180,16 @@ def unpack_ledger(data: bytes) -> Ledger:
 def read_ledger(path: Path) -> Ledger:
     """The ledger page at *path* as it is now."""
     return unpack_ledger(path.read_bytes())
+
+
+def living(path: Path) -> tuple[ProcessSlot, ...]:
+    """The slots whose owners live, as every reader of a ledger has to tell them from what a killed
+    process, or the program before an exec, left for the next claim to clear."""
+
+    def owned(page: int, slot: ProcessSlot) -> bool:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SLOTS_OFFSET + slot.index * _SLOT.size, 1, 0)
+        kind, *_ = _FLOCK.unpack(fcntl.fcntl(page, fcntl.F_GETLK, asked))
+        return bool(kind != fcntl.F_UNLCK)
+
+    with path.open("r+b") as page:
+        return tuple(s for s in read_ledger(path).processes if owned(page.fileno(), s))

@@ -14,7 +14,7 @@ from typing import Any
 
 import xpu_pages
 from simulators import simnode
-from xpu_pages import CardConfig, Ledger
+from xpu_pages import CardConfig, Ledger, ProcessSlot
 from xpubuild.cache import Cache, Recipe, digest_file, digest_tree
 from xpubuild.clang import clangxx
 from xpubuild.recipes import cuda
@@ -146,6 +146,9 @@ class Slice:
 
     def ledger(self) -> Ledger:
         return xpu_pages.read_ledger(self.ledger_file)
+
+    def living(self) -> tuple[ProcessSlot, ...]:
+        return xpu_pages.living(self.ledger_file)
 
     def start(self, argv: Sequence[str | Path], **more: str) -> subprocess.Popen[str]:
         """Start a program in the slice, stdin and stdout as pipes."""

@@ -5,7 +5,9 @@ says what the card says, nothing is stuck, nothing is lost, and nobody was ended
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -53,10 +55,27 @@ def test_storm_of_kills_forks_and_execs(sim: Slice, node: simnode.Node, events: 
     card = {pid: memory - context for pid, (memory, _) in by_the_card(node).items()}
     assert len(held) == WORKERS
     assert card == held, "the card and the tenants agree"
-    slots = {slot.pid: slot.memory_bytes[0] for slot in sim.ledger().processes}
+    slots = {slot.pid: slot.memory_bytes[0] for slot in sim.living()}
     assert {pid: slots.get(pid, 0) for pid in held} == held, "the slice's ledger is exact"
     xpu_rough.finish(process, "\n")
     assert by_the_card(node) == {}
+    assert_all_free(sim)
+
+
+def test_an_exec_leaves_nothing_to_the_next_program(sim: Slice, node: simnode.Node) -> None:
+    """It holds nothing from its first moment on, also in the slot that nobody has cleared yet."""
+    sim.grant(memory_bytes=QUOTA)
+    process = xpu_rough.start(sim, "storm", "worker", 4711)
+    while not any(slot.memory_bytes[0] for slot in sim.living()):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGTERM)  # obeyed by the new program, before it allocates anything
+    assert process.stdout is not None
+    assert process.stdout.readline().split() == [str(process.pid), "0"]
+    assert [slot.pid for slot in sim.ledger().processes] == [process.pid]
+    assert sim.living() == ()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(xpu_rough.HANGS_SECONDS) == 0
     assert_all_free(sim)
 
 

@@ -133,6 +133,7 @@ class Worker {
     }
 
     void hold() {
+        if (ordered[SIGUSR2]) start_anew(); // it was ordered earlier
         ordered[SIGTERM] = 0;
         collect_children(0);
         std::uint64_t sum = 0;
