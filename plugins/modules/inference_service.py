@@ -221,7 +221,7 @@ def _matches(pod: Object, namespace: str, selector: str) -> bool:
 
 
 def _service_of(pod: Object) -> Name:
-    return pod["metadata"]["namespace"], pod["metadata"]["labels"][SERVICE_LABEL]
+    return pod["metadata"]["namespace"], apply.service_of(pod)
 
 
 class View:
@@ -368,6 +368,22 @@ def render_all(
     return made
 
 
+def refuse_strangers(
+    cluster: Cluster, made: t.Sequence[render.Rendered], found: t.Sequence[Object]
+) -> None:
+    """What is there under a name that we want, and is not ours, stays as it is."""
+    ours = {apply.key(thing): thing for thing in found}
+
+    def live(thing: Object) -> Object | None:
+        kind, namespace, name = apply.key(thing)
+        there = ours.get((kind, namespace, name))
+        return there or cluster.get(f"{apply.collection(kind, namespace)}/{name}")
+
+    problems = apply.strangers([thing for one in made for thing in one.objects], live)
+    if problems:
+        _refuse([str(problem) for problem in problems])
+
+
 # -- what is done --------------------------------------------------------------------------------
 
 
@@ -468,6 +484,7 @@ def present(cluster: Cluster, params: t.Mapping[str, t.Any], check: bool) -> Obj
     live = Live(cluster, known["kinds"], (space for space, _rest in names))
     view = View(live)
     made = render_all(params, known, view.objects)
+    refuse_strangers(cluster, made, view.objects)
     wanted = [thing for one in made for thing in one.objects]
     again = {(one.namespace, name) for one in made for name in one.requires_recreate}
     steps = apply.plan(wanted, view.objects, set(names), again, view.mounted())
@@ -524,8 +541,10 @@ def converge(
     for step in steps:
         carry_out(cluster, step, params["timeout_s"])
     touched = {
-        (s.namespace, (s.after or s.before or {})["metadata"]["labels"][SERVICE_LABEL])
+        (s.namespace, apply.service_of(thing))
         for s in steps
+        for thing in (s.after, s.before)
+        if thing is not None
     }
     for one in made:
         changed = (one.namespace, one.name) in touched

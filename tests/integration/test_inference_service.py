@@ -292,6 +292,18 @@ def test_what_somebody_changed_by_hand_is_put_right(clean: Site) -> None:
     assert clean.run([service()], check=True)["steps"] == ["apply PodDisruptionBudget serving/qwen"]
 
 
+def test_a_service_of_somebody_else_stays_as_it_is(clean: Site) -> None:
+    clean.kubectl("create", "service", "clusterip", "qwen", "-n", NAMESPACE, "--tcp=80")
+    try:
+        refused = clean.run([service()])
+        assert 'Service serving/qwen: "written by kubectl-create"' in refused["msg"], refused
+        assert clean.left() == []
+        gone = clean.run([service()], state="absent")
+        assert not gone["changed"], gone
+    finally:
+        clean.kubectl("delete", "service", "qwen", "-n", NAMESPACE)
+
+
 def test_groups_that_scale_keep_their_live_size_and_are_never_a_part(clean: Site) -> None:
     document = service(groups=2, flexai__scaling=KEDA)
     done = clean.run([document])

@@ -187,7 +187,9 @@ def living(path: Path) -> tuple[ProcessSlot, ...]:
     process, or the program before an exec, left for the next claim to clear."""
 
     def owned(page: int, slot: ProcessSlot) -> bool:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, _SLOTS_OFFSET + slot.index * _SLOT.size, 1, 0)
+        asked = _FLOCK.pack(
+            fcntl.F_WRLCK, os.SEEK_SET, _SLOTS_OFFSET + slot.index * _SLOT.size, 1, 0
+        )
         kind, *_ = _FLOCK.unpack(fcntl.fcntl(page, fcntl.F_GETLK, asked))
         return bool(kind != fcntl.F_UNLCK)
 

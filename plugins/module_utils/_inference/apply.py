@@ -11,6 +11,7 @@ import typing as t
 
 from . import facts, quantity
 from .pods import SERVICE_LABEL
+from .problem import Problem
 
 Object = t.Dict[str, t.Any]
 Key = t.Tuple[str, str, str]
@@ -69,6 +70,45 @@ def key(thing: t.Mapping[str, t.Any]) -> Key:
     return kind_of(thing), meta["namespace"], meta["name"]
 
 
+def service_of(thing: t.Mapping[str, t.Any]) -> str:
+    """The service that an object is part of, empty for somebody else's."""
+    return str((thing["metadata"].get("labels") or {}).get(SERVICE_LABEL, ""))
+
+
+def strangers(
+    wanted: t.Sequence[Object], live: t.Callable[[Object], Object | None]
+) -> list[Problem]:
+    """What bears the name of something wanted and is part of another service or of none; *live* is
+    asked for the object that is there."""
+    problems: list[Problem] = []
+    rendered: dict[Key, Object] = {}
+    for thing in wanted:
+        mine = service_of(thing)
+        first = rendered.setdefault(key(thing), thing)
+        there = live(thing) if first is thing else first
+        if there is None or service_of(there) == mine:
+            continue
+        kind, namespace, name = key(thing)
+        problems.append(
+            Problem(
+                f"{kind.rpartition('/')[2]} {namespace}/{name}",
+                _owner(there),
+                f"an object of service {mine}, or none",
+                f"rename the service, remove the object, or label it {SERVICE_LABEL}={mine}, and "
+                "the service takes it over",
+            )
+        )
+    return problems
+
+
+def _owner(thing: Object) -> str:
+    service = service_of(thing)
+    if service:
+        return f"part of service {service}"
+    managers = {entry.get("manager", "") for entry in thing["metadata"].get("managedFields") or ()}
+    return f"written by {', '.join(sorted(managers - {''})) or 'somebody else'}"
+
+
 def marked(thing: Object) -> Object:
     """The object with the digest of what was rendered, but for its size: that may be an
     autoscaler's, and it is rendered in any case."""
@@ -125,7 +165,7 @@ def plan(
     gone = [
         Step("delete", kind, namespace, name, live, None)
         for (kind, namespace, name), live in there.items()
-        if (namespace, live["metadata"].get("labels", {}).get(SERVICE_LABEL)) in names
+        if (namespace, service_of(live)) in names
         and not (kind == CONFIG_MAP and (namespace, name) in keep)
     ]
     gone.sort(key=lambda step: (-_ORDER[step.kind], step.namespace, step.name))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from ansible_collections.flexai.xpu.plugins.module_utils._cluster import Cluster
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
+from ansible_collections.flexai.xpu.plugins.module_utils._inference.pods import SERVICE_LABEL
 from ansible_collections.flexai.xpu.plugins.modules import inference_service as module
 
 from .samples import SCRIPTS, WORKER, Document, put, service
@@ -46,7 +47,13 @@ class Table(Cluster):
         self.control()
         if path.endswith("/queues"):
             return [{"metadata": {"name": "q"}, "status": {"state": "Open"}}]
-        found = [o for name, o in self.objects.items() if name.rpartition("/")[0] == path]
+        label = more.get("label_selector")
+        found = [
+            o
+            for name, o in self.objects.items()
+            if name.rpartition("/")[0] == path
+            and (label is None or label in (o["metadata"].get("labels") or {}))
+        ]
         return [{k: v for k, v in o.items() if k not in ("apiVersion", "kind")} for o in found]
 
     def apply(self, path: str, body: Document, manager: str, force: bool = False) -> Document:
@@ -182,6 +189,47 @@ def test_absent_leaves_nothing_and_other_services(table: Table) -> None:
     assert {path.rpartition("/")[2].partition("-")[0] for path in table.objects} == {"other"}
     assert not run(table, [service()], state="absent")["changed"]
     run(table, [other], state="absent")
+    assert table.objects == {}
+
+
+SERVICE_PATH = "/api/v1/namespaces/serving/services/qwen"
+
+
+@pytest.mark.parametrize("check", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "owner"),
+    [({}, "written by helm, kubectl"), ({SERVICE_LABEL: "other"}, "part of service other")],
+)
+def test_an_object_of_somebody_else_is_named_and_never_taken(
+    table: Table, labels: Document, owner: str, check: bool
+) -> None:
+    managers = [{"manager": "kubectl"}, {"manager": "helm"}]
+    theirs = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "qwen", "namespace": "serving", "labels": labels, "managedFields": managers,
+        },
+    }  # fmt: skip
+    table.objects[SERVICE_PATH] = copy.deepcopy(theirs)
+    with pytest.raises(XpuError) as error:
+        run(table, [service()], check=check)
+    assert f'Service serving/qwen: "{owner}"' in str(error.value)
+    assert "label it flexai.io/inferenceservice=qwen" in str(error.value)
+    assert table.objects == {SERVICE_PATH: theirs}
+
+
+def test_an_object_that_was_labelled_is_taken_over(table: Table) -> None:
+    meta = {"name": "qwen", "namespace": "serving", "labels": {SERVICE_LABEL: "qwen"}}
+    table.objects[SERVICE_PATH] = {"apiVersion": "v1", "kind": "Service", "metadata": meta}
+    assert "apply Service serving/qwen" in run(table, [service()])["steps"]
+
+
+def test_two_services_that_want_one_object_are_told_so(table: Table) -> None:
+    """The members of service qwen find each other by a name that another service may be called."""
+    same = put(service(), "metadata.name", "qwen-hl")
+    with pytest.raises(XpuError, match=r"part of service qwen"):
+        run(table, [service(), same])
     assert table.objects == {}
 
 
