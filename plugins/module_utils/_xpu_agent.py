@@ -27,11 +27,12 @@ RUNS = f"/run/systemd/units/invocation:{UNIT}"
 STATES = ("auto", "present", "absent")
 
 # What it needs: root's reading of every process (mounts, record locks, cgroups), the right to kill
-# a tenant's process (--on-misuse kill), NVML's devices and persistence socket, and two directories
-# in which others make and remove /etc/cdi while it runs. No network, no kernel settings, nobody's
-# home. Left out: MemoryDenyWriteExecute, since the driver's library is loaded into it, and
-# ProtectClock and PrivateDevices, which would keep it from the cards. The driver lets nobody
-# without CAP_SYS_ADMIN see the processes of others.
+# a tenant's process (--on-misuse kill), NVML's devices and persistence socket, two directories
+# in which others make and remove /etc/cdi while it runs, and that of pods' slices, which it looks
+# after where a device plugin runs beside it; its end is not theirs. No network, no kernel
+# settings, nobody's home. Left out: MemoryDenyWriteExecute, since the driver's library is loaded
+# into it, and ProtectClock and PrivateDevices, which would keep it from the cards. The driver
+# lets nobody without CAP_SYS_ADMIN see the processes of others.
 UNIT_TEXT = f"""\
 # Written by flexai.xpu, role xpu_agent; changes are lost. Put yours into {UNIT}.d/.
 [Unit]
@@ -52,6 +53,8 @@ CapabilityBoundingSet=CAP_SYS_PTRACE CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_KI
 ProtectSystem=strict
 ReadWritePaths=/etc
 StateDirectory=xpu
+RuntimeDirectory=xpu
+RuntimeDirectoryPreserve=yes
 ProtectHome=true
 PrivateTmp=true
 ProtectKernelTunables=true

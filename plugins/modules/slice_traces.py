@@ -8,7 +8,7 @@ module: slice_traces
 short_description: Take from a host what a device plugin that is gone left of its slices
 version_added: 0.1.0
 description:
-  - Removes C(/etc/cdi/huawei.com-vgpu.yaml), C(/etc/xpu) and C(/var/lib/xpu).
+  - Removes C(/etc/cdi/huawei.com-vgpu.yaml), C(/etc/xpu), C(/run/xpu) and C(/var/lib/xpu).
   - Fails while a pod of this host still has a slice, as the kubelet's directories tell, and while
     slices of the host itself are registered (M(flexai.xpu.vgpu)).
 options:
@@ -45,16 +45,19 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
 
-# Where gpu-device-plugin keeps slices (docs/interfaces.md section 5).
+# Where gpu-device-plugin keeps slices (docs/interfaces.md section 5); pods' in memory, those of
+# an older release beside the host's own.
 SLICES = "/etc/xpu"
+PODS_SLICES = "/run/xpu"
 CDI_FILE = "/etc/cdi/huawei.com-vgpu.yaml"
-TRACES = (CDI_FILE, SLICES, "/var/lib/xpu")
+TRACES = (CDI_FILE, SLICES, PODS_SLICES, "/var/lib/xpu")
 PODS = "/var/lib/kubelet/pods"
 
 
 def holders(host: Host) -> list[str]:
     """Pods that have a slice's directory, and that the kubelet has not cleared away."""
-    uids = (path.rsplit("/", 1)[1] for path in host.glob(f"{SLICES}/*"))
+    paths = [*host.glob(f"{SLICES}/*"), *host.glob(f"{PODS_SLICES}/pods/*")]
+    uids = sorted({path.rsplit("/", 1)[1] for path in paths})
     return [uid for uid in uids if host.exists(f"{PODS}/{uid}")]
 
 

@@ -231,5 +231,6 @@ def test_nothing_is_left_when_the_pods_are_gone(load: Load) -> None:
     load.wait_for_no_leak()
     uids = {pod["metadata"]["uid"] for pod in load.pods.every_pod()}
     for host in load.hosts:
-        left = load.platform.on_host(host, "ls", "/etc/xpu").output.split()
-        assert set(left) <= uids, json.dumps(left)
+        for directory in ("/etc/xpu", "/run/xpu/pods"):
+            left = load.platform.on_host(host, "ls", directory).output.split()
+            assert set(left) <= uids, json.dumps(left)

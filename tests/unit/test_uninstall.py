@@ -199,10 +199,18 @@ def test_annotations_stay_as_long_as_a_plugin_keeps_them() -> None:
     assert plugin_annotations.stale(nodes, []) == {"a": [key]}
 
 
-def test_traces_of_slices_go_when_no_pod_of_the_host_holds_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pods", ["run/xpu/pods", "etc/xpu"], ids=["now", "an older release"])
+def test_traces_of_slices_go_when_no_pod_of_the_host_holds_one(tmp_path: Path, pods: str) -> None:
     host = Host(str(tmp_path))
-    for path in ("etc/xpu/uid-1/c", "var/lib/xpu/slices", "etc/cdi", "var/lib/kubelet/pods/uid-1"):
-        (tmp_path / path).mkdir(parents=True)
+    for path in (
+        f"{pods}/uid-1/c",
+        "etc/xpu",
+        "run/xpu",
+        "var/lib/xpu/slices",
+        "etc/cdi",
+        "var/lib/kubelet/pods/uid-1",
+    ):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
     (tmp_path / "etc/cdi/huawei.com-vgpu.yaml").touch()
     with pytest.raises(XpuError, match=r"hold slices .* uid-1"):
         slice_traces.converge(host, False, False)
@@ -213,7 +221,8 @@ def test_traces_of_slices_go_when_no_pod_of_the_host_holds_one(tmp_path: Path) -
     assert slice_traces.converge(host, True, True)["warnings"]
     (tmp_path / "etc/xpu/host/train").rmdir()
     assert slice_traces.converge(host, False, True)["changed"]
-    assert host.exists("/etc/xpu/uid-1")
+    assert host.exists(f"/{pods}/uid-1")
     assert slice_traces.converge(host, False, False)["removed"] == list(slice_traces.TRACES)
     assert not slice_traces.converge(host, False, False)["changed"]
-    assert [host.exists(path) for path in ("/etc/cdi", "/etc/xpu", "/var/lib/xpu")] == [False] * 3
+    gone = ("/etc/cdi", "/etc/xpu", "/run/xpu", "/var/lib/xpu")
+    assert [host.exists(path) for path in gone] == [False] * len(gone)

@@ -74,6 +74,8 @@ type Store interface {
 	// EntryStands says whether the CDI entry of this slice is as WriteCDI would make it.
 	EntryStands(xpu.Slice, []xpu.Card) (bool, error)
 	Sweep(xpu.Ledger) error
+	// Restore writes what pods' slices lack.
+	Restore(xpu.Ledger) error
 }
 
 // Deps is the world around an agent.
@@ -105,7 +107,7 @@ type Agent struct {
 	waiting xpu.Waiting
 }
 
-// New loads the ledger and removes what a killed predecessor left half done.
+// New loads the ledger, removes what a killed predecessor left half done and restores what a boot took.
 func New(deps Deps) (*Agent, error) {
 	if deps.Known == nil {
 		deps.Known = func(string) (Pod, bool) { return Pod{}, false }
@@ -115,6 +117,10 @@ func New(deps Deps) (*Agent, error) {
 		a.ledger = ledger
 		if err := deps.Store.Sweep(ledger); err != nil {
 			return fmt.Errorf("remove leftovers: %w", err)
+		}
+		if err := deps.Store.Restore(ledger); err != nil {
+			// Each start writes its own.
+			deps.Log.Warn("files of some pods' slices not restored", "error", err)
 		}
 		return deps.Store.WriteCDI(ledger, deps.Cards)
 	})

@@ -153,6 +153,15 @@ func (w *world) Sweep(l xpu.Ledger) error {
 	return nil
 }
 
+func (w *world) Restore(l xpu.Ledger) error {
+	for _, s := range l.Slices() {
+		if _, there := w.files[s.Owner.String()]; !there && !s.Owner.OfHost() {
+			w.files[s.Owner.String()], w.pages[s.Key] = s, true
+		}
+	}
+	return nil
+}
+
 // admit does what the kubelet does at admission: one container gets ids of three resources.
 func (w *world) admit(uid, pod, container string, tokens []string, cores, memory int) {
 	w.assign(uid, container, tokens, cores, memory)
@@ -386,6 +395,19 @@ func TestALostCardIsNamed(t *testing.T) {
 	uuid := prepare(t, a, "a").Shares[0].UUID
 	a.Cards = a.Cards[1:]
 	wantError(t, a.Prepare(context.Background(), []string{"a"}), uuid, "not on the node")
+}
+
+// Pods' files don't outlast a boot; who looks after slices before their containers start finds them all the same.
+func TestFilesThatABootTookAreThereBeforeAnyContainerStarts(t *testing.T) {
+	w := newWorld()
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	slice := prepare(t, w.start(t), "a")
+	clear(w.files)
+	clear(w.pages)
+	w.start(t)
+	if !reflect.DeepEqual(w.files["u1/app"], slice) || !w.pages[slice.Key] {
+		t.Errorf("files %v, pages %v", w.files, w.pages)
+	}
 }
 
 // Killed at every write, then restarted: the same calls succeed, nothing is leaked or given twice.

@@ -314,6 +314,8 @@ func (k *kubelet) step() string {
 	default:
 		k.running = map[xpu.Owner]xpu.Slice{}
 		k.each(func(_ *podModel, c *containerModel) { c.done = false })
+		clear(k.files)
+		clear(k.world.pages)
 		k.revive()
 		k.each(k.runs)
 		return "the node boots"

@@ -75,7 +75,7 @@ func work(root, seed string, names []string) {
 }
 
 func manager(root string) Manager {
-	return Manager{Paths: store.Paths{Etc: root + "/etc", State: root + "/var", BaseCDI: root + "/nvidia.yaml", CDI: root + "/vgpu.yaml",
+	return Manager{Paths: store.Paths{Etc: root + "/etc", State: root + "/var", Run: root + "/run", BaseCDI: root + "/nvidia.yaml", CDI: root + "/vgpu.yaml",
 		Runtime: root + "/opt"}, OnError: store.Allow, Proc: root + "/proc", Discover: func() ([]xpu.Card, error) { return twoCards, nil }}
 }
 

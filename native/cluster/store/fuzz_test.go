@@ -27,7 +27,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		root := t.TempDir()
-		s, err := Open(Paths{Etc: root + "/etc/xpu", State: root + "/var/xpu"})
+		s, err := Open(Paths{Etc: root + "/etc/xpu", State: root + "/var/xpu", Run: root + "/run/xpu"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func FuzzLoad(f *testing.F) {
 		for _, one := range ledger.Slices() {
 			_ = s.WriteSlice(one)
 		}
-		assertOnly(t, root, "etc/xpu", "var/xpu/slices", "var/xpu/ledger.json", "var/xpu/ledger.journal", "var/xpu/ledger.lock")
+		assertOnly(t, root, "etc/xpu", "var/xpu/slices", "run/xpu/pods", "run/xpu/slices", "var/xpu/ledger.json", "var/xpu/ledger.journal", "var/xpu/ledger.lock")
 	})
 }
 

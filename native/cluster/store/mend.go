@@ -53,7 +53,7 @@ func (s *Store) Mend(slice xpu.Slice) error {
 	if err != nil {
 		return err
 	}
-	return writeAll(lacking)
+	return s.write(slice, lacking)
 }
 
 func (s *Store) lacking(slice xpu.Slice) ([]content, error) {

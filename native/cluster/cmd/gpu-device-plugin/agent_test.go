@@ -184,7 +184,7 @@ func TestTheSecondOfTwoStandsByAndTakesOver(t *testing.T) {
 // run is the command as a caller has it.
 func (m *machine) run(args ...string) (code int, out, complaint string) {
 	var stdout, stderr bytes.Buffer
-	paths := []string{"--slice-dir=" + m.cfg.paths.Etc, "--state-dir=" + m.cfg.paths.State, "--nvml-library=/none.so"}
+	paths := []string{"--slice-dir=" + m.cfg.paths.Etc, "--state-dir=" + m.cfg.paths.State, "--run-dir=" + m.cfg.paths.Run, "--nvml-library=/none.so"}
 	code = sliceCommand(append(args, paths...), func(string) string { return "" }, &stdout, &stderr)
 	return code, stdout.String(), stderr.String()
 }

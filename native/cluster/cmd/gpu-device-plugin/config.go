@@ -58,8 +58,9 @@ type pidsConfig struct {
 func (c *config) hostFlags(flags *flag.FlagSet, env func(string) string) {
 	flags.StringVar(&c.nvml, "nvml-library", envOr(env, "NVML_LIBRARY", "libnvidia-ml.so.1"),
 		"the driver's NVML library (environment NVML_LIBRARY)")
-	flags.StringVar(&c.paths.Etc, "slice-dir", "/etc/xpu", "directory of the slices' configuration")
-	flags.StringVar(&c.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the slices' ledger pages")
+	flags.StringVar(&c.paths.Etc, "slice-dir", "/etc/xpu", "directory of the configuration of the host's slices")
+	flags.StringVar(&c.paths.State, "state-dir", "/var/lib/xpu", "directory of the node ledger and the ledger pages of the host's slices")
+	flags.StringVar(&c.paths.Run, "run-dir", "/run/xpu", "directory of both of the pods' slices, in memory; a boot may empty it")
 	flags.StringVar(&c.tend.proc, "proc-dir", "/proc", "procfs of the host's pid namespace")
 }
 

@@ -116,7 +116,7 @@ func newHost(t *testing.T, extra ...string) *host {
 	}
 	t.Cleanup(func() { os.RemoveAll(root) })
 	cfg, err := parse(append([]string{"--node-name=n1", "--device-split-count=4", "--on-error=deny-new-memory", "--device-plugin-dir=" + root + "/dp",
-		"--slice-dir=" + root + "/etc", "--state-dir=" + root + "/var", "--runtime-dir=" + root + "/opt",
+		"--slice-dir=" + root + "/etc", "--state-dir=" + root + "/var", "--run-dir=" + root + "/run", "--runtime-dir=" + root + "/opt",
 		"--cdi-base=" + root + "/base.yaml", "--cdi-file=" + root + "/vgpu.yaml"}, extra...), func(string) string { return "" })
 	if err != nil {
 		t.Fatal(err)
@@ -288,11 +288,11 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	if _, err := number.PreStartContainer(ctx, start); err != nil {
 		t.Fatal(err)
 	}
-	limits, err := os.ReadFile(h.cfg.paths.Etc + "/u1/app/vgpu.config")
+	limits, err := os.ReadFile(h.cfg.paths.Run + "/pods/u1/app/vgpu.config")
 	if err != nil || string(limits) != "UsedMem:3072\nUsedCores:20\n" {
 		t.Errorf("vgpu.config %q, %v", limits, err)
 	}
-	if policy, err := os.ReadFile(h.cfg.paths.Etc + "/u1/app/on_error"); err != nil || string(policy) != "deny-new-memory\n" {
+	if policy, err := os.ReadFile(h.cfg.paths.Run + "/pods/u1/app/on_error"); err != nil || string(policy) != "deny-new-memory\n" {
 		t.Errorf("on_error %q, %v", policy, err)
 	}
 	entry, _ := os.ReadFile(h.cfg.paths.CDI)
@@ -311,11 +311,17 @@ func TestTheProgramGivesTheDemosSlice(t *testing.T) {
 	}
 	stop()
 
-	// A new life of the program: the container restarts on the same share.
+	// A new life of the program after a boot: the container restarts on the same share.
 	before, _ := os.ReadFile(h.cfg.paths.State + "/ledger.json")
+	if err := os.RemoveAll(h.cfg.paths.Run); err != nil {
+		t.Fatal(err)
+	}
 	stop = h.start(t, card)
 	defer stop()
 	endpoints = h.endpoints(t)
+	if restored, err := os.ReadFile(h.cfg.paths.Run + "/pods/u1/app/vgpu.config"); err != nil || !slices.Equal(restored, limits) {
+		t.Errorf("before its start the container's limits are %q, %v", restored, err)
+	}
 	if _, err := h.dial(t, endpoints["huawei.com/vgpu-number"]).PreStartContainer(ctx, start); err != nil {
 		t.Fatal(err)
 	}
