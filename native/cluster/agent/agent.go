@@ -166,6 +166,9 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 	}
 	err = a.start(claim, a.ahead.starts(xpu.Key(tokens), claim.Owner))
 	a.note(claim, err)
+	if noRoom(err) {
+		a.ahead.wait(tokens, a.Now())
+	}
 	if !known {
 		a.Changed()
 	}
@@ -263,8 +266,9 @@ func (a *Agent) Reap(ctx context.Context, interval time.Duration) {
 }
 
 // ReapOnce is one look; an owner missed by two looks in a row loses its slice. Slices of the host end by
-// its own command only.
+// its own command only. Whoever waits for room is looked at afterwards: it may be there, by whatever made it.
 func (a *Agent) ReapOnce(ctx context.Context) error {
+	defer a.ahead.poke()
 	held := slices.DeleteFunc(a.Ledger().Slices(), func(s xpu.Slice) bool { return s.Owner.OfHost() })
 	alive, err := a.alive(ctx, held)
 	if err != nil {

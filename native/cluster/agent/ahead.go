@@ -23,10 +23,13 @@ const (
 type dealt struct {
 	tokens []string
 	at     time.Time
+	// noRoom: what it asks for didn't fit when it was looked at last.
+	noRoom bool
 }
 
 // ahead is what is known of containers between their admission and their first start. A sandbox takes the
-// kubelet a while; meanwhile their slices are settled, so that the start itself waits for no disk.
+// kubelet a while; meanwhile their slices are settled, so that the start itself waits for no disk. Those that find
+// no room are settled when there is some: the kubelet comes back to them after a pause.
 type ahead struct {
 	news chan struct{}
 
@@ -45,10 +48,22 @@ func (a *Agent) Dealt(tokens []string) {
 	a.ahead.mutex.Lock()
 	a.ahead.dealt[key] = dealt{tokens: slices.Clone(tokens), at: a.Now()}
 	a.ahead.mutex.Unlock()
+	a.ahead.poke()
+}
+
+// poke asks for a look. It never waits.
+func (h *ahead) poke() {
 	select {
-	case a.ahead.news <- struct{}{}:
+	case h.news <- struct{}{}:
 	default:
 	}
+}
+
+// wait keeps the ids of a container whose start found no room, until it starts again.
+func (h *ahead) wait(tokens []string, now time.Time) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	h.dealt[xpu.Key(tokens)] = dealt{tokens: slices.Clone(tokens), at: now, noRoom: true}
 }
 
 // starts says whether these ids' slice stands ready for its owner, once: every later start wants fresh files.
@@ -71,24 +86,35 @@ func (h *ahead) ready(key string, owner xpu.Owner) {
 	delete(h.dealt, key)
 }
 
+// crowded marks ids as waiting for room, unless their container has started meanwhile.
+func (h *ahead) crowded(key string) {
+	h.mutex.Lock()
+	defer h.mutex.Unlock()
+	if one, waits := h.dealt[key]; waits {
+		one.noRoom = true
+		h.dealt[key] = one
+	}
+}
+
 func (h *ahead) drop(key string) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	delete(h.dealt, key)
 }
 
-// waiting are those dealt since; older ones are forgotten.
+// waiting are those dealt since, and those that wait for room, who came first first; others are forgotten.
 func (h *ahead) waiting(since time.Time) []dealt {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
 	var all []dealt
 	for key, one := range h.dealt {
-		if one.at.Before(since) {
+		if !one.noRoom && one.at.Before(since) {
 			delete(h.dealt, key)
 			continue
 		}
 		all = append(all, one)
 	}
+	slices.SortFunc(all, func(one, other dealt) int { return one.at.Compare(other.at) })
 	return all
 }
 
@@ -121,35 +147,60 @@ func (a *Agent) settleDealt() int {
 	}
 	entries, err := a.Kubelet.Checkpoint()
 	if err != nil {
-		return len(waiting)
+		return unseen(waiting)
 	}
-	ledger := a.Ledger()
+	ledger, cards := a.Ledger(), a.KnownCards()
 	var orders []*order
 	left := 0
 	for _, one := range waiting {
 		key := xpu.Key(one.tokens)
 		claim, seen := a.foresee(entries, one.tokens)
 		switch held, ok := ledger.Of(claim.Owner); {
-		case !seen:
+		case !seen && !one.noRoom:
 			left++
-		case claim.Ask.Cards == 0, ok && held.Key == key:
+		case !seen, claim.Ask.Cards == 0, ok && held.Key == key:
 			a.ahead.drop(key) // its start decides
+		case one.noRoom && !fits(ledger, cards, claim):
 		default:
 			orders = append(orders, a.commits.add(claim))
 		}
 	}
 	for _, one := range orders {
-		key := xpu.Key(one.claim.Tokens)
-		if err := a.await(one); err != nil {
-			a.ahead.drop(key)
-		} else {
-			a.ahead.ready(key, one.claim.Owner)
-		}
+		a.settledAhead(one, a.await(one))
 	}
 	if len(orders) > 0 {
 		a.Changed()
 	}
 	return left
+}
+
+// settledAhead takes note of what became of an order.
+func (a *Agent) settledAhead(one *order, err error) {
+	key := xpu.Key(one.claim.Tokens)
+	switch {
+	case err == nil:
+		a.ahead.ready(key, one.claim.Owner)
+		a.note(one.claim, nil)
+	case noRoom(err):
+		a.ahead.crowded(key)
+	default:
+		a.ahead.drop(key)
+	}
+}
+
+func unseen(waiting []dealt) int {
+	count := 0
+	for _, one := range waiting {
+		if !one.noRoom {
+			count++
+		}
+	}
+	return count
+}
+
+func fits(ledger xpu.Ledger, cards []xpu.Card, claim xpu.Claim) bool {
+	_, _, _, err := ledger.Reserve(cards, claim)
+	return err == nil
 }
 
 // foresee is the claim that the start of these ids' container will make, as far as nobody needs to be asked;

@@ -114,6 +114,95 @@ func TestIdsDealtToAnotherPodAreSettledForIt(t *testing.T) {
 	}
 }
 
+// refusing is a watched node on whose only card with room the first of these containers runs; the others, who want
+// half of it each, were refused at their starts.
+func refusing(t *testing.T, refused ...string) (*world, *Agent) {
+	t.Helper()
+	w := newWorld()
+	w.watched = true
+	a := w.start(t)
+	a.SetCards(a.Cards[:1])
+	w.admit("u0", "p0", "app", []string{"0"}, 60, 3)
+	prepare(t, a, "0")
+	for _, id := range refused {
+		w.admit("u"+id, "p"+id, "app", []string{id}, 50, 3)
+		a.Dealt([]string{id})
+		wantError(t, a.Prepare(context.Background(), []string{id}), "no room")
+		w.now = w.now.Add(time.Second)
+	}
+	return w, a
+}
+
+// leave ends the pod that has the card.
+func leave(t *testing.T, w *world, a *Agent) {
+	t.Helper()
+	w.forget("u0")
+	for range 2 {
+		if err := a.ReapOnce(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhoFoundNoRoomIsSettledAsSoonAsThereIsSome(t *testing.T) {
+	w, a := refusing(t, "1")
+	w.failAfter = 0 // looking costs no write
+	w.now = w.now.Add(aheadFor + time.Hour)
+	if left := a.settleDealt(); left != 0 || len(w.files) != 1 {
+		t.Fatalf("%d left, files %v", left, w.files)
+	}
+	w.failAfter = -1
+	leave(t, w, a)
+	select {
+	case <-a.ahead.news:
+	default:
+		t.Error("nobody said that there might be room")
+	}
+	a.settleDealt()
+	owner := xpu.Owner{PodUID: "u1", Container: "app"}
+	if a.Starves(owner) {
+		t.Error("it has its slice, and would be evicted for want of room")
+	}
+	w.failAfter = 0
+	if slice := prepare(t, a, "1"); slice.Owner != owner {
+		t.Errorf("%+v", slice)
+	}
+}
+
+// Of two who wait for the same room, who asked first gets it, and the other one waits on.
+func TestRoomGoesToWhoWaitsLongest(t *testing.T) {
+	w, a := refusing(t, "2", "1", "3")
+	leave(t, w, a)
+	a.settleDealt()
+	var got []string
+	for _, slice := range a.Ledger().Slices() {
+		got = append(got, slice.Owner.PodUID)
+	}
+	if !slices.Equal(got, []string{"u1", "u2"}) {
+		t.Errorf("%v have slices", got)
+	}
+	if a.settleDealt(); len(a.Ledger().Slices()) != 2 || len(a.ahead.dealt) != 1 || !a.Starves(xpu.Owner{PodUID: "u3", Container: "app"}) {
+		t.Errorf("%v wait", a.ahead.dealt)
+	}
+}
+
+func TestWhoWaitsForRoomIsForgottenWithItsPod(t *testing.T) {
+	for name, end := range map[string]func(w *world){
+		"the kubelet forgets it":    func(w *world) { w.forget("u1") },
+		"it has ended":              func(w *world) { w.annotate("p1", func(p *Pod) { p.Finished = true }) },
+		"the API server forgets it": func(w *world) { delete(w.pods, "n/p1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, a := refusing(t, "1")
+			end(w)
+			leave(t, w, a)
+			if left := a.settleDealt(); left != 0 || len(w.files) != 0 || len(a.ahead.dealt) != 0 {
+				t.Errorf("%d left, files %v, waiting %v", left, w.files, a.ahead.dealt)
+			}
+		})
+	}
+}
+
 // The loop settles what was dealt before and after it began, and ends with its context.
 func TestTheLoopSettlesAndEnds(t *testing.T) {
 	w, a := dealing(t)

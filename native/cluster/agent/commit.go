@@ -3,7 +3,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 
@@ -51,8 +50,7 @@ func (a *Agent) start(claim xpu.Claim, ready bool) error {
 	ledger, cards := a.Ledger(), a.KnownCards()
 	slice, held := ledger.Of(claim.Owner)
 	if !held || slice.Key != xpu.Key(claim.Tokens) || present(slice, cards) != nil {
-		var noFit *xpu.NoFit
-		if _, _, _, err := ledger.Reserve(cards, claim); errors.As(err, &noFit) {
+		if _, _, _, err := ledger.Reserve(cards, claim); noRoom(err) {
 			return err
 		}
 		return a.commit(claim)

@@ -32,6 +32,11 @@ func (a *Agent) note(claim xpu.Claim, err error) {
 	}
 }
 
+func noRoom(err error) bool {
+	var noFit *xpu.NoFit
+	return errors.As(err, &noFit)
+}
+
 // Starving are those who have found no room for patience, each once.
 func (a *Agent) Starving(patience time.Duration) []Starved {
 	a.mutex.Lock()
