@@ -5,11 +5,10 @@
 package store
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,9 +26,12 @@ func writeWhole(path string, content []byte, mode os.FileMode) error {
 // scratchMode is what CreateTemp gives a file.
 const scratchMode = os.FileMode(0o600)
 
+// scratchPrefix begins the name of what becomes the file of this name.
+func scratchPrefix(name string) string { return "." + name + "-" }
+
 func replace(path string, content []byte, mode os.FileMode, durable bool) (err error) {
 	directory := filepath.Dir(path)
-	scratch, err := os.CreateTemp(directory, "."+filepath.Base(path)+"-")
+	scratch, err := os.CreateTemp(directory, scratchPrefix(filepath.Base(path)))
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -85,6 +87,11 @@ func syncDirectory(path string) error {
 	return directory.Sync()
 }
 
-func isNotEmpty(err error) bool {
-	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST)
+// removeEmpty removes a directory that nothing is in, and nothing else.
+func removeEmpty(path string) error {
+	err := unix.Rmdir(path)
+	if slices.Contains([]error{unix.ENOENT, unix.ENOTEMPTY, unix.EEXIST, unix.ENOTDIR}, err) {
+		return nil
+	}
+	return err
 }

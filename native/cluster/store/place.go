@@ -3,8 +3,6 @@
 package store
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -46,11 +44,7 @@ func (p place) remove() error {
 			return err
 		}
 	}
-	err := os.Remove(filepath.Dir(p.config))
-	if errors.Is(err, fs.ErrNotExist) || isNotEmpty(err) {
-		return nil
-	}
-	return err
+	return removeEmpty(filepath.Dir(p.config))
 }
 
 // pageDirectories hold a directory for each slice's ledger page. 0700: the pages are writable for everyone, so that
@@ -84,4 +78,14 @@ func (p Paths) each() ([]string, error) {
 		all = append(all, paths...)
 	}
 	return all, nil
+}
+
+// pods is every pod's directory, and what else lies beside them.
+func (p Paths) pods() ([]string, error) {
+	disk, err := filepath.Glob(filepath.Join(p.Etc, "*"))
+	if err != nil {
+		return nil, err
+	}
+	memory, err := filepath.Glob(filepath.Join(p.Run, "pods", "*"))
+	return append(disk, memory...), err
 }

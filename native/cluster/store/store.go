@@ -280,6 +280,9 @@ func (s *Store) restore(slice xpu.Slice) error {
 	return s.write(slice, slices.DeleteFunc(files, content.exists))
 }
 
+// fileNames are those that files gives a slice's files.
+var fileNames = []string{"vgpu.config", "vgpu-ids.config", "pids.config", "on_error", "config.page", "ledger.page", "slice.json"}
+
 // files are a slice's, as they are when its container starts.
 func (s *Store) files(slice xpu.Slice) ([]content, error) {
 	config, err := configPage(slice.Shares)
@@ -511,12 +514,13 @@ func (s *Store) entries(ledger xpu.Ledger, cards []xpu.Card) []cdi.Slice {
 	return entries
 }
 
-// Sweep removes files of slices that the ledger doesn't hold.
+// Sweep removes files of slices that the ledger doesn't hold, and what a kill left of some: any part of a slice's
+// files, and empty directories.
 func (s *Store) Sweep(ledger xpu.Ledger) error {
 	keep := map[string]bool{}
 	for _, slice := range ledger.Slices() {
 		at := s.paths.place(slice)
-		keep[at.config], keep[at.page] = true, true
+		keep[at.config], keep[filepath.Dir(at.config)], keep[at.page] = true, true, true
 	}
 	paths, err := s.paths.each()
 	if err != nil {
@@ -530,15 +534,28 @@ func (s *Store) Sweep(ledger xpu.Ledger) error {
 			return err
 		}
 	}
+	pods, err := s.paths.pods()
+	if err != nil {
+		return err
+	}
+	for _, path := range pods {
+		if !keep[path] {
+			if err := removeEmpty(path); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
-// isSlice tells our directories from whatever else somebody keeps under /etc/xpu.
+// isSlice tells our directories from whatever else somebody keeps under /etc/xpu: they are empty, or have a file
+// of ours, written whole or not.
 func isSlice(path string) bool {
-	for _, name := range []string{"config.page", "vgpu.config", "ledger.page", "slice.json"} {
-		if _, err := os.Lstat(filepath.Join(path, name)); err == nil {
-			return true
-		}
+	entries, err := os.ReadDir(path)
+	ours := func(entry fs.DirEntry) bool {
+		return slices.ContainsFunc(fileNames, func(name string) bool {
+			return entry.Name() == name || strings.HasPrefix(entry.Name(), scratchPrefix(name))
+		})
 	}
-	return false
+	return err == nil && (len(entries) == 0 || slices.ContainsFunc(entries, ours))
 }

@@ -285,6 +285,49 @@ func TestSweepKeepsTheLedgersSlicesAndForeignFiles(t *testing.T) {
 	}
 }
 
+// A slice that is made or removed file by file may be killed after each of them; so may the removal of its directories.
+func TestSweepLeavesNothingOfASliceThatWasKilledHalfway(t *testing.T) {
+	s, paths := open(t)
+	all(t, s, slice)
+	files, err := os.ReadDir(paths.Run + "/pods/u1/app")
+	if err != nil || len(files) == 0 {
+		t.Fatal(err)
+	}
+	left := [][]string{nil, {""}} // the pod's directory, the container's
+	for _, file := range files {
+		left = append(left, []string{file.Name()}, []string{scratchPrefix(file.Name()) + "123"})
+	}
+	for _, inMemory := range []bool{true, false} {
+		for _, files := range left {
+			s, paths := open(t)
+			all(t, s, slice)
+			pods := paths.Etc
+			if inMemory {
+				pods = paths.Run + "/pods"
+			}
+			if err := os.MkdirAll(pods+"/u2", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			for _, file := range files {
+				directory := pods + "/u2/app"
+				if err := os.Mkdir(directory, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if file != "" {
+					write(t, directory+"/"+file, "")
+				}
+			}
+			write(t, paths.Etc+"/notes", "kept")
+			if err := s.Sweep(ledger(t, slice)); err != nil {
+				t.Fatal(err)
+			}
+			absent(t, pods+"/u2")
+			read(t, paths.Run+"/pods/u1/app/config.page")
+			read(t, paths.Etc+"/notes")
+		}
+	}
+}
+
 func TestCDIFileNamesResolvedPaths(t *testing.T) {
 	s, paths := open(t)
 	lost := slice
