@@ -164,7 +164,8 @@ func (a *Agent) Prepare(ctx context.Context, tokens []string) error {
 			return err
 		}
 	}
-	err = a.start(claim, a.ahead.starts(xpu.Key(tokens), claim.Owner))
+	owner, ready := a.ahead.starts(xpu.Key(tokens))
+	err = a.start(claim, ready && owner == claim.Owner)
 	a.note(claim, err)
 	if noRoom(err) {
 		a.ahead.wait(tokens, a.Now())
@@ -223,13 +224,17 @@ func (a *Agent) counts(holder checkpoint.Container) xpu.Counts {
 	}
 }
 
-// whole says whether the kubelet has dealt a container all that it asks for, which it does resource by resource.
-func (a *Agent) whole(holder checkpoint.Container, asked Limits) bool {
-	return a.counts(holder) == xpu.Counts{
-		Number:    asked[a.Resources.Number],
-		Cores:     asked[a.Resources.Cores],
-		MemoryGiB: asked[a.Resources.Memory],
+// whole says whether the kubelet has dealt a pod all that it asks for. It deals container by container and resource
+// by resource, and writes its checkpoint in between: by its number alone a container would ask for whole cards, and
+// an init container's ids may be its heir's, too.
+func (a *Agent) whole(entries []checkpoint.Entry, pod Pod) bool {
+	for name, asked := range pod.Limits {
+		dealt := a.counts(checkpoint.Container{IDs: checkpoint.Held(entries, pod.UID, name)})
+		if dealt != (xpu.Counts{Number: asked[a.Resources.Number], Cores: asked[a.Resources.Cores], MemoryGiB: asked[a.Resources.Memory]}) {
+			return false
+		}
 	}
+	return true
 }
 
 // choose picks among containers of one pod that hold the same ids: an init container and the one

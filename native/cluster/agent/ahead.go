@@ -47,6 +47,7 @@ func (a *Agent) Dealt(tokens []string) {
 	key := xpu.Key(tokens)
 	a.ahead.mutex.Lock()
 	a.ahead.dealt[key] = dealt{tokens: slices.Clone(tokens), at: a.Now()}
+	delete(a.ahead.settled, key) // whom they were settled for has ended, or isn't the only one to hold them
 	a.ahead.mutex.Unlock()
 	a.ahead.poke()
 }
@@ -66,14 +67,14 @@ func (h *ahead) wait(tokens []string, now time.Time) {
 	h.dealt[xpu.Key(tokens)] = dealt{tokens: slices.Clone(tokens), at: now, noRoom: true}
 }
 
-// starts says whether these ids' slice stands ready for its owner, once: every later start wants fresh files.
-func (h *ahead) starts(key string, owner xpu.Owner) bool {
+// starts is the owner for whom these ids' slice stands ready, once: every later start wants fresh files.
+func (h *ahead) starts(key string) (owner xpu.Owner, ready bool) {
 	h.mutex.Lock()
 	defer h.mutex.Unlock()
-	ready, settled := h.settled[key]
+	owner, ready = h.settled[key]
 	delete(h.dealt, key)
 	delete(h.settled, key)
-	return settled && ready == owner
+	return owner, ready
 }
 
 // ready marks a slice, unless its container has started meanwhile.
@@ -218,14 +219,12 @@ func (a *Agent) foresee(entries []checkpoint.Entry, tokens []string) (claim xpu.
 	if pod.Finished || !certain || a.shared(entries, holders, tokens) {
 		return claim, true
 	}
+	if !a.whole(entries, pod) {
+		return claim, false
+	}
 	holder, err := a.choose(holders, name)
 	if err != nil {
 		return claim, true
-	}
-	// The kubelet may write its checkpoint for another reason meanwhile. By its number alone a container
-	// asks for whole cards.
-	if !a.whole(holder, pod.Limits[holder.Name]) {
-		return claim, false
 	}
 	ask, err := pod.ask(name, a.counts(holder), a.Class)
 	if err != nil {

@@ -75,6 +75,32 @@ func TestAContainerThatHasNotGotAllItAsksForIsLookedForAgain(t *testing.T) {
 	}
 }
 
+// The kubelet hands an init container's ids to a later container of the pod, and writes its checkpoint in between.
+func TestAnInitContainersSliceIsSettledAheadForItsHeir(t *testing.T) {
+	w := newWorld()
+	w.watched = true
+	a := w.start(t)
+	w.admit("u1", "p1", "app", []string{"a"}, 20, 3)
+	w.annotate("p1", func(p *Pod) { p.Limits["init"] = p.Limits["app"] })
+	w.entries = nil
+	w.assign("u1", "init", []string{"a"}, 20, 3)
+	a.Dealt([]string{"a"})
+	a.Dealt([]string{"a"}) // for the app
+	if left := a.settleDealt(); left != 1 || len(a.Ledger().Slices()) > 0 {
+		t.Fatalf("%d left, %v before the heir is there", left, a.Ledger().Slices())
+	}
+	w.assign("u1", "app", []string{"a"}, 20, 3)
+	if left := a.settleDealt(); left != 0 {
+		t.Fatalf("%d left", left)
+	}
+	w.failAfter = 0
+	if slice := prepare(t, a, "a"); slice.Owner.Container != "app" {
+		t.Errorf("%+v", slice)
+	}
+	w.failAfter = 1 // a start writes its own files, and nothing else
+	prepare(t, a, "a")
+}
+
 // What is unclear, refused or another's waits for the container's own start.
 func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
 	for name, change := range map[string]func(w *world, a *Agent){
@@ -86,7 +112,7 @@ func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
 		"an annotation is wrong":                     func(w *world, _ *Agent) { w.annotate("p1", func(p *Pod) { p.Class = "gold" }) },
 		"there is no room":                           func(_ *world, a *Agent) { a.SetCards(nil) },
 		"the disk fails":                             func(w *world, _ *Agent) { w.failAfter = 0 },
-		"the container has started":                  func(_ *world, a *Agent) { a.ahead.starts(xpu.Key([]string{"a"}), xpu.Owner{}) },
+		"the container has started":                  func(_ *world, a *Agent) { a.ahead.starts(xpu.Key([]string{"a"})) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, a := dealing(t)
@@ -94,10 +120,35 @@ func TestNothingIsSettledAheadThatAStartMightSettleOtherwise(t *testing.T) {
 			if left := a.settleDealt(); left != 0 || len(w.files) != 0 {
 				t.Errorf("%d left, files %v", left, w.files)
 			}
-			if a.ahead.starts(xpu.Key([]string{"a"}), xpu.Owner{PodUID: "u1", Container: "app"}) {
+			if _, ready := a.ahead.starts(xpu.Key([]string{"a"})); ready {
 				t.Error("a start would find it settled")
 			}
 		})
+	}
+}
+
+// Ids that are dealt again mean another container, whose start must not take what was settled for the last.
+func TestIdsDealtAgainAreNotReady(t *testing.T) {
+	w, a := dealing(t)
+	a.settleDealt()
+	w.forget("u1")
+	w.admit("u2", "p2", "app", []string{"a"}, 50, 6)
+	a.Dealt([]string{"a"})
+	if slice := prepare(t, a, "a"); slice.Owner.PodUID != "u2" || slice.Shares[0].CoresPercent != 50 {
+		t.Errorf("%+v", slice)
+	}
+}
+
+// The kubelet tells its plugin of a dealing before it writes it down, and an ended pod may still be seen: what is
+// settled in that moment is the former owner's, and only the checkpoint at the start says so.
+func TestWhatWasSettledForTheFormerOwnerIsNotItsSuccessors(t *testing.T) {
+	w, a := dealing(t)
+	a.Dealt([]string{"a"}) // to u2
+	a.settleDealt()
+	w.forget("u1")
+	w.admit("u2", "p2", "app", []string{"a"}, 50, 6)
+	if slice := prepare(t, a, "a"); slice.Owner.PodUID != "u2" || slice.Shares[0].CoresPercent != 50 {
+		t.Errorf("%+v", slice)
 	}
 }
 

@@ -101,13 +101,14 @@ func Holders(entries []Entry, resource string, ids []string) []Container {
 	for _, entry := range entries {
 		if entry.Resource == resource && equal(entry.IDs, wanted) {
 			holders = append(holders, Container{PodUID: entry.PodUID, Name: entry.Container,
-				IDs: held(entries, entry.PodUID, entry.Container)})
+				IDs: Held(entries, entry.PodUID, entry.Container)})
 		}
 	}
 	return holders
 }
 
-func held(entries []Entry, podUID, container string) map[string][]string {
+// Held is what one container holds, by resource.
+func Held(entries []Entry, podUID, container string) map[string][]string {
 	ids := map[string][]string{}
 	for _, entry := range entries {
 		if entry.PodUID == podUID && entry.Container == container {

@@ -5,10 +5,14 @@
 package reread
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // File is one file and what its text means. Safe for concurrent use.
@@ -30,6 +34,16 @@ func New[T any](path string, limit int64, decode func(text []byte) (T, error)) *
 	return &File[T]{path: path, limit: limit, decode: decode}
 }
 
+// Open opens a file for reading that leaves no access time. To note one is a change of the file system, which waits
+// while its journal is written, and a start must not.
+func Open(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOATIME, 0)
+	if errors.Is(err, fs.ErrPermission) { // somebody else's file
+		return os.Open(path)
+	}
+	return file, err
+}
+
 // Read is what the file says now; callers share the value and must not change it. The error of a file that
 // isn't there wraps fs.ErrNotExist.
 func (f *File[T]) Read() (T, error) {
@@ -43,7 +57,7 @@ func (f *File[T]) Read() (T, error) {
 	if f.held != nil && same(f.last, info) {
 		return f.value, nil
 	}
-	stream, err := os.Open(f.path)
+	stream, err := Open(f.path)
 	if err != nil {
 		return none, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -87,5 +88,26 @@ func TestWhatCannotBeReadIsNamedAndReadOnceItCan(t *testing.T) {
 	}
 	if got, err := file.Read(); err != nil || got != "good" {
 		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+// An access time that is written makes a reader wait for what the file system writes.
+func TestReadingLeavesNoAccessTime(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	long := time.Unix(1, 0)
+	if err := errors.Join(os.WriteFile(path, []byte("1"), 0o600), os.Chtimes(path, long, time.Now())); err != nil {
+		t.Fatal(err)
+	}
+	file := New(path, 10, func(text []byte) (string, error) { return string(text), nil })
+	defer file.Close()
+	if value, err := file.Read(); err != nil || value != "1" {
+		t.Fatal(value, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stat := info.Sys().(*syscall.Stat_t); stat.Atim.Sec != long.Unix() {
+		t.Errorf("accessed at %d", stat.Atim.Sec)
 	}
 }

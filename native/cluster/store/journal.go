@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"flexai.io/xpu/cluster/reread"
 )
 
 // A durable write of the ledger goes into the journal first: two places in a file of fixed size, written in
@@ -63,7 +65,7 @@ func decodeHead(in []byte) (head, bool) {
 // last is the newest whole text after sequence, and its own; nil where there is none. Reading one while it
 // is written over gives none, too: the one that is being written is not promised yet.
 func (j journal) last(after uint64) (text []byte, sequence uint64, err error) {
-	file, err := os.Open(j.path)
+	file, err := reread.Open(j.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, after, nil
 	}
