@@ -60,10 +60,13 @@ func work(root, seed string, names []string) {
 	random, manager := rand.New(rand.NewSource(number)), manager(root)
 	for range 40 {
 		wish := want(names[random.Intn(len(names))], 1+random.Intn(60), uint64(1+random.Intn(20000)))
+		call := func() (Change, error) { return manager.Ensure(wish, false) }
 		if random.Intn(3) == 0 {
-			_, err = manager.Remove(wish.Name, false)
-		} else {
-			_, err = manager.Ensure(wish, false)
+			call = func() (Change, error) { return manager.Remove(wish.Name, false) }
+		}
+		_, err := call()
+		for errors.Is(err, store.ErrTaken) { // on a busy machine; it says to try again
+			_, err = call()
 		}
 		var full *xpu.NoFit
 		if err != nil && !errors.As(err, &full) {

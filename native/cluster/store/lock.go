@@ -78,7 +78,7 @@ func (s *Store) Transact(change func(xpu.Ledger) error) error {
 	held, err := take(path)
 	for deadline := time.Now().Add(s.wait); errors.Is(err, ErrTaken); held, err = take(path) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s has been held for %s by %s; look what keeps it, and try again", path, s.wait, holder(path))
+			return fmt.Errorf("%s has been held for %s by %s (%w); look what keeps it, and try again", path, s.wait, holder(path), ErrTaken)
 		}
 		time.Sleep(ledgerRetry)
 	}
