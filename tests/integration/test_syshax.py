@@ -3,8 +3,8 @@
 
 The host has no accelerator: the accelerator's container is a stand-in without a device. Engines are
 mock engines here. The long form (``-m soak``) has two real vLLM servers in the containers, and all
-of it once more on Docker; that is Ubuntu's 24.0.7, older than document 002 wants, so
-syshax_runtime_since is lowered there and nowhere else.
+of it once more on Docker: Debian 13's 26.1.5, which document 002 takes as it is, and Ubuntu
+24.04's 24.0.7, which is older than it wants, so syshax_runtime_since is lowered there alone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from xpubuild import artefacts, debian
 from xpubuild.cache import Cache
 from xpubuild.recipes import images, syshax
 
-NAME = f"{os.environ.get('FLEXAI_TESTBED', 'demo')}-syshax"
+NAME = os.environ.get("FLEXAI_TESTBED", "demo")
 IMAGE = "flexai-test-engine:1"
 UNINSTALL = "playbooks/uninstall.yml"
 UNITS = ("syshax-gpu.service", "syshax-cpu.service", "syshax.service")
@@ -63,7 +63,8 @@ class Runtime:
 
 # The choice is the role's own.
 PODMAN = Runtime("podman", "syshax.yaml", "pod1", {"syshax_runtime": "auto"})
-DOCKER = Runtime(
+DOCKER = Runtime("docker", "syshax-docker-26.yaml", "dock1", {"syshax_runtime": "auto"})
+DOCKER_24 = Runtime(
     "docker",
     "syshax-docker.yaml",
     "dock1",
@@ -73,8 +74,12 @@ DOCKER = Runtime(
 
 @pytest.fixture(
     scope="module",
-    params=[PODMAN, pytest.param(DOCKER, marks=pytest.mark.soak)],
-    ids=lambda runtime: runtime.name,
+    params=[
+        PODMAN,
+        pytest.param(DOCKER, marks=pytest.mark.soak),
+        pytest.param(DOCKER_24, marks=pytest.mark.soak),
+    ],
+    ids=["podman", "docker", "docker-24"],
 )
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     found: Runtime = request.param
@@ -84,7 +89,7 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 @pytest.fixture(scope="module")
 def testbed(runtime: Runtime) -> Iterator[Testbed]:
     topology = ROOT / "tests/testbed/topologies" / runtime.topology
-    with fresh_hosts(topology, f"{NAME}-{runtime.name}") as made:
+    with fresh_hosts(topology, f"{NAME}-{topology.stem}") as made:
         yield made
 
 
