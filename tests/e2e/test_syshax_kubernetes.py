@@ -75,25 +75,35 @@ def test_the_api_server_takes_engines_and_conductor(
 
 NAMESPACE = "syshax-e2e"
 CONDUCTOR = f"{images.REGISTRY}/syshax-conductor:{images.TAG}"
-ENGINES = f"{images.REGISTRY}/xpu-workload:{images.TAG}"
+PYTHON = f"{images.REGISTRY}/xpu-workload:{images.TAG}"
+ENGINES = ("gpu", "cpu")
 PATIENCE_S = 600
-# Document 002's request, by the Service's name, and both engines' counters before and after it.
+# Document 002's request by the conductor's Service, and both engines' counters before and after it.
 ASK = """
-import json, urllib.request
-def get(engine, port):
-    with urllib.request.urlopen(f"http://syshax-{engine}:{port}/metrics", timeout=60) as page:
+import json, sys, time, urllib.error, urllib.request
+way, conductor, *engines = sys.argv[1:]
+def metrics(engine):
+    with urllib.request.urlopen(engine + "/metrics", timeout=60) as page:
         return page.read().decode()
+def state():
+    try:
+        with urllib.request.urlopen(conductor + "/readyz", timeout=60) as page:
+            return json.load(page)
+    except urllib.error.HTTPError as unready:
+        return json.load(unready)
+# A pair hands over once it was tried, which is soon after both of it came alive.
+ends = time.monotonic() + 300
+while not state()["handoff"].get("gpu>cpu", {}).get("dialect") and time.monotonic() < ends:
+    time.sleep(0.5)
 body = {"model": "ds-32b", "messages": [{"role": "user", "content": "介绍一下openEuler。" * 40}],
         "stream": True, "max_tokens": 24}
-request = urllib.request.Request("http://syshax-conductor:8010/v1/chat/WAY",
-                                 json.dumps(body).encode(), {"Content-Type": "application/json"})
-before = [get("gpu", 8001), get("cpu", 8002)]
+request = urllib.request.Request(conductor + "/v1/chat/" + way, json.dumps(body).encode(),
+                                 {"Content-Type": "application/json"})
+before = [metrics(engine) for engine in engines]
 with urllib.request.urlopen(request, timeout=600) as answer:
     said = [answer.status, answer.headers["x-syshax-route"], answer.read().decode()]
-after = [get("gpu", 8001), get("cpu", 8002)]
-with urllib.request.urlopen("http://syshax-conductor:8010/readyz", timeout=60) as page:
-    ready = json.load(page)
-print(json.dumps({"said": said, "before": before, "after": after, "ready": ready}))
+after = [metrics(engine) for engine in engines]
+print(json.dumps({"said": said, "before": before, "after": after, "ready": state()}))
 """
 
 
@@ -104,7 +114,7 @@ class Deployment:
         self, platform: Platform, gpu: dict[str, Any], cpu: dict[str, Any], **more: Any
     ) -> None:
         self.platform = platform
-        options = {
+        self.options = {
             "accelerator": "stand-in",
             "generation": "v1",
             "models_dir": PLACE,
@@ -116,25 +126,36 @@ class Deployment:
             "cpu": cpu,
             **more,
         }
+
+    def render(self, **settings: Any) -> list[dict[str, Any]]:
         # Both nodes have two cores and give some away already.
         small: dict[str, Any] = {
             "cpus": 1, "gpu_cpus": "500m", "gpu_resources": {}, "gpu_memory": "3Gi",
             "cpu_memory": "3Gi", "shared_memory": "256Mi",
             "conductor_resources": {"cpu": "100m", "memory": "256Mi"},
         }  # fmt: skip
-        self.objects = syshax_manifests(
-            options, namespace=NAMESPACE, conductor_image=CONDUCTOR, **small
-        )
+        options = {**self.options, "settings": {**self.options["settings"], **settings}}
+        return syshax_manifests(options, namespace=NAMESPACE, conductor_image=CONDUCTOR, **small)
+
+    def apply(self, objects: list[dict[str, Any]]) -> None:
+        self.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(objects))
 
     def start(self) -> None:
+        """The testbed's cluster has no DNS, so the conductor is told its Services' addresses."""
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        self.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(namespace))
-        self.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(self.objects))
+        self.apply([namespace, *(o for o in self.render() if o["kind"] == "Service")])
+        hosts = {f"services.{role}.host": self.address(role)[0] for role in ENGINES}
+        self.apply(self.render(**hosts))
         for name in ("syshax", "syshax-conductor"):
             done = self.kubectl(
                 "rollout", "status", f"deployment/{name}", f"--timeout={PATIENCE_S}s", check=False
             )
             assert done.rc == 0, self.kubectl("describe", "pods").output[-4000:]
+
+    def address(self, service: str) -> tuple[str, int]:
+        found = self.kubectl("get", "service", f"syshax-{service}", "-o", "json").output
+        spec = json.loads(found)["spec"]
+        return spec["clusterIP"], spec["ports"][0]["port"]
 
     def kubectl(self, *words: str, check: bool = True) -> Any:
         return self.platform.kubectl("-n", NAMESPACE, *words, check=check)
@@ -146,8 +167,9 @@ class Deployment:
 
     def ask(self, way: str) -> tuple[proof.Answer, proof.Proof, dict[str, Any]]:
         """The document's request from a pod; the role's own judgement of it, and /readyz."""
-        program = ASK.replace("WAY", way)
-        done = self.kubectl("exec", "deploy/syshax-conductor", "--", "python3", "-c", program)
+        urls = [f"http://{ip}:{port}" for ip, port in map(self.address, ("conductor", *ENGINES))]
+        words = ("exec", "deploy/syshax-conductor", "--", "python3", "-c", ASK, way, *urls)
+        done = self.kubectl(*words)
         told = json.loads(done.output.strip().splitlines()[-1])
         answer = proof.read_stream(*told["said"])
         before, after = (
@@ -203,7 +225,7 @@ def servers(demo: Demo, place: tuple[Host, ...]) -> Iterator[Deployment]:
     for node in place:
         real_engines.put(node)
     engine = {
-        "image": ENGINES,
+        "image": PYTHON,
         "dtype": real_engines.DTYPE,
         "env": real_engines.ENV,
         "args": real_engines.ARGS,
