@@ -238,6 +238,8 @@ def test_there_proven_hit_and_back(
     assert "changed=2" in done.output, done.output
     assert "hand-off proven (gpu>cpu)" in done.output, done.output
     assert "The accelerator here is a stand-in" in done.output
+    own = " ".join(mocks["syshax_gpu_command"])
+    assert f"Engines are commands of the site, not vllm serve: {own}; " in done.output, done.output
     times = [started(host, unit) for unit in UNITS]
     assert 0 < times[0] < times[1] < times[2], times
     again = play(tmp_path, host, mocks)
