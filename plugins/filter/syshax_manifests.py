@@ -47,6 +47,12 @@ options:
     description: Cores of the CPU's engine.
     type: int
     required: true
+  gpu_cpus:
+    description:
+      - Cores that the accelerator's engine asks for and is limited to. The static CPU manager gives
+        cores to a container that asks for whole ones.
+    type: str
+    default: "2"
   cpu_memory:
     description: Memory of the CPU's engine, shared memory included.
     type: str
@@ -61,8 +67,8 @@ options:
     default: 64Gi
   conductor_image:
     description:
-      - Image of the conductor, with the program C(syshax) from our bundle's wheels; the role's
-        README shows how one is made. Its port is C(port) of the options (8010), its settings
+      - Image of the conductor, as the artefact manifest has it (C(syshax-conductor)), or another
+        with the program C(syshax). Its port is C(port) of the options (8010), its settings
         C(settings).
       - Empty renders the engines alone.
     type: str
@@ -80,7 +86,7 @@ EXAMPLES = """
     dest: syshax.yml
     mode: "0644"
   vars:
-    cluster: {cpus: 32, conductor_image: 'registry.example/syshax:0.1.0'}
+    cluster: {cpus: 32, conductor_image: 'docker.io/library/syshax-conductor:v1.0'}
     options:
       model: /home/models/ds-32b
       gpu: {image: 'vllm/vllm-openai:v0.27.0'}
@@ -112,6 +118,7 @@ def syshax_manifests(
     layout: str = "one-pod",
     node: str = "",
     gpu_resources: t.Mapping[str, str] | None = None,
+    gpu_cpus: str = "2",
     cpu_memory: str = "128Gi",
     gpu_memory: str = "128Gi",
     shared_memory: str = "64Gi",
@@ -133,6 +140,7 @@ def syshax_manifests(
         layout=layout,
         gpu_resources={key: str(value) for key, value in resources.items()},
         cpus=cpus,
+        gpu_cpus=str(gpu_cpus),
         cpu_memory=cpu_memory,
         gpu_memory=gpu_memory,
         shared_memory=shared_memory,

@@ -29,6 +29,7 @@ class Cluster(t.NamedTuple):
     layout: str
     gpu_resources: t.Mapping[str, str]  # huawei.com/vgpu-number, nvidia.com/gpu, ...
     cpus: int  # whole cores of the CPU's engine
+    gpu_cpus: str  # those of the accelerator's, whole ones too where they shall be its own
     cpu_memory: str
     gpu_memory: str
     shared_memory: str
@@ -116,7 +117,7 @@ def _container(
     if engine.role == syshax.CPU:
         amounts = {"cpu": str(cluster.cpus), "memory": cluster.cpu_memory}
     else:
-        amounts = {"cpu": "2", "memory": cluster.gpu_memory, **cluster.gpu_resources}
+        amounts = {"cpu": cluster.gpu_cpus, "memory": cluster.gpu_memory, **cluster.gpu_resources}
     env = syshax.environment(settings, engine, {})
     if engine.role == syshax.CPU and settings.op_mode == "fused":
         env.setdefault("OMP_NUM_THREADS", str(cluster.cpus))

@@ -318,7 +318,7 @@ def _must(host: Host, argv: t.Sequence[str]) -> None:
 def apply(host: Host, wanted: look.Wanted, steps: look.Steps, bundle: str, python: str) -> None:
     # The record comes first: killed after it, what there is of ours is known to be ours.
     # So it is with units that have new files and still run with the old ones.
-    record = {"release": wanted.release}
+    record = {"release": wanted.release, "made": directories_made(host)}
     conductor = (syshax.UNITS[syshax.CONDUCTOR],) if steps.reload else ()
     records.write(host, look.COMPONENT, {**record, "pending": [*steps.restart, *conductor]})
     if steps.release:
@@ -339,6 +339,15 @@ def apply(host: Host, wanted: look.Wanted, steps: look.Steps, bundle: str, pytho
         if old != f"{syshax.RELEASES}/{wanted.release}":
             shutil.rmtree(host.path(old), ignore_errors=True)
     records.write(host, look.COMPONENT, record)
+
+
+def directories_made(host: Host) -> list[str]:
+    """Those of files of ours that were not there before us, now or when the record was begun."""
+    known = records.read(host, look.COMPONENT).get("made")
+    if known is not None:
+        return list(known)
+    shared = (os.path.dirname(syshax.CONFIG), os.path.dirname(syshax.HELPER))
+    return [directory for directory in shared if not host.exists(directory)]
 
 
 def _start(host: Host, unit: str) -> None:
@@ -370,7 +379,7 @@ def remove(host: Host) -> None:
             host.remove(state)
         else:
             shutil.rmtree(host.path(state), ignore_errors=True)
-    for directory in (os.path.dirname(syshax.CONFIG), os.path.dirname(syshax.HELPER)):
+    for directory in directories_made(host):
         host.remove_empty(directory)
     if host.is_real:
         host.run(["systemctl", "daemon-reload"])

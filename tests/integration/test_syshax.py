@@ -3,8 +3,8 @@
 
 The host has no accelerator: the accelerator's container is a stand-in without a device. Engines are
 mock engines here. The long form (``-m soak``) has two real vLLM servers in the containers, and all
-of it once more on Docker; that is Ubuntu's 24.0.7, older than document 002 wants, so
-syshax_runtime_since is lowered there and nowhere else.
+of it once more on Docker: Debian 13's 26.1.5, which document 002 takes as it is, and Ubuntu
+24.04's 24.0.7, which is older than it wants, so syshax_runtime_since is lowered there alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,23 +21,20 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e import snapshot
+from e2e import real_engines, snapshot
 from e2e.nodeplay import PLAYBOOK, ROOT, Run, look
+from e2e.real_engines import MODELS, PLACE, on_machine
 from testbed import machine, up
 from testbed.hosts import Host, Testbed
 from testbed.suite import fresh_hosts
 from xpubuild import artefacts, debian
 from xpubuild.cache import Cache
-from xpubuild.recipes import images, syshax, vllm_cpu
+from xpubuild.recipes import images, syshax
 
-NAME = f"{os.environ.get('FLEXAI_TESTBED', 'demo')}-syshax"
+NAME = os.environ.get("FLEXAI_TESTBED", "demo")
 IMAGE = "flexai-test-engine:1"
-# On the host; a file system that it shares with this machine.
-PLACE = "/var/lib/engines"
-MODELS = "/var/lib/engines/models"
 UNINSTALL = "playbooks/uninstall.yml"
 UNITS = ("syshax-gpu.service", "syshax-cpu.service", "syshax.service")
-NUMA = Path("/usr/lib/x86_64-linux-gnu/libnuma.so.1")
 PATIENCE_S = 1200.0
 # Document 002's, but that it is asked by Python: the host has no curl.
 ASK = """
@@ -67,7 +63,8 @@ class Runtime:
 
 # The choice is the role's own.
 PODMAN = Runtime("podman", "syshax.yaml", "pod1", {"syshax_runtime": "auto"})
-DOCKER = Runtime(
+DOCKER = Runtime("docker", "syshax-docker-26.yaml", "dock1", {"syshax_runtime": "auto"})
+DOCKER_24 = Runtime(
     "docker",
     "syshax-docker.yaml",
     "dock1",
@@ -77,8 +74,12 @@ DOCKER = Runtime(
 
 @pytest.fixture(
     scope="module",
-    params=[PODMAN, pytest.param(DOCKER, marks=pytest.mark.soak)],
-    ids=lambda runtime: runtime.name,
+    params=[
+        PODMAN,
+        pytest.param(DOCKER, marks=pytest.mark.soak),
+        pytest.param(DOCKER_24, marks=pytest.mark.soak),
+    ],
+    ids=["podman", "docker", "docker-24"],
 )
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     found: Runtime = request.param
@@ -88,7 +89,7 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 @pytest.fixture(scope="module")
 def testbed(runtime: Runtime) -> Iterator[Testbed]:
     topology = ROOT / "tests/testbed/topologies" / runtime.topology
-    with fresh_hosts(topology, f"{NAME}-{runtime.name}") as made:
+    with fresh_hosts(topology, f"{NAME}-{topology.stem}") as made:
         yield made
 
 
@@ -105,11 +106,6 @@ def host(testbed: Testbed, runtime: Runtime) -> Host:
     host.exec(["rm", "/root/rootfs.tar"])
     host.exec(["mkdir", "-p", f"{MODELS}/tiny"])
     return host
-
-
-def on_machine(host: Host) -> Path:
-    """PLACE, as this machine sees it."""
-    return host.directory / "var-lib" / Path(PLACE).name
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +238,8 @@ def test_there_proven_hit_and_back(
     assert "changed=2" in done.output, done.output
     assert "hand-off proven (gpu>cpu)" in done.output, done.output
     assert "The accelerator here is a stand-in" in done.output
+    own = " ".join(mocks["syshax_gpu_command"])
+    assert f"Engines are commands of the site, not vllm serve: {own}; " in done.output, done.output
     times = [started(host, unit) for unit in UNITS]
     assert 0 < times[0] < times[1] < times[2], times
     again = play(tmp_path, host, mocks)
@@ -309,55 +307,24 @@ def test_there_proven_hit_and_back(
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not NUMA.exists(), reason="needs the package libnuma1 on this machine")
+@pytest.mark.skipif(
+    not real_engines.NUMA.exists(), reason="needs the package libnuma1 on this machine"
+)
 def test_two_real_servers_hand_over_in_the_roles_containers(
     tmp_path: Path, host: Host, runtime: Runtime, manifest: Path
 ) -> None:
     """Needs 5 GB of memory; vLLM and a random model come from a volume."""
-    place = on_machine(host)
-    built = vllm_cpu.build(Cache())
-    if not (place / "vllm").exists():
-        subprocess.run(["cp", "-al", str(built / "site"), str(place / "vllm")], check=True)
-    subprocess.run(
-        [sys.executable, ROOT / "native/syshax/engines/tinymodel.py", place / "models/tiny"],
-        env={**os.environ, "PYTHONPATH": str(built / "site")}, check=True, capture_output=True,
-    )  # fmt: skip
-    # Of Debian's libnuma1, which the image lacks and vLLM's own library is linked against.
-    host.put(f"{PLACE}/lib/libnuma.so.1", NUMA.resolve())
-    small = [
-        "--enforce-eager", "--kv-cache-memory-bytes=67108864", "--no-enable-prefix-caching",
-        "--max-num-seqs=4",
-    ]  # fmt: skip
+    real_engines.put(host)
     variables = {
         **site(manifest, runtime),
-        "syshax_max_model_len": 2048,
-        "syshax_block_size": 32,
-        "syshax_kv_transfer": {
-            "kv_connector": "ExampleConnector",
-            "kv_role": "kv_both",
-            "kv_connector_extra_config": {"shared_storage_path": "/dev/shm/blocks"},
-        },
+        **{f"syshax_{name}": value for name, value in real_engines.OPTIONS.items()},
     }
     for role in ("gpu", "cpu"):
         variables[f"syshax_{role}_image"] = IMAGE
-        # The image has no program vllm; everything behind that word is the role's own.
-        variables[f"syshax_{role}_volumes"] = [
-            f"{PLACE}:{PLACE}:ro", f"{PLACE}/bin/vllm:/usr/local/bin/vllm:ro",
-        ]  # fmt: skip
-        variables[f"syshax_{role}_dtype"] = "float32"
-        variables[f"syshax_{role}_env"] = {
-            "PYTHONPATH": f"{PLACE}/vllm",
-            "HF_HUB_OFFLINE": "1",
-            "TORCH_COMPILE_DISABLE": "1",
-            "DO_NOT_TRACK": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "OMP_NUM_THREADS": "1",
-            "HOME": "/tmp",
-            "LD_LIBRARY_PATH": f"{PLACE}/lib",
-        }
-        variables[f"syshax_{role}_args"] = small
-    start = b'#!/bin/sh\nexec python3 -m vllm.entrypoints.cli.main "$@"\n'
-    host.put(f"{PLACE}/bin/vllm", start, mode=0o755)
+        variables[f"syshax_{role}_volumes"] = [f"{PLACE}:{PLACE}:ro"]
+        variables[f"syshax_{role}_dtype"] = real_engines.DTYPE
+        variables[f"syshax_{role}_env"] = real_engines.ENV
+        variables[f"syshax_{role}_args"] = real_engines.ARGS
     done = play(tmp_path, host, variables)
     assert done.rc == 0, done.output
     assert "hand-off proven (gpu>cpu)" in done.output, done.output

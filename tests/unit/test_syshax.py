@@ -376,16 +376,22 @@ def test_what_has_to_be_given_is_named(missing: str) -> None:
 
 # -- a host under a directory: files come, stay and go ---------------------------------------
 def tree(root: Path) -> dict[str, str]:
-    """Every file and link, with what it says."""
-    return {
-        str(path.relative_to(root)): os.readlink(path) if path.is_symlink() else path.read_text()
-        for path in sorted(root.rglob("*"))
-        if path.is_symlink() or path.is_file()
-    }
+    """Every file and link, with what it says, and every empty directory."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            found[name] = os.readlink(path)
+        elif path.is_file():
+            found[name] = path.read_text()
+        elif not any(path.iterdir()):
+            found[name] = "nothing in it"
+    return found
 
 
+@pytest.mark.parametrize("libexec", [False, True])
 def test_check_predicts_a_second_run_is_silent_and_uninstall_leaves_nothing(
-    tmp_path: Path,
+    tmp_path: Path, libexec: bool
 ) -> None:
     def answer(words: Any, _limit_s: float) -> Completed:
         name = Path(words[0]).name
@@ -407,6 +413,10 @@ def test_check_predicts_a_second_run_is_silent_and_uninstall_leaves_nothing(
     with pytest.raises(XpuError, match="/home/models does not exist"):
         module.converge(host, params(accelerator="stand-in"), check=True)
     (tmp_path / MODEL[1:]).mkdir(parents=True)
+    # Debian 13 has the last of them, and nothing in it; Debian 12 has not.
+    there = ["etc/systemd/system/multi-user.target.wants", "var/lib", "usr/local/bin"]
+    for directory in [*there, "usr/local/libexec"] if libexec else there:
+        (tmp_path / directory).mkdir(parents=True)
     before = tree(tmp_path)
     given = params(accelerator="stand-in", package="system")
     predicted = module.converge(host, given, check=True)

@@ -73,6 +73,12 @@ def test_every_container_is_guaranteed_so_the_static_cpu_manager_gives_whole_cor
             assert str(int(amounts["limits"]["cpu"])) == amounts["limits"]["cpu"]
 
 
+def test_the_accelerators_engine_gets_the_cores_that_the_site_gives_it() -> None:
+    (pod,) = pods(objects(gpu_cpus="500m"))
+    cores = {c["name"]: c["resources"]["limits"]["cpu"] for c in pod["containers"]}
+    assert cores == {"vllm-gpu": "500m", "vllm-cpu": "32"}
+
+
 @pytest.mark.parametrize("layout", [{}, {"layout": "two-pods", "node": "n1"}])
 def test_a_service_reaches_each_engine(layout: dict[str, str]) -> None:
     rendered = objects(**layout)

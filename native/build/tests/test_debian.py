@@ -90,8 +90,8 @@ def test_keys_with_another_digest_are_never_used(
 
 
 def test_an_unknown_suite_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ToolchainError, match="unknown suite 'trixie'; known: bookworm, noble"):
-        debian.rootfs(Cache(tmp_path), "trixie", [])
+    with pytest.raises(ToolchainError, match="unknown suite 'buster'; known: bookworm, noble, trix"):
+        debian.rootfs(Cache(tmp_path), "buster", [])
 
 
 def test_the_order_of_packages_is_no_other_root_file_system(

@@ -29,6 +29,9 @@ def programs(tmp_path: Path) -> Path:
         (tmp_path / name).chmod(0o755)
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins/huawei-xpu.so").write_text("plugin")
+    (tmp_path / "conductor/site/syshax").mkdir(parents=True)
+    (tmp_path / "conductor/site/syshax/cli.py").write_text("")
+    (tmp_path / "conductor/syshax").write_text("program")
     return tmp_path
 
 
@@ -41,6 +44,7 @@ def every(programs: Path) -> list[images.Image]:
         images.scheduler(programs),
         images.controller_manager(programs),
         images.workload([programs / "load.py"]),
+        images.conductor(programs / "conductor"),
     ]
 
 
@@ -53,6 +57,7 @@ def test_names_are_those_of_the_interfaces(programs: Path) -> None:
         "docker.io/library/vc-scheduler:v1.0",
         "docker.io/library/vc-controller-manager:v1.0",
         "docker.io/library/xpu-workload:v1.0",
+        "docker.io/library/syshax-conductor:v1.0",
     ]
     for image in every(programs):
         oci.check_reference(image.reference)

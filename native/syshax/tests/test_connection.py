@@ -203,6 +203,34 @@ def test_who_is_not_there_is_told() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("size", [0, 1, 3, 7])
+def test_what_a_relay_takes_is_not_read_and_nothing_overtakes_what_it_leaves(size: int) -> None:
+    """The relay takes what comes in order until it refuses one; what comes behind that is read."""
+
+    async def scenario() -> None:
+        words = [b"%d," % number for number in range(200)]
+        body = b"".join(b"%x\r\n%b\r\n" % (len(word), word) for word in words) + b"0\r\n\r\n"
+        async with served(Script(CHUNKED.partition(b"2\r\n")[0] + body, size=size)) as pool:
+            came: list[bytes] = []
+
+            def relay(data: bytes) -> bool:
+                taken = not data.startswith((b"7", b"1"))
+                if taken:
+                    came.append(data)
+                return taken
+
+            connection = await pool.post("/v1/x", b"{}", HEADERS, 5.0)
+            reads = 0
+            while data := await connection.read(relay):
+                came.append(data)
+                reads += 1
+            connection.release()
+            assert b"".join(came) == b"".join(words)
+            assert size == 0 or reads < len(came)
+
+    run(scenario)
+
+
 def test_a_half_read_answer_takes_its_connection_along() -> None:
     async def scenario() -> None:
         script = Script(WHOLE[:-1], WHOLE)

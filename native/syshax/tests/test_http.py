@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from mockengine import answer_words
-from syshax import config
+from syshax import conductor, config, sse
+from syshax.server import Chunks
 from syshax_stack import CHAT, PD, Stack, error_of, judge, run, stack, words_of
 
 PROMPT = {"messages": [{"role": "user", "content": "介绍一下openEuler。"}]}
@@ -157,6 +159,45 @@ def test_time_over_is_a_504() -> None:
             here.gpu.knobs.silent = True
             status, body = await here.ask(max_tokens=3)
             assert (status, error_of(body)["code"]) == (504, "timeout")
+
+    run(scenario)
+
+
+def test_tokens_go_from_one_socket_to_the_other_and_an_engine_that_falls_silent_is_told() -> None:
+    """What is relayed is no send of the application, but moves the limit of time as one would."""
+
+    async def scenario() -> None:
+        written: list[bytes] = []
+        skew = 0.0
+        write = Chunks.write
+
+        def counted(chunks: Chunks, part: bytes) -> None:
+            written.append(part)
+            write(chunks, part)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Chunks, "write", counted)
+            patch.setattr(conductor, "_now", lambda: time.monotonic() + skew)
+            async with stack(system={"idle_timeout": 100, "request_timeout": 9999}) as here:
+                here.gpu.knobs.itl_s = 0.1
+                asking = asyncio.ensure_future(here.ask(max_tokens=500, stream=True))
+                # The conductor looks at its limits every second: 12 tokens are longer.
+                for count in (1, 13, 25):
+                    await here.becomes(lambda count=count: len(written) > count)  # type: ignore[misc]
+                    skew += 60
+                assert not asking.done()
+                here.gpu.knobs.itl_s = 3600
+                before = -1
+                while len(written) != before:
+                    before = len(written)
+                    await asyncio.sleep(0.3)
+                skew += 200
+                status, body = await asking
+                events = list(sse.events(body))
+                assert (status, events[-1]) == (200, sse.DONE)
+                assert error_of(sse.data_of(events[-2]))["code"] == "engine_timeout"
+                # But for the first, before which the head has to be written.
+                assert events[1:-2] == written
 
     run(scenario)
 

@@ -19,7 +19,7 @@ import yaml
 from .errors import TestbedError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
-SYSTEMS = ("debian12", "debian12-podman", "ubuntu2404")
+SYSTEMS = ("debian12", "debian12-podman", "debian13", "ubuntu2404")
 ROLES = ("control-plane", "worker", "docker", "cri-dockerd", "containerd-2")
 # What a worker's kubelet speaks to in place of the system's own containerd.
 ENGINE_ROLES = ("cri-dockerd", "containerd-2")

@@ -15,12 +15,14 @@ from pathlib import Path
 from .. import debian, oci
 from ..cache import Cache, Recipe, digest_file, digest_tree
 from ..toolchain import REPOSITORY
-from . import client_update, cluster, runtime, tools, volcano, webhook
+from . import client_update, cluster, runtime, syshax, tools, volcano, webhook
 
 TAG = "v1.0"
 REGISTRY = "docker.io/library"
 BASE_SUITE = "bookworm"
 BASE_PACKAGES = ("python3",)
+BASE_PYTHON = "3.11"  # bookworm's
+SYSHAX_SITE = "/opt/syshax"
 WORKLOAD = REPOSITORY / "tests/e2e/workload"
 
 
@@ -128,6 +130,30 @@ def workload(programs: Sequence[Path]) -> Image:
     )
 
 
+def conductor(built: Path) -> Image:
+    """sysHAX's conductor: its packages, the command ``syshax``, and nobody to run it."""
+    packages = [path for path in (built / "site").rglob("*") if path.is_file()]
+    return Image(
+        "syshax-conductor",
+        {
+            "/usr/local/bin/syshax": built / "syshax",
+            **{f"{SYSHAX_SITE}/{p.relative_to(built / 'site')}": p for p in packages},
+        },
+        oci.Config(
+            entrypoint=["/usr/local/bin/syshax"],
+            cmd=["run"],
+            env={
+                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONPATH": SYSHAX_SITE,
+                "PYTHONUNBUFFERED": "1",
+                "SYSHAX_CONFIG": "/etc/syshax/config.yaml",
+            },
+            user="65532:65532",
+        ),
+    )
+
+
 def _archive(cache: Cache, base: Path, image: Image) -> Path:
     """The image's archive and digest, cached for itself: one program changes, the others stay."""
 
@@ -177,6 +203,7 @@ def build(cache: Cache) -> Path:
         scheduler(scheduling),
         controller_manager(scheduling),
         workload(sorted(WORKLOAD.glob("*.py"))),
+        conductor(syshax.installed(cache, BASE_PYTHON)),
     ]
     archives = [_archive(cache, base, image) for image in images]
     inputs = {image.name: path.name for image, path in zip(images, archives, strict=True)}

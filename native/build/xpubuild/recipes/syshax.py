@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,17 +75,29 @@ def lines_for(text: str, python: str, arch: str) -> Iterator[str]:
                 yield f"{wanted.name}{wanted.specifier} {options}"
 
 
-def _download(python: str, arch: str, out: Path, scratch: Path) -> None:
+def _pins(python: str, arch: str, scratch: Path) -> Path:
+    """A file of requirements for *python* alone."""
     pins = scratch / f"{python}.txt"
     lines = lines_for(REQUIREMENTS.read_text(encoding="utf-8"), python, arch)
     pins.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    tag = f"cp{python.replace('.', '')}"
+    return pins
+
+
+def _wheels_of(python: str, arch: str) -> list[str]:
+    """pip's options for wheels of another *python* than its own."""
     platforms = [word for p in PLATFORMS for word in ("--platform", f"{p}_{arch}")]
+    tag = f"cp{python.replace('.', '')}"
+    return [
+        "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:",
+        "--python-version", python, "--implementation", "cp", *platforms,
+        "--abi", tag, "--abi", "abi3", "--abi", "none",
+    ]  # fmt: skip
+
+
+def _download(python: str, arch: str, out: Path, scratch: Path) -> None:
     run(
-        [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-         "--no-deps", "--only-binary", ":all:", "--require-hashes", "--dest", out,
-         "--python-version", python, "--implementation", "cp", *platforms,
-         "--abi", tag, "--abi", "abi3", "--abi", "none", "-r", pins]
+        [sys.executable, "-m", "pip", "download", *_wheels_of(python, arch), "--require-hashes",
+         "--dest", out, "-r", _pins(python, arch, scratch)]
     )  # fmt: skip
 
 
@@ -125,3 +138,43 @@ def bundle(cache: Cache, arch: str = "x86_64") -> Path:
         "arch": arch,
     }
     return cache.get(Recipe("syshax-bundle", inputs, pack)) / name
+
+
+# The command as on a host. Nothing beside the program itself is imported.
+PROGRAM = """#!/usr/bin/python3 -P
+import sys
+
+from syshax.cli import main
+
+sys.exit(main())
+"""
+
+
+def installed(cache: Cache, python: str, arch: str = "x86_64") -> Path:
+    """``site`` and the program ``syshax``, for an image: the bundle's wheels, unpacked for *python*
+    whichever this one is."""
+    source = bundle(cache, arch)
+
+    def unpack(out: Path) -> None:
+        scratch = out / "scratch"
+        scratch.mkdir()
+        with tarfile.open(source) as tarball:
+            tarball.extractall(scratch, filter="data")
+        wheels = scratch / "wheels"
+        # Compiled modules would carry times of today.
+        pip = [
+            sys.executable, "-m", "pip", "install", *_wheels_of(python, arch), "--no-index",
+            "--no-compile", "--find-links", wheels, "--target", out / "site",
+        ]  # fmt: skip
+        run([*pip, "--require-hashes", "-r", _pins(python, arch, scratch)])
+        run([*pip, next(wheels.glob("flexai_syshax-*.whl"))])
+        # Programs of this machine's Python, and where pip found its files.
+        shutil.rmtree(out / "site/bin")
+        for record in (*out.glob("site/*/RECORD"), *out.glob("site/*/direct_url.json")):
+            record.unlink()
+        (out / "syshax").write_text(PROGRAM, encoding="utf-8")
+        (out / "syshax").chmod(0o755)
+        shutil.rmtree(scratch)
+
+    inputs = {"bundle": source.parent.name, "python": python, "recipe": digest_file(Path(__file__))}
+    return cache.get(Recipe("syshax-installed", inputs, unpack))

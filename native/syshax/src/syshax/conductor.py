@@ -58,6 +58,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 log = logging.getLogger("syshax")
+# The ASGI extension by which a server takes parts of a stream without a coroutine for each.
+CHUNKS = "syshax.chunks"
 _NEVER = math.inf
 _now = time.monotonic
 # How long an engine may take to end its stream after [DONE], which the client waits for.
@@ -175,7 +177,7 @@ class Conductor:
                 length = value
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = uuid.uuid4().hex.encode()
-        reply = Reply(send, request_id)
+        reply = Reply(send, request_id, scope.get("extensions", {}).get(CHUNKS))
         problem = self.refuses(scope["method"], authorization, length)
         if problem is not None:
             await reply.problem(problem)
@@ -211,10 +213,11 @@ class Conductor:
 class Reply:
     """The client's side of one request."""
 
-    __slots__ = ("_send", "request_id", "way")
+    __slots__ = ("_send", "chunks", "request_id", "way")
 
-    def __init__(self, send: Send, request_id: bytes) -> None:
+    def __init__(self, send: Send, request_id: bytes, chunks: Any = None) -> None:
         self._send = send
+        self.chunks = chunks
         self.request_id = request_id
         self.way = b""
 
@@ -365,12 +368,13 @@ class Run:
                 return await self._request(self._open)
             if self._open.stream:
                 self._phase_ends = _now() + self._patience
-            data = await self._connection.read()
+            relay = self._relay if self._reply.chunks is not None else None
+            data = await self._connection.read(relay)
             while self._exchange.relay(data):
                 self._phase_ends = _NEVER  # a slow client is no fault of the engine
                 await self._reply.body(data, more=True)
                 self._phase_ends = _now() + self._idle_timeout
-                data = await self._connection.read()
+                data = await self._connection.read(relay)
         except Lost as lost:
             return Fault(leg, lost.kind, lost.text)
         finally:
@@ -379,6 +383,15 @@ class Run:
             return Data(leg, data)
         self._drop_connection()
         return End(leg)
+
+    def _relay(self, data: bytes) -> bool:
+        """Write a token on from where it was received; not one that the exchange must see, nor
+        while the client is slow, for then the engine has to wait."""
+        if not self._reply.chunks.ready or not self._exchange.relay(data):
+            return False
+        self._reply.chunks.write(data)
+        self._phase_ends = _now() + self._idle_timeout
+        return True
 
     @property
     def _patience(self) -> float:

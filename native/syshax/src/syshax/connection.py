@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httptools
@@ -44,8 +44,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_delimited", "_ended", "_head_bytes", "_keep", "_loop", "_lost", "_parser", "_parts",
-        "_paused", "_pool", "_transport", "_used", "_waiter", "held", "idle_since", "media",
-        "status",
+        "_paused", "_pool", "_relay", "_transport", "_used", "_waiter", "held", "idle_since",
+        "media", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: Any = None
         self._waiter: asyncio.Future[None] | None = None
+        self._relay: Callable[[bytes], bool] | None = None
         self._lost: Lost | None = None
         self._used = False
         self.idle_since = 0.0
@@ -84,16 +85,22 @@ class Connection(asyncio.Protocol):
                 raise self._lost
             await self._more()
 
-    async def read(self) -> bytes:
-        """What has come of the body, waited for; empty at its end."""
+    async def read(self, relay: Callable[[bytes], bool] | None = None) -> bytes:
+        """What has come of the body, waited for; empty at its end.
+
+        What comes while we wait is offered to *relay* as it leaves the parser, and what that takes
+        is read with it: nobody has to be woken. It must not raise.
+        """
         while not self._parts:
             if self._ended:
                 return b""
             if self._lost is not None:
                 raise self._lost
-            # As _more() does; a coroutine less for every token.
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            self._relay = relay
+            try:
+                await self._more()
+            finally:
+                self._relay = None
         parts, self._parts, self.held = self._parts, [], 0
         if self._paused:
             self._paused = False
@@ -119,6 +126,8 @@ class Connection(asyncio.Protocol):
         await self._waiter
 
     def _wake(self) -> None:
+        # Data may come between this and the reader's turn, and must stay behind what woke it.
+        self._relay = None
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -143,7 +152,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._lost = Lost(BROKEN, f"its answer is no HTTP: {error}")
             self._transport.abort()
-        self._wake()
+        if self._relay is None or self._parts or self._ended or self._lost is not None:
+            self._wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._pool.forget(self)
@@ -178,6 +188,8 @@ class Connection(asyncio.Protocol):
             self.status = status
 
     def on_body(self, data: bytes) -> None:
+        if self._relay is not None and not self._parts and self._relay(data):
+            return
         self._parts.append(data)
         self.held += len(data)
         if self.held > HIGH_WATER and not self._paused:

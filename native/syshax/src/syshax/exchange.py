@@ -16,6 +16,7 @@ What must hold in every order of events, and the tests try them all:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Union
 
@@ -153,7 +154,7 @@ _JSON = "application/json"
 _SSE = "text/event-stream; charset=utf-8"
 # What an event has to be looked into for. In JSON these bytes are fields: in a text, quotes are
 # escaped.
-_SAYS_MORE = (b'"error"', b'"usage"', b'"finish_reason":"', b'"finish_reason": "')
+_SAYS_MORE = re.compile(rb'"(?:error"|usage"|finish_reason": ?")')
 
 
 class Exchange:
@@ -202,8 +203,7 @@ class Exchange:
             return False
         if self._splitter is None or self._splitter.rest or not _looks_whole(data):
             return False
-        error, usage, finish, spaced = _SAYS_MORE
-        if error in data or usage in data or finish in data or spaced in data:
+        if _SAYS_MORE.search(data):
             return False
         self.chunks += 1
         return True

@@ -20,10 +20,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from . import config as configuration
-from .conductor import Conductor, Receive, Scope, Send
+from .conductor import CHUNKS, Conductor, Receive, Scope, Send
 from .config import Config, ConfigError
 from .errors import Problem
 from .probe import Watch
@@ -181,6 +181,28 @@ async def _broken(_: Request, error: Exception) -> Response:
     return _failed(Problem(500, "internal", f"the conductor failed: {type(error).__name__}"))
 
 
+class Chunks:
+    """Writes parts of a streamed answer straight to its client: ``send`` is a coroutine, a message
+    and a join for every token. For answers whose head says no length."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    @property
+    def ready(self) -> bool:
+        """Whether a part can be written now: its client takes what it gets, and is still there."""
+        cycle = self._cycle
+        return cycle.chunked_encoding is True and not (
+            cycle.flow.write_paused or cycle.disconnected or cycle.response_complete
+        )
+
+    def write(self, part: bytes) -> None:
+        """One part, not empty; while :attr:`ready`."""
+        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+
+
 class _Protocol(HttpToolsProtocol):
     """uvicorn's, with a bound on headers, which its parser has none of."""
 
@@ -190,6 +212,12 @@ class _Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._header_bytes = 0
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        # Its task runs after this. Where another protocol was asked for, there is no new one.
+        if self.cycle is not None and self.cycle.scope is self.scope:
+            self.scope["extensions"] = {CHUNKS: Chunks(self.cycle)}
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)

@@ -28,6 +28,8 @@ SYSTEMS = {
     "debian12": System("bookworm", (*COMMON, "etcd-server")),
     # Apart from the others, so that no role meets a second container engine where a test has one.
     "debian12-podman": System("bookworm", (*COMMON, "netavark", "podman")),
+    # Has Docker 26, whose command is a package of its own; Ubuntu's Docker is 24.
+    "debian13": System("trixie", (*COMMON, "docker-cli")),
     "ubuntu2404": System("noble", tuple(COMMON)),
 }
 

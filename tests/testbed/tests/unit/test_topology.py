@@ -69,9 +69,10 @@ REFUSED = {
         "add os to hosts[0]",
     ),
     "unknown system": (
-        changed("hosts/0/os", "debian13"),
-        "topology: hosts[0].os is 'debian13'; allowed: debian12, debian12-podman, ubuntu2404",
-        "did you mean 'debian12'?",
+        changed("hosts/0/os", "debian14"),
+        "topology: hosts[0].os is 'debian14'; allowed: debian12, debian12-podman, debian13, "
+        "ubuntu2404",
+        "did you mean 'debian13'?",
     ),
     "unknown role": (
         changed("hosts/0/roles", ["master"]),
