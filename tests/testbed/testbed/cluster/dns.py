@@ -7,6 +7,7 @@ not depend on a server outside.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from .config import CLUSTER_DOMAIN, CONTROL_PLANE_ROLE
@@ -19,19 +20,22 @@ NAMESPACE, NAME = "kube-system", "coredns"
 SERVICE = "kube-dns"
 LABELS = {"k8s-app": SERVICE}
 READY_PORT, HEALTH_PORT = 8181, 8080
+# Two servers, since within one the template would answer before Kubernetes is asked.
 COREFILE = f"""\
-.:53 {{
+{CLUSTER_DOMAIN}:53 in-addr.arpa:53 ip6.arpa:53 {{
     errors
     health :{HEALTH_PORT}
     ready :{READY_PORT}
     kubernetes {CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
         pods insecure
-        fallthrough in-addr.arpa ip6.arpa
     }}
+    loadbalance
+}}
+.:53 {{
+    errors
     template ANY ANY {{
         rcode NXDOMAIN
     }}
-    loadbalance
 }}
 """
 
@@ -114,10 +118,12 @@ def _service(address: str) -> Object:
 
 def objects(layout: Layout, image: str) -> list[Object]:
     """All of it, in the order in which to apply it."""
+    read = {"testbed.invalid/corefile": hashlib.sha256(COREFILE.encode()).hexdigest()[:16]}
     deployment = {
         "replicas": 1,
         "selector": {"matchLabels": LABELS},
-        "template": {"metadata": {"labels": LABELS}, "spec": _pod(image)},
+        # Another Corefile is another pod.
+        "template": {"metadata": {"labels": LABELS, "annotations": read}, "spec": _pod(image)},
     }
     return [
         *_rights(),

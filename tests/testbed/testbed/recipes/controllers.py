@@ -32,7 +32,8 @@ USER = "65532:65532"
 @dataclass(frozen=True)
 class Controller:
     """One of them. ``programs`` is path in the image → package, ``base`` upstream's kustomization
-    below its module, ``images`` what the manifests there call their images."""
+    below its module, ``images`` what the manifests there call their images. ``deployments`` are in
+    ``namespace``."""
 
     name: str
     version: str
@@ -40,6 +41,8 @@ class Controller:
     programs: Mapping[str, str]
     base: str
     images: tuple[str, ...]
+    namespace: str
+    deployments: tuple[str, ...]
 
     @property
     def module(self) -> Path:
@@ -57,6 +60,8 @@ KEDA = Controller(
     programs={"/keda": "cmd/operator", "/keda-adapter": "cmd/adapter"},
     base="config/minimal",
     images=("ghcr.io/kedacore/keda", "ghcr.io/kedacore/keda-metrics-apiserver"),
+    namespace="keda",
+    deployments=("keda-operator", "keda-metrics-apiserver"),
 )
 LWS = Controller(
     name="lws",
@@ -65,6 +70,8 @@ LWS = Controller(
     programs={"/manager": "cmd"},
     base="config/default",
     images=("us-central1-docker.pkg.dev/k8s-staging-images/lws/lws",),
+    namespace="lws-system",
+    deployments=("lws-controller-manager",),
 )
 
 
@@ -83,6 +90,8 @@ def kustomization(controller: Controller) -> dict[str, Any]:
         # It says itself when it is ready.
         _replacement(f"{container}/readinessProbe/initialDelaySeconds", 1),
         _replacement(f"{container}/readinessProbe/periodSeconds", 1),
+        # A machine that does ten other things is no reason to start it again.
+        _replacement(f"{container}/livenessProbe/timeoutSeconds", 60),
         _replacement(f"{pod}/nodeSelector", {CONTROL_PLANE_ROLE: ""}),
         _replacement(f"{pod}/tolerations", [{"key": CONTROL_PLANE_ROLE, "effect": "NoSchedule"}]),
     ]
