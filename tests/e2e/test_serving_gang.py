@@ -121,6 +121,7 @@ def test_a_rollout_takes_one_group_after_the_other(site: Site, tmp_path: Path) -
     }
 
 
+@pytest.mark.soak
 def test_a_drained_node_disturbs_one_group_at_a_time(site: Site, tmp_path: Path) -> None:
     seats(site, gpu1=4)
     site.run(service(2))
