@@ -131,16 +131,22 @@ class Site:
     def await_serving(self, pods: int) -> None:
         wait_for(lambda: self.serves(pods), f"{pods} pods serve", PATIENCE_S)
 
-    def ask(self, pod: str, address: str = f"{NAME}:8000") -> str:
-        """A completion of one token from *address*, asked in a pod."""
+    def answers(self, pod: str) -> bool:
+        """Whether a completion asked for in *pod*, by the Service's name, has its one token."""
         program = (
             "import json, urllib.request as u\n"
             "body = json.dumps({'model': 'stub', 'max_tokens': 1}).encode()\n"
             "kind = {'Content-Type': 'application/json'}\n"
-            f"at = u.Request('http://{address}/v1/completions', body, kind)\n"
+            f"at = u.Request('http://{NAME}:8000/v1/completions', body, kind)\n"
             "print(u.urlopen(at, timeout=60).read().decode())\n"
         )
-        return self.kubectl("exec", pod, "--", "python3", "-c", program)
+        command = ("-n", self.namespace, "exec", pod, "--", "python3", "-c", program)
+        done = self.platform.kubectl(*command, check=False)
+        return done.rc == 0 and '"x"' in done.output
+
+    def await_answer(self, pod: str) -> None:
+        """A pod that is ready is not yet behind its Service on every node."""
+        wait_for(lambda: self.answers(pod), f"{pod} has an answer of the Service", PATIENCE_S)
 
     @contextmanager
     def watch(self, kind: str, directory: Path) -> Iterator[Watch]:
