@@ -182,12 +182,13 @@ def test_without_an_answer_of_prometheus_groups_stay_as_they_are(keda: Site) -> 
     await_sizes(keda, 2, 0)
     keda.kubectl("exec", METRICS, "--", "sh", "-c", f"echo nonsense > {LOAD}")
 
-    def fallen_back() -> bool:
-        (one,) = keda.get("scaledobjects.keda.sh", "stub-g0")
+    def given_up(name: str) -> bool:
+        (one,) = keda.get("scaledobjects.keda.sh", name)
         conditions = one["status"].get("conditions", ())
-        return any(c["type"] == "Fallback" and c["status"] == "True" for c in conditions)
+        return any((c["type"], c.get("reason")) == ("Ready", "TriggerError") for c in conditions)
 
-    wait_for(fallen_back, "KEDA has given up on the metric", PATIENCE_S)
+    for name in ("stub-g0", "stub-g1"):
+        wait_for(lambda name=name: given_up(name), f"KEDA has no number for {name}", PATIENCE_S)
     await_sizes(keda, 2, 0)
 
 
