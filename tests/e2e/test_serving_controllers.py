@@ -187,8 +187,14 @@ def test_without_an_answer_of_prometheus_groups_stay_as_they_are(keda: Site) -> 
         conditions = one["status"].get("conditions", ())
         return any((c["type"], c.get("reason")) == ("Ready", "TriggerError") for c in conditions)
 
+    def asked() -> int:
+        return len(keda.kubectl("logs", METRICS).splitlines())
+
     for name in ("stub-g0", "stub-g1"):
         wait_for(lambda name=name: given_up(name), f"KEDA has no number for {name}", PATIENCE_S)
+    # It has asked again and again by then, past any number of failures that it would act upon.
+    before = asked()
+    wait_for(lambda: asked() >= before + 20, "KEDA goes on asking", PATIENCE_S)
     await_sizes(keda, 2, 0)
 
 
