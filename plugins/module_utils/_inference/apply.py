@@ -142,6 +142,12 @@ def _empty(value: t.Any) -> bool:
     return value is None or value is False or value in ("", [], {})
 
 
+def _controlled(thing: t.Mapping[str, t.Any]) -> bool:
+    """Whether some controller made it: KEDA hands a ScaledObject's labels down to its HPA, and
+    makes it again for as long as there is a ScaledObject."""
+    return any(owner.get("controller") for owner in thing["metadata"].get("ownerReferences") or ())
+
+
 def plan(
     wanted: t.Sequence[Object],
     found: t.Sequence[Object],
@@ -151,7 +157,8 @@ def plan(
 ) -> list[Step]:
     """Steps from *found* to *wanted*; what belongs to one of *names* (namespace, service) and is
     not wanted goes. StatefulSets of *recreate* (namespace, name) are deleted first; ConfigMaps of
-    *keep* stay, since pods of an older revision have them mounted."""
+    *keep* stay, since pods of an older revision have them mounted. What a controller made goes with
+    its owner."""
     there = {key(thing): thing for thing in found}
     steps = []
     for thing in (marked(thing) for thing in wanted):
@@ -166,6 +173,7 @@ def plan(
         Step("delete", kind, namespace, name, live, None)
         for (kind, namespace, name), live in there.items()
         if (namespace, service_of(live)) in names
+        and not _controlled(live)
         and not (kind == CONFIG_MAP and (namespace, name) in keep)
     ]
     gone.sort(key=lambda step: (-_ORDER[step.kind], step.namespace, step.name))

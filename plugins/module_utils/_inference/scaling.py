@@ -67,20 +67,14 @@ def all_or_nothing(service: Service, index: int, name: str, size: int) -> Object
     """A ScaledObject that makes one group's StatefulSet empty or whole."""
     target = service.scaling.target_concurrency
     triggers = _triggers(service, index * target, by_http=index == service.scaling.min_groups)
-    spec = {
+    # No fallback: with one, an idle group comes up when Prometheus doesn't answer. Without one each
+    # group stays as it is.
+    return {
         **_scaled(service, STATEFUL_SET, name, triggers),
         "idleReplicaCount": 0,
         "minReplicaCount": size,
         "maxReplicaCount": size,
     }
-    if service.scaling.prometheus:
-        # Without an answer of Prometheus the group stays as it is.
-        spec["fallback"] = {
-            "failureThreshold": 3,
-            "replicas": size,
-            "behavior": "currentReplicas",
-        }
-    return spec
 
 
 def by_group(service: Service, kind: str, name: str) -> Object:

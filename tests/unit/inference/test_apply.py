@@ -118,6 +118,26 @@ def test_other_services_objects_stay() -> None:
     assert len(steps([], live)) == 0
 
 
+def test_what_a_controller_made_is_its_own() -> None:
+    """KEDA hands our labels down to the HPA that it makes for a ScaledObject."""
+    scaling = {"mode": "keda", "prometheus": {"server": "http://p:9090", "query": "l"}}
+    document = service(groups=2, flexai__scaling=scaling)
+    wanted = rendered(document, {"kinds": KEDA_KINDS}).objects
+    (ours,) = [thing for thing in wanted if thing["kind"] == "ScaledObject"]
+    owner = {"kind": "ScaledObject", "name": "qwen-g1", "controller": True}
+    autoscaler = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {**apply.marked(ours)["metadata"], "name": "keda-hpa-qwen-g1"},
+    }
+    live = [defaulted(thing) for thing in wanted]
+    gone = "delete HorizontalPodAutoscaler serving/keda-hpa-qwen-g1"
+    assert steps(wanted, [*live, autoscaler]) == [gone]
+    autoscaler["metadata"]["ownerReferences"] = [owner]
+    assert steps(wanted, [*live, autoscaler]) == []
+    assert gone not in steps([], [*live, autoscaler])
+
+
 def test_what_scales_goes_before_what_it_scales() -> None:
     scaling = {"mode": "keda", "prometheus": {"server": "http://p", "query": "load"}}
     made = rendered(service(groups=2, flexai__scaling=scaling)).objects

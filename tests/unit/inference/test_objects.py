@@ -242,7 +242,8 @@ def test_keda_moves_whole_groups_and_later_groups_at_higher_load() -> None:
         spec = thing["spec"]
         assert spec["idleReplicaCount"] == 0
         assert spec["minReplicaCount"] == spec["maxReplicaCount"] == 2
-        assert spec["fallback"]["replicas"] == 2
+        # With one, KEDA wakes idle groups while Prometheus does not answer.
+        assert "fallback" not in spec
         assert spec["initialCooldownPeriod"] == 1800
     assert [s["spec"]["triggers"][0]["metadata"]["activationThreshold"] for s in scaled] == [
         "10", "20",

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from xpubuild.cache import Cache, place, say
 
 from ..errors import TestbedError
 from ..hosts import Host, Testbed
-from ..recipes import containerd, cri_dockerd, kubernetes, pause
-from . import on_host, state
+from ..recipes import containerd, coredns, cri_dockerd, kubernetes, pause
+from . import dns, on_host, state
 from .api import Api, Unreachable
 from .config import CONTROL_PLANE_ROLE, kubeconfig
 from .layout import Layout, plan
-from .orders import ENGINE_PROGRAMS, Delivered, admin, make_order
+from .orders import ENGINE_PROGRAMS, Delivered, Image, admin, make_order
 from .pki import Store
 
 Say = Callable[[str], None]
@@ -59,21 +59,30 @@ def _deliver_engines(testbed: Testbed, cluster: Layout, cache: Cache) -> dict[st
     return directories
 
 
-def _deliver(hosts: Iterable[Host], cache: Cache) -> Delivered:
-    """Lay programs and pause image where every host sees them, under names that tell versions."""
-    programs, image = kubernetes.build(cache), pause.build(cache)
-    binaries = f"{DELIVERED}/kubernetes-{programs.name[:12]}"
-    archive = f"{DELIVERED}/images/pause-{image.name[:12]}.tar"
+def _deliver_image(hosts: Iterable[Host], built: Path, name: str, archive: str) -> Image:
+    """Lay an image where *hosts* see it; beside its archive lies its digest."""
+    source = built / archive
+    target = f"{DELIVERED}/images/{source.stem}-{built.name[:12]}.tar"
     for host in hosts:
-        var_lib = host.directory / "var-lib"
+        _lay(source, host.directory / "var-lib" / target)
+    digest = source.with_suffix(".digest").read_text(encoding="utf-8").strip()
+    return Image(name, digest, f"/var/lib/{target}")
+
+
+def _deliver(testbed: Testbed, cluster: Layout, cache: Cache) -> Delivered:
+    """Lay programs and images where the hosts see them, under names that tell versions."""
+    hosts = [testbed.host(node.name) for node in cluster.nodes]
+    programs = kubernetes.build(cache)
+    binaries = f"{DELIVERED}/kubernetes-{programs.name[:12]}"
+    for host in hosts:
         for name in kubernetes.PROGRAMS:
-            _lay(programs / name, var_lib / binaries / name)
-        _lay(image / pause.ARCHIVE, var_lib / archive)
+            _lay(programs / name, host.directory / "var-lib" / binaries / name)
+    master = testbed.host(cluster.control_plane.name)
     return Delivered(
         binaries=f"/var/lib/{binaries}",
-        pause_name=pause.IMAGE,
-        pause_digest=(image / pause.DIGEST).read_text().strip(),
-        pause_archive=f"/var/lib/{archive}",
+        pause=_deliver_image(hosts, pause.build(cache), pause.IMAGE, pause.ARCHIVE),
+        dns=_deliver_image([master], coredns.build(cache), coredns.IMAGE, coredns.ARCHIVE),
+        engines=_deliver_engines(testbed, cluster, cache),
     )
 
 
@@ -185,6 +194,23 @@ def _wait_for_nodes(
     )
 
 
+def _install_dns(testbed: Testbed, cluster: Layout, api: Api, image: str, tell: Say) -> None:
+    """Apply the cluster DNS and wait until it answers: whoever uses the testbed may count on it."""
+    for thing in dns.objects(cluster, image):
+        api.apply(dns.path(thing), thing)
+
+    def missing() -> dict[str, str]:
+        reason = dns.waiting_for(api.get(dns.DEPLOYMENT))
+        return {f"cluster DNS on {api.name}": reason} if reason else {}
+
+    for what, reason in _wait_for(missing, time.monotonic() + READY_SECONDS, tell).items():
+        raise TestbedError(
+            f"{what} is not ready after {READY_SECONDS} s: {reason}",
+            f"python -m testbed exec {api.name} --name {testbed.name} -- "
+            f"kubectl -n {dns.NAMESPACE} describe pods",
+        )
+
+
 def wait_ready(testbed: Testbed, tell: Say = say) -> None:
     """Wait until pods can be made and every node has reported from its host's present boot."""
     cluster = plan(testbed)
@@ -197,17 +223,16 @@ def wait_ready(testbed: Testbed, tell: Say = say) -> None:
 def up(testbed: Testbed, cache: Cache, tell: Say = say) -> Path:
     """Make the cluster the topology asks for, or what is missing of it; its kubeconfig."""
     cluster = plan(testbed)
-    delivered = replace(
-        _deliver((testbed.host(node.name) for node in cluster.nodes), cache),
-        engines=_deliver_engines(testbed, cluster, cache),
-    )
+    delivered = _deliver(testbed, cluster, cache)
     store = Store(testbed.state_dir / "pki", testbed.name)
     path = _write_kubeconfig(testbed, cluster, store)
     tell(f"configuring {len(cluster.nodes)} nodes, Kubernetes {kubernetes.VERSION}")
     for line in _configure(testbed, cluster, store, delivered):
         tell(line)
     wait_ready(testbed, tell)
-    _api(testbed, cluster).label_node(cluster.control_plane.name, CONTROL_PLANE_ROLE, "")
+    api = _api(testbed, cluster)
+    api.label_node(cluster.control_plane.name, CONTROL_PLANE_ROLE, "")
+    _install_dns(testbed, cluster, api, delivered.dns.name, tell)
     tell(f"{len(cluster.nodes)} nodes ready; kubeconfig {path}")
     return path
 

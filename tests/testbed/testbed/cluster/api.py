@@ -69,6 +69,19 @@ class Api:
         """Whether there is an object at *path*."""
         return self.request("GET", path)[0] == 200
 
+    def get(self, path: str) -> dict[str, Any]:
+        """The object at *path*; empty where there is none."""
+        status, body = self.request("GET", path)
+        return dict(json.loads(body)) if status == 200 else {}
+
+    def apply(self, path: str, thing: dict[str, Any]) -> None:
+        """Server-side apply: what others have set on the object stays."""
+        query = "?fieldManager=testbed&force=true"
+        kind = "application/apply-patch+yaml"
+        status, body = self.request("PATCH", path + query, thing, kind)
+        if status not in (200, 201):
+            raise TestbedError(f"applying {path}: answered {status}: {body[:300]!r}")
+
     def label_node(self, name: str, label: str, value: str) -> None:
         """Set one label of one node."""
         kind = "application/merge-patch+json"

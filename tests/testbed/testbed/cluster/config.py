@@ -21,6 +21,7 @@ CNI_CONFIG = "/etc/cni/net.d"
 CNI_PLUGINS = "/usr/lib/cni"
 BRIDGE = "cni0"
 CONTROL_PLANE_ROLE = "node-role.kubernetes.io/control-plane"
+CLUSTER_DOMAIN = "cluster.local"
 CDI_DIRECTORIES = ("/etc/cdi", "/var/run/cdi")
 CRI_SOCKETS = {"cri-dockerd": "unix:///run/cri-dockerd.sock"}
 CONTAINERD_SOCKET = "unix:///run/containerd/containerd.sock"
@@ -73,7 +74,7 @@ def kubelet(layout: Layout, node: Node) -> str:
             "tlsCertFile": f"{PKI}/kubelet-server.crt",
             "tlsPrivateKeyFile": f"{PKI}/kubelet-server.key",
             "containerRuntimeEndpoint": CRI_SOCKETS.get(node.engine, CONTAINERD_SOCKET),
-            "clusterDomain": "cluster.local",
+            "clusterDomain": CLUSTER_DOMAIN,
             "clusterDNS": [layout.dns_service_ip],
             "registerWithTaints": [taint] if node.control_plane else [],
             "serializeImagePulls": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import config, units
@@ -24,13 +24,22 @@ RUNC_WRAPPER = "/usr/local/sbin/runc"
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image's name, its manifest's digest, and where its archive lies on a host."""
+
+    name: str
+    digest: str
+    archive: str
+
+
+@dataclass(frozen=True)
 class Delivered:
-    """Where the programs and the pause image lie on every host."""
+    """Where the programs and images lie on the hosts: ``pause`` on each, ``dns`` on the control
+    plane's."""
 
     binaries: str
-    pause_name: str
-    pause_digest: str
-    pause_archive: str
+    pause: Image
+    dns: Image
     # Directory of each engine that some host takes from us.
     engines: Mapping[str, str] = field(default_factory=dict)
 
@@ -130,6 +139,11 @@ def _unit_document(unit: units.Unit) -> dict[str, Any]:
     return {"name": unit.name, "files": list(unit.files)}
 
 
+def _image_document(image: Image, node: Node) -> dict[str, Any]:
+    engine = "docker" if node.engine == "cri-dockerd" else "containerd"
+    return {**asdict(image), "engine": engine}
+
+
 def _file_document(file: File) -> dict[str, Any]:
     return {
         "data": base64.b64encode(file.data).decode(),
@@ -140,24 +154,18 @@ def _file_document(file: File) -> dict[str, Any]:
 
 def make_order(layout: Layout, node: Node, store: Store, delivered: Delivered) -> dict[str, Any]:
     """The order for *node*'s host. Issues the certificates it needs; changes nothing else."""
-    first = units.first_units(node, delivered.pause_name)
+    first = units.first_units(node, delivered.pause.name)
     later = units.units(layout, node, delivered.binaries)
     files = {
-        **_node_files(layout, node, store, delivered.pause_name),
+        **_node_files(layout, node, store, delivered.pause.name),
         **(_control_plane_files(layout, store) if node.control_plane else {}),
         **{unit.path: File(unit.text.encode()) for unit in (*first, *later) if unit.text},
     }
+    images = (delivered.pause, *([delivered.dns] if node.control_plane else []))
     return {
         "files": {path: _file_document(file) for path, file in files.items()},
         "links": _links(node, delivered),
         "first_units": [_unit_document(unit) for unit in first],
         "units": [_unit_document(unit) for unit in later],
-        "images": [
-            {
-                "name": delivered.pause_name,
-                "digest": delivered.pause_digest,
-                "archive": delivered.pause_archive,
-                "engine": "docker" if node.engine == "cri-dockerd" else "containerd",
-            }
-        ],
+        "images": [_image_document(image, node) for image in images],
     }

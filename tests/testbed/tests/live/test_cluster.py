@@ -93,6 +93,9 @@ def shell_pod(node: str) -> dict[str, Any]:
     }
     spec = {
         "nodeName": node,
+        # As a StatefulSet names its pods.
+        "hostname": f"shell-{node}",
+        "subdomain": "shells",
         "terminationGracePeriodSeconds": 0,
         "containers": [container],
         "volumes": [{"name": "usr", "hostPath": {"path": "/usr"}}],
@@ -120,7 +123,14 @@ def pods(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         "metadata": {"name": "shell"},
         "spec": {"selector": {"app": "shell"}, "ports": ports},
     }
-    kubectl(testbed, "apply", "-f", "-", input=json.dumps(service))
+    headless = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "shells"},
+        "spec": {"clusterIP": "None", "selector": {"app": "shell"}},
+    }
+    for thing in (service, headless):
+        kubectl(testbed, "apply", "-f", "-", input=json.dumps(thing))
     return wait_for_pods(testbed)
 
 
@@ -197,6 +207,29 @@ def test_pods_reach_each_other_and_the_service_from_every_node(
         for target, address in pods.items():
             assert fetch(testbed, source, f"{address}:8080") == target
         assert fetch(testbed, source, service) in pods
+
+
+def resolve(testbed: Testbed, pod: str, name: str) -> str:
+    """The address that *pod* is told for *name*, or the error."""
+    program = f"import socket; print(socket.gethostbyname({name!r}))"
+    said = kubectl(testbed, "exec", pod, "--", "python3", "-c", program, check=False)
+    return said.partition("command terminated")[0].strip().splitlines()[-1]
+
+
+def test_names_of_the_cluster_resolve_from_every_node(
+    testbed: Testbed, pods: dict[str, str]
+) -> None:
+    service = kubectl(testbed, "get", "service", "shell", "-o", "jsonpath={.spec.clusterIP}")
+    for source in pods:
+        wanted = {"shell": service, "shell.default.svc": service}
+        wanted |= {f"{pod}.shells.default.svc": address for pod, address in pods.items()}
+        deadline = time.monotonic() + 90
+        # The server hears of a new Service no earlier than everybody else.
+        while (found := {name: resolve(testbed, source, name) for name in wanted}) != wanted:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.5)
+        # An answer, and not the silence of a server that nobody reaches.
+        assert "Name or service not known" in resolve(testbed, source, "example.org")
 
 
 def test_a_pod_keeps_its_address_across_nodes(testbed: Testbed, pods: dict[str, str]) -> None:

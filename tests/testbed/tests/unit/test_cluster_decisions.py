@@ -21,7 +21,9 @@ from testbed.hosts import Testbed
 from testbed.topology import parse_topology
 
 BINARIES = "/var/lib/testbed/kubernetes-0123"
-DELIVERED = orders.Delivered(BINARIES, "testbed.invalid/pause:v1", "sha256:00", "/var/lib/p.tar")
+PAUSE = orders.Image("testbed.invalid/pause:v1", "sha256:00", "/var/lib/p.tar")
+DNS = orders.Image("testbed.invalid/coredns:v1", "sha256:01", "/var/lib/d.tar")
+DELIVERED = orders.Delivered(BINARIES, PAUSE, DNS)
 
 
 def make(tmp_path: Path, pod_cidr: str = "10.244.0.0/16", master_os: str = "debian12") -> Testbed:
