@@ -15,6 +15,7 @@ from testbed.artefacts import publish_all
 from testbed.errors import TestbedError
 from xpubuild.toolchain import ToolchainError
 
+from e2e import serving
 from e2e.platform import ROOT, TOPOLOGY, Platform, PlatformError, must
 
 MONITOR = "/opt/xpu/bin/gpu-monitor"
@@ -35,6 +36,14 @@ def show_slice(platform: Platform, pod: str, period_s: int) -> None:
     """The monitor's lines from inside the pod."""
     heading(f"gpu-monitor -p {period_s} in {pod}")
     click.echo(platform.in_pod(pod, MONITOR, "-p", str(period_s)).output.rstrip())
+
+
+def show_serving(platform: Platform) -> None:
+    """The group of two members, and an answer of it through its Service."""
+    done = serving.inference(platform, "pair", playbook="inference_status")
+    click.echo("\n".join(serving.table(done)))
+    said = serving.chat(platform, *serving.PAIR, "one two three")
+    click.echo(f"chat through Service {'/'.join(serving.PAIR[:2])}: {said!r}")
 
 
 def around(platform: Platform) -> str:
@@ -59,7 +68,7 @@ def cli() -> None:
 @click.option("--name", default="demo", show_default=True, help="name of the testbed")
 @click.option("--subnet", default="", help="use this network in place of the topology's")
 def up(name: str, subnet: str) -> None:
-    """Build, raise the testbed, run site.yml, start a workload on a 20 % slice, show it."""
+    """Build, raise the testbed, run site.yml, show a workload on a slice and a serving group."""
     # Before the builds: who lacks root or podman shall not hear it after a quarter of an hour.
     machine.prepare()
     platform = Platform(name)
@@ -80,13 +89,19 @@ def up(name: str, subnet: str) -> None:
     heading("workload: Deployment and Service of document 000 on a slice of 20 % and 3 GiB")
     pod = platform.start_workload()
     show_slice(platform, pod, period_s=10)
+    nodes = serving.nodes(platform)
+    engine = serving.best(nodes[0].directory)
+    heading(f"serving: one model over two pods on two nodes, by {engine.name}")
+    serving.place(engine, nodes)
+    serving.inference(platform, "pair")
+    show_serving(platform)
     click.echo(around(platform))
 
 
 @cli.command()
 @click.option("--name", default="demo", show_default=True, help="name of the testbed")
 def status(name: str) -> None:
-    """Hosts, nodes, verdict and the slice's monitor lines."""
+    """Hosts, nodes, verdict, the slice's monitor lines and the serving group."""
     platform = Platform(name)
     must([sys.executable, "-m", "testbed", "status", "--name", name])
     heading("nodes and pods")
@@ -94,6 +109,8 @@ def status(name: str) -> None:
     heading("verdict of the last run")
     show_verdict(platform.verdict())
     show_slice(platform, platform.start_workload(), period_s=2)
+    heading("the serving group")
+    show_serving(platform)
     click.echo(around(platform))
 
 

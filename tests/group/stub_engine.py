@@ -37,6 +37,7 @@ API_PORT = 8000
 PORT = 29501
 TOKEN_S = float(os.environ.get("STUB_TOKEN_SECONDS", "0"))
 MODEL = "stub"
+CHAT = "/v1/chat/completions"
 
 
 def say(text: str) -> None:
@@ -133,12 +134,15 @@ class Api(BaseHTTPRequestHandler):
     channel: socket.socket
     lock = threading.Lock()
     busy = 0
+    tokens = 0
 
     def do_GET(self) -> None:
         if self.path == "/health":
             self._say(200, {})
         elif self.path == "/v1/models":
             self._say(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        elif self.path == "/metrics":
+            self._send(200, f"vllm:generation_tokens_total {Api.tokens}\n".encode(), "text/plain")
         else:
             self._say(404, {})
 
@@ -153,16 +157,22 @@ class Api(BaseHTTPRequestHandler):
                 with Api.lock:
                     self.channel.sendall(b"s")
                     answer = self.channel.recv(1)
+                    Api.tokens += answer == b"t"
                 if answer != b"t":
                     self._say(500, {"error": {"message": "EngineDeadError"}})
                     os._exit(1)
-            self._say(200, {"choices": [{"text": "x" * body.get("max_tokens", 1)}]})
+            text = "x" * body.get("max_tokens", 1)
+            said = {"message": {"role": "assistant", "content": text}}
+            self._say(200, {"choices": [said if self.path == CHAT else {"text": text}]})
         finally:
             Api.busy -= 1
 
     def _say(self, status: int, document: object) -> None:
-        body = json.dumps(document).encode()
+        self._send(status, json.dumps(document).encode(), "application/json")
+
+    def _send(self, status: int, body: bytes, kind: str) -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
