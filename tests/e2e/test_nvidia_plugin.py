@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Document 003 on the demo: NVIDIA's own plugin, the real program, shares a card by time slices.
 
-One of the demo's nodes is taken from our plugin for it, and given back at the end.
+One of the demo's nodes is taken from our plugin for it, and given back at the end. It has two cards,
+as the document's: 20 time slices, of which the document's service asks for 12.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from xpubuild.artefacts import Artefact, publish
 from xpubuild.cache import Cache
 from xpubuild.recipes import helm
 
+from e2e import serving
 from e2e.conftest import Demo
 from e2e.platform import ROOT, Platform, Run, recap
 
 pytestmark = pytest.mark.soak
 
-OURS, THEIRS = "gpu1", "gpu2"
-REPLICAS = 10
+OURS, THEIRS = "gpu2", "gpu1"
+REPLICAS, CARDS = 10, 2
 SHARED = {
     "version": "v1",
     "flags": {"migStrategy": "none"},
@@ -53,6 +55,34 @@ POD = {
             }
         ],
     },
+}
+
+# The document's service in inventories/sandbox/services: namespace, name, model.
+SERVED = ("openpie-model", "vllm-openai", "qwen2-7b")
+# And as role vllm_service has it.
+BY_ROLE: dict[str, Any] = {
+    "vllm_service_name": "vllm-openai",
+    "vllm_service_namespace": "openpie-role",
+    "vllm_service_model": "/var/lib/flexai-engine/model",
+    "vllm_service_served_name": "qwen2-7b",
+    "vllm_service_version": "0.6.3.post1",
+    "vllm_service_image": serving.IMAGE,
+    "vllm_service_env": {"PATH": "/engine/bin:/usr/local/bin:/usr/bin:/bin"},
+    "vllm_service_volumes": [f"{serving.DIRECTORY}:/engine"],
+    "vllm_service_nodes": [THEIRS],
+    "vllm_service_device": "shared",
+    "vllm_service_gpus": 12,
+    "vllm_service_shared_replicas": REPLICAS,
+    "vllm_service_tensor_parallel": 2,
+    "vllm_service_card_memory_gib": 24,
+    "vllm_service_memory_utilization": 0.5,
+    "vllm_service_max_model_len": 512,
+    "vllm_service_runtime_class": "flexai-xpu",
+    "vllm_service_cpu": "100m",
+    "vllm_service_memory": "6Gi",
+    "vllm_service_port": 18000,
+    "vllm_service_drain_s": 1,
+    "vllm_service_start_timeout_s": 300,
 }
 
 
@@ -147,7 +177,7 @@ def test_a_card_is_shared_as_the_configuration_says(site: Site) -> None:
         f"--field-selector=spec.nodeName={THEIRS}",
     )  # fmt: skip
     assert changed(site.role()) != {0}
-    assert site.capacity(THEIRS)["nvidia.com/gpu.shared"] == str(REPLICAS)
+    assert site.capacity(THEIRS)["nvidia.com/gpu.shared"] == str(REPLICAS * CARDS)
     assert "nvidia.com/gpu.shared" not in site.capacity(OURS)
     assert changed(site.role()) == {0}
 
@@ -157,10 +187,61 @@ def test_a_pod_is_told_its_card(site: Site) -> None:
     site.platform.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(POD))
     site.platform.kubectl("wait", "pod/shared", "--for=condition=Ready", "--timeout=120s")
     told = site.platform.in_pod("default/shared", "ls", "/var/run/nvidia-container-devices").output
-    (card,) = load(site.platform.name).host(THEIRS).cards
-    assert told.split() == [card.uuid]
+    cards = {card.uuid for card in load(site.platform.name).host(THEIRS).cards}
+    assert len(told.split()) == 1 and set(told.split()) < cards
     # Time slices limit nothing: there is no slice in this container.
     assert site.platform.in_pod("default/shared", "ls", "/etc/xpu", check=False).rc != 0
+
+
+@pytest.fixture
+def engine(site: Site) -> Iterator[None]:
+    """The stub on the node, and nothing of what served with it afterwards."""
+    host = load(site.platform.name).host(THEIRS)
+    site.platform.kubectl("delete", "pod", "shared", "--ignore-not-found")
+    serving.place(serving.stub(), [host])
+    yield
+    for namespace in (SERVED[0], BY_ROLE["vllm_service_namespace"]):
+        site.platform.kubectl("delete", "namespace", namespace, "--ignore-not-found")
+    serving.remove([host])
+
+
+def slices(platform: Platform, namespace: str) -> dict[str, Any]:
+    """What the one pod of a namespace asks of cards, and where it runs."""
+    found = platform.kubectl("-n", namespace, "get", "pods", "-o", "json").output
+    (pod,) = json.loads(found)["items"]
+    limits = pod["spec"]["containers"][0]["resources"]["limits"]
+    asked = {name: value for name, value in limits.items() if name.startswith("nvidia.com")}
+    return {"node": pod["spec"]["nodeName"], **asked}
+
+
+WANTED = {"node": THEIRS, "nvidia.com/gpu.shared": "12"}
+
+
+def test_the_documents_service_runs_on_12_of_its_20_slices(site: Site, engine: None) -> None:
+    platform = site.platform
+    more: dict[str, Any] = {"serving_runtime_class": "flexai-xpu"}
+    refused = serving.inference(
+        platform, "document-003", serving_shared_replicas=20, check=False, **more
+    )
+    assert refused.rc != 0
+    assert "whole GPUs (nvidia.com/gpu) with tensor parallelism 2" in refused.output
+    assert changed(serving.inference(platform, "document-003", **more)) != {0}
+    assert slices(platform, SERVED[0]) == WANTED
+    assert serving.chat(platform, *SERVED, "红楼梦是什么") == "xxxxxxxx"
+    assert changed(serving.inference(platform, "document-003", **more)) == {0}
+    gone = {"inference_service_state": "absent", **more}
+    assert changed(serving.inference(platform, "document-003", **gone)) != {0}
+
+
+def test_the_same_by_the_playbook_for_one_pod(site: Site, engine: None) -> None:
+    platform = site.platform
+    done = platform.play("flexai.xpu.vllm_service", BY_ROLE)
+    assert changed(done) != {0}
+    assert "xxxxxxxx" in done.output  # the playbook's own chat
+    assert slices(platform, BY_ROLE["vllm_service_namespace"]) == WANTED
+    assert changed(platform.play("flexai.xpu.vllm_service", BY_ROLE)) == {0}
+    gone = {**BY_ROLE, "vllm_service_state": "absent"}
+    assert changed(platform.play("flexai.xpu.vllm_service", gone)) != {0}
 
 
 def test_our_preflight_names_who_has_the_node(site: Site) -> None:
@@ -170,7 +251,6 @@ def test_our_preflight_names_who_has_the_node(site: Site) -> None:
 
 
 def test_uninstalling_leaves_nothing(site: Site) -> None:
-    site.platform.kubectl("delete", "pod", "shared")
     assert changed(site.role(entry="uninstall")) != {0}
     assert changed(site.role(entry="uninstall")) == {0}
     objects = site.platform.kubectl(

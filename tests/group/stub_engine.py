@@ -31,7 +31,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 SIZE = int(os.environ.get("LWS_GROUP_SIZE", "1"))
 INDEX = int(os.environ.get("LWS_WORKER_INDEX", "0"))
-HERE = os.environ.get("POD_IP", "127.0.0.1")
+HERE = os.environ.get("POD_IP", "0.0.0.0")
 LEADER = os.environ.get("FLEXAI_LEADER_IP", HERE)
 API_PORT = 8000
 PORT = 29501
@@ -141,6 +141,8 @@ class Api(BaseHTTPRequestHandler):
             self._say(200, {})
         elif self.path == "/v1/models":
             self._say(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+        elif self.path == "/openapi.json":
+            self._say(200, {"openapi": "3.1.0", "paths": {CHAT: {"post": {}}}})
         elif self.path == "/metrics":
             self._send(200, f"vllm:generation_tokens_total {Api.tokens}\n".encode(), "text/plain")
         else:

@@ -458,10 +458,14 @@ def launch(service: Service) -> engines.Launch:
 
 
 def parallelism(service: Service, _facts: Facts) -> Found:
-    _rest, gpus = accelerators(templates.engine(service.leader))
+    resource, gpus = accelerators(templates.engine(service.leader))
     # Without accelerators an engine runs on CPUs, which nobody counts for it.
     if not service.engine or not gpus:
         return
+    if resource.endswith(SHARED):
+        # Shares are not cards: more of them than cards are how distinct_cards is satisfied.
+        ranks = service.tp * service.pp * (1 if service.engine.name == "sglang" else service.dp)
+        gpus = min(gpus, -(-ranks // service.pods))
     known = models.find(service.model.template) if service.model else None
     yield from sizing.parallel_problems(
         "spec.flexai.parallelism",
