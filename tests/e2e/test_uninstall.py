@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from testbed.artefacts import publish_all
 
-from e2e import snapshot
+from e2e import serving, snapshot
 from e2e.platform import ROOT, Platform, must, recap
 
 pytestmark = pytest.mark.soak
@@ -22,6 +23,22 @@ NAMED = ("start of containerd.service", "start of docker.service")
 CLUSTER_WIDE = (
     "namespaces,customresourcedefinitions,runtimeclasses,clusterroles,clusterrolebindings"
 )
+# A service that the site names, which holds no slice.
+SERVICE: dict[str, object] = {
+    "vllm_service_name": "tiny",
+    "vllm_service_namespace": "served",
+    "vllm_service_model": "/var/lib/flexai-engine/model",
+    "vllm_service_version": "0.32.0",
+    "vllm_service_image": serving.IMAGE,
+    "vllm_service_env": {"PATH": "/engine/bin:/usr/local/bin:/usr/bin:/bin"},
+    "vllm_service_volumes": [f"{serving.DIRECTORY}:/engine"],
+    "vllm_service_nodes": ["gpu1"],
+    "vllm_service_device": "none",
+    "vllm_service_runtime_class": "flexai-xpu",
+    "vllm_service_cpu": "100m",
+    "vllm_service_memory": "4Gi",
+    "vllm_service_drain_s": 1,
+}
 NODE_MARKS = "{range .items[*]}{.metadata.name} {.metadata.labels} {.metadata.annotations}{end}"
 
 
@@ -58,7 +75,6 @@ def changed(output: str) -> dict[str, int]:
 def test_there_and_back(bare: Platform) -> None:
     before = look(bare)
     bare.playbook("site")
-    installed = look(bare)
 
     pod = bare.start_workload()
     refused = bare.playbook("uninstall", check=False)
@@ -67,13 +83,22 @@ def test_there_and_back(bare: Platform) -> None:
     assert set(changed(refused.output).values()) == {0}
     bare.kubectl("delete", "namespace", "slice-demo", "--wait=true")
 
-    predicted = changed(bare.playbook("uninstall", "--check", "--diff").output)
+    nodes = serving.nodes(bare)
+    serving.place(serving.stub(), nodes)
+    bare.play("flexai.xpu.vllm_service", SERVICE)
+    # A group of two finds no second node here, and goes all the same.
+    serving.inference(bare, "pair", inference_service_wait=False)
+    named = ("--extra-vars", json.dumps(SERVICE), "-e", f"@{serving.SERVICES}/pair.yml")
+    installed = look(bare)
+
+    predicted = changed(bare.playbook("uninstall", "--check", "--diff", *named).output)
     assert {host: snapshot.differences(installed[host], look(bare)[host]) for host in HOSTS} == {
         host: [] for host in HOSTS
     }
     assert all(predicted.values()), predicted
 
-    bare.playbook("uninstall")
+    bare.playbook("uninstall", *named)
+    serving.remove(nodes)
     after = look(bare)
     left = {
         place: [
@@ -84,5 +109,5 @@ def test_there_and_back(bare: Platform) -> None:
         for place in before
     }
     assert left == {place: [] for place in before}
-    again = changed(bare.playbook("uninstall").output)
+    again = changed(bare.playbook("uninstall", *named).output)
     assert set(again.values()) == {0}, again

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Document 000's deployment by role vllm_service: a slice, a Service, a chat, and nothing left.
+"""Document 000's deployment by vllm_service.yml: a slice, a Service, a chat, and nothing left.
 
-The engine is a stub (workload/openai_stub.py): the testbed's cards compute nothing.
+The engine is the stub of tests/group under vLLM's command line: the testbed's cards compute nothing.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from e2e import serving, snapshot
 from e2e.conftest import Demo
-from e2e.platform import ROOT, Platform, Run, recap
+from e2e.platform import Platform, Run, recap
 
 NAMESPACE, NAME = "vllm-e2e", "qwen"
-MODEL = "/srv/Qwen2.5-0.5B-Instruct"
+# Where a snapshot sees it.
+MODEL = "/opt/Qwen2.5-0.5B-Instruct"
 NODES = ("gpu1", "gpu2")
 # What Qwen2.5-0.5B-Instruct was published with, as far as sizing asks for it.
 CONFIG = {
@@ -44,10 +46,9 @@ class Site:
             "vllm_service_namespace": NAMESPACE,
             "vllm_service_model": MODEL,
             "vllm_service_model_source": str(source),
-            "vllm_service_image": "docker.io/library/xpu-workload:v1.0",
-            "vllm_service_command": [
-                "python3", f"{MODEL}/openai_stub.py", "Qwen2.5-0.5B-Instruct", "8000",
-            ],
+            "vllm_service_image": serving.IMAGE,
+            "vllm_service_env": {"PATH": "/engine/bin:/usr/local/bin:/usr/bin:/bin"},
+            "vllm_service_volumes": [f"{serving.DIRECTORY}:/engine"],
             "vllm_service_cores": 20,
             "vllm_service_memory_gib": 3,
             "vllm_service_cpu": "100m",
@@ -55,11 +56,22 @@ class Site:
             "vllm_service_shm_gib": 1,
             "vllm_service_drain_s": 1,
             "vllm_service_start_timeout_s": 300,
-        }  # fmt: skip
+        }
+        self._before = self.hosts()
 
-    def role(self, *arguments: str, check: bool = True, **more: Any) -> Run:
-        book = ROOT / "tests/e2e/vllm_service.yml"
-        return self.platform.play(book, {**self._variables, **more}, *arguments, check=check)
+    def play(self, *arguments: str, check: bool = True, **more: Any) -> Run:
+        variables = {**self._variables, **more}
+        return self.platform.play("flexai.xpu.vllm_service", variables, *arguments, check=check)
+
+    def hosts(self) -> dict[str, snapshot.Snapshot]:
+        def on_host(host: str, *command: str) -> str:
+            return self.platform.on_host(host, *command).output
+
+        return {node: snapshot.take(on_host, node) for node in NODES}
+
+    def left_on_hosts(self) -> list[str]:
+        now = self.hosts()
+        return [line for n in NODES for line in snapshot.differences(self._before[n], now[n])]
 
     def objects(self) -> str:
         """What the cluster has of the service."""
@@ -72,11 +84,11 @@ class Site:
 def site(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     source = tmp_path_factory.mktemp("model")
     (source / "config.json").write_text(json.dumps(CONFIG))
-    stub = ROOT / "tests/e2e/workload/openai_stub.py"
-    (source / stub.name).write_bytes(stub.read_bytes())
-    made = Site(demo.platform, source)
-    yield made
+    nodes = serving.nodes(demo.platform)
+    serving.place(serving.stub(), nodes)
+    yield Site(demo.platform, source)
     demo.platform.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    serving.remove(nodes)
 
 
 def changed(done: Run) -> set[int]:
@@ -86,12 +98,14 @@ def changed(done: Run) -> set[int]:
 
 
 def test_a_check_predicts_the_service_and_makes_nothing(site: Site) -> None:
-    assert changed(site.role("--check", "--diff")) != {0}
+    assert changed(site.play("--check", "--diff")) != {0}
     assert site.objects() == ""
 
 
 def test_the_service_is_made_once_on_a_slice_of_its_size(site: Site) -> None:
-    assert changed(site.role()) != {0}
+    first = site.play()
+    assert changed(first) != {0}
+    assert "xxxxxxxx" in first.output  # the answer to the playbook's own chat
     platform = site.platform
     (pod,) = json.loads(
         platform.kubectl("-n", NAMESPACE, "get", "pods", "-o", "json").output
@@ -99,22 +113,27 @@ def test_the_service_is_made_once_on_a_slice_of_its_size(site: Site) -> None:
     assert pod["spec"]["nodeName"] in NODES
     grant = pod["metadata"]["annotations"]["huawei.com/vgpu-ids-new"].rstrip(":").split(",")
     assert grant[2:5] == ["GPU", str(3 * 1024), "20"]
-    assert changed(site.role()) == {0}
-    assert changed(site.role("--check")) == {0}
+    assert changed(site.play()) == {0}
+    assert changed(site.play("--check")) == {0}
 
 
-def test_it_answers_a_chat_through_its_service(site: Site) -> None:
-    done = site.role(entry="validate")
-    assert "You asked: 红楼梦是什么" in done.output
+def test_the_model_is_on_the_nodes_or_its_lack_is_told(site: Site) -> None:
+    for node in NODES:
+        site.platform.on_host(node, "test", "-f", f"{MODEL}/config.json")
+    refused = site.play(
+        vllm_service_model="/opt/elsewhere", vllm_service_model_source="", check=False
+    )
+    assert refused.rc != 0 and changed(refused) == {0}
+    assert f"/opt/elsewhere/config.json is not on {', '.join(NODES)}" in refused.output
 
 
 def test_somebody_elses_service_is_neither_taken_over_nor_taken_away(site: Site) -> None:
     kubectl = site.platform.kubectl
     kubectl("-n", NAMESPACE, "create", "service", "clusterip", "other", "--tcp=80")
-    refused = site.role(vllm_service_name="other", check=False)
+    refused = site.play(vllm_service_name="other", check=False)
     assert refused.rc != 0 and changed(refused) == {0}
     assert f"Namespace {NAMESPACE} has Service other, which this role" in refused.output
-    removed = site.role(vllm_service_state="absent")
+    removed = site.play(vllm_service_state="absent")
     assert changed(removed) != {0}
     assert f"namespace {NAMESPACE}: holds" in removed.output and "Service other" in removed.output
     assert site.objects() == f"namespace/{NAMESPACE}"
@@ -122,8 +141,7 @@ def test_somebody_elses_service_is_neither_taken_over_nor_taken_away(site: Site)
 
 
 def test_nothing_is_left_of_it(site: Site) -> None:
-    for node in NODES:
-        assert site.platform.on_host(node, "ls", MODEL, check=False).rc != 0
-    assert changed(site.role(entry="uninstall")) != {0}
+    assert changed(site.play(vllm_service_state="absent")) != {0}
     assert site.objects() == ""
-    assert changed(site.role(entry="uninstall")) == {0}
+    assert site.left_on_hosts() == []
+    assert changed(site.play(vllm_service_state="absent")) == {0}
