@@ -38,9 +38,9 @@ volcano: venv ## Volcano and huawei-xpu from a source tree, in build/volcano; VO
 	@$(PY) -m xpubuild volcano-source --tree "$(VOLCANO_SRC)" --out build/volcano
 
 .PHONY: demo demo-status demo-down
-demo: collection ## the main job, from bare hosts to a pod on a 20 % slice; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
+demo: collection ## the main job, from bare hosts to a pod on a 20 % slice and a model over two pods; SUBNET=10.1.2.0/24 [root; 28 min once, then 5 min]
 	@$(PY) -m e2e.demo up --name $(TESTBED) $(if $(SUBNET),--subnet $(SUBNET))
-demo-status: collection ## hosts, nodes, slices and the monitor's lines of the demo [10 s]
+demo-status: collection ## hosts, nodes, slices, the monitor's lines and the serving group of the demo [20 s]
 	@$(PY) -m e2e.demo status --name $(TESTBED)
 demo-down: venv ## remove the demo; leaves nothing behind [20 s]
 	@$(PY) -m testbed down --name $(TESTBED)

@@ -213,9 +213,7 @@ def chat(platform: Platform, namespace: str, name: str, model: str, question: st
     return str(json.loads(done.output)["choices"][0]["message"]["content"])
 
 
-def wait_for(
-    condition: Callable[[], Any], what: str, story: Callable[[], str] = lambda: ""
-) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, story: Callable[[], str] = lambda: "") -> Any:
     """The first true value of *condition*; where none comes, *story* tells what came instead."""
     until = time.monotonic() + PATIENCE_S
     while True:

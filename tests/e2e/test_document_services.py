@@ -18,6 +18,7 @@ from e2e.conftest import Demo
 from e2e.platform import Platform, recap
 
 NODE = "gpu1"
+QUEUE = "a15155090721337344296789"
 IMAGES = (
     "registry.cnbita.com:5000/heros-dev/python:3.9-slim",
     "registry.cn-hangzhou.aliyuncs.com/sea-wyq/python:3.9-amd64",
@@ -27,7 +28,7 @@ GRANTED = [
     {
         "apiVersion": "scheduling.volcano.sh/v1beta1",
         "kind": "Queue",
-        "metadata": {"name": "a15155090721337344296789"},
+        "metadata": {"name": QUEUE},
         "spec": {"weight": 1},
     },
     {
@@ -41,7 +42,7 @@ GRANTED = [
 
 @pytest.fixture(scope="module")
 def site(demo: Demo) -> Iterator[Platform]:
-    """Nodes with the stub, the images that the documents name (all the workload's) and the label."""
+    """Nodes with the stub, the images that the documents name (all the workload's), a label."""
     platform, nodes = demo.platform, serving.nodes(demo.platform)
     serving.place(serving.stub(), nodes)
     images = ("ctr", "-n", "k8s.io", "images")
@@ -101,7 +102,7 @@ def test_document_000s_service_runs_on_its_slice(site: Platform) -> None:
 
 def test_document_004s_service_runs_as_one_gang_of_two_images(site: Platform) -> None:
     """Annotations, queue, images, amounts and the worker's command are the document's."""
-    mended = {"serving_pull_policy": "IfNotPresent"}
+    mended: dict[str, Any] = {"serving_pull_policy": "IfNotPresent"}
     assert changed(serving.inference(site, "document-004", **mended).output) != {0}
     found = pods(site, "default", "simple-inference-service")
     assert [pod["spec"]["containers"][0]["image"] for _, pod in sorted(found.items())] == list(
@@ -114,9 +115,7 @@ def test_document_004s_service_runs_as_one_gang_of_two_images(site: Platform) ->
     group = json.loads(
         site.kubectl("-n", "default", "get", "podgroups.scheduling.volcano.sh", "-o", "json").output
     )["items"]
-    assert [(one["spec"]["minMember"], one["spec"]["queue"]) for one in group] == [
-        (2, GRANTED[0]["metadata"]["name"])
-    ]
+    assert [(one["spec"]["minMember"], one["spec"]["queue"]) for one in group] == [(2, QUEUE)]
     url = serving.address(site, "default", "simple-inference-service")
     answer = serving.ask(site, f"{url}/")
     assert answer.rc == 0 and "Directory listing" in answer.output

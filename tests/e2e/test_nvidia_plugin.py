@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Document 003 on the demo: NVIDIA's own plugin, the real program, shares a card by time slices.
 
-One of the demo's nodes is taken from our plugin for it, and given back at the end. It has two cards,
-as the document's: 20 time slices, of which the document's service asks for 12.
+One of the demo's nodes is taken from our plugin for it, and given back at the end. It has two
+cards, as the document's: 20 time slices, of which the document's service asks for 12.
 """
 
 from __future__ import annotations

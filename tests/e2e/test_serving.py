@@ -138,7 +138,9 @@ def test_a_killed_engine_of_the_leader_is_a_group_formed_anew(pair: Pair) -> Non
     assert killed.output.strip() == "killed"
     pair.wait_serving(but=epoch)
     # In place: no container has begun anew, so no pod waits for a longer and longer back-off.
-    restarts = [pod["status"]["containerStatuses"][0]["restartCount"] for pod in pair.pods().values()]
+    restarts = [
+        pod["status"]["containerStatuses"][0]["restartCount"] for pod in pair.pods().values()
+    ]
     assert restarts == [0, 0]
 
 
@@ -149,7 +151,9 @@ def test_a_deleted_pod_is_a_group_formed_anew(pair: Pair, member: str) -> None:
     pair.wait_serving(but=epoch)
     after = pair.pods()
     other = ({LEADER, WORKER} - {member}).pop()
-    uid = {name: (before[name]["metadata"]["uid"], after[name]["metadata"]["uid"]) for name in after}
+    uid = {
+        name: (before[name]["metadata"]["uid"], after[name]["metadata"]["uid"]) for name in after
+    }
     assert uid[member][0] != uid[member][1]
     assert uid[other][0] == uid[other][1]
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Document 000's deployment by vllm_service.yml: a slice, a Service, a chat, and nothing left.
 
-The engine is the stub of tests/group under vLLM's command line: the testbed's cards compute nothing.
+The engine is the stub of tests/group under vLLM's command line: the cards compute nothing.
 """
 
 from __future__ import annotations

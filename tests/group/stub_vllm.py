@@ -12,7 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import stub_engine
+# Beside this file, on a node as here.
+import stub_engine  # type: ignore[import-not-found]
 
 # Of each flag that changes nothing here: whether a value follows it.
 IDLE = {
@@ -46,7 +47,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     serve.add_argument("--master-addr", default=stub_engine.LEADER)
     serve.add_argument("--headless", action="store_true")
     for flag, valued in IDLE.items():
-        serve.add_argument(flag, **({} if valued else {"action": "store_true"}))
+        serve.add_argument(flag, action="store" if valued else "store_true")
     asked = parser.parse_args(words)
     if not (asked.model / "config.json").is_file():
         serve.error(f"{asked.model} has no config.json")

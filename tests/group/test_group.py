@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.flexai.xpu.plugins.module_utils._inference import engines
 
 from group.conftest import MakeGroup, rooted
 from group.members import Group, Network, descendants, stub_fragments, wait_for
@@ -90,7 +91,11 @@ def test_kill_9_of_a_containers_first_process(make_group: MakeGroup, index: int)
     assert [member.starts for member in group.members] == [1 + (i == index) for i in (0, 1)]
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (1, 0, 2)], ids=str)
+@pytest.mark.parametrize(
+    "order",
+    [(0, 1, 2), (1, 0, 2), (1, 2, 0)],
+    ids=["leader first", "worker first", "leader last"],
+)
 def test_members_may_start_in_any_order(make_group: MakeGroup, order: tuple[int, ...]) -> None:
     group = make_group(3)
     for index in order:
@@ -467,6 +472,27 @@ def test_one_pod_alone(make_group: MakeGroup) -> None:
     group.leader.kill(signal.SIGTERM)
     assert group.leader.wait_end() == 0
     assert "0 requests to finish" in group.leader.log.read_text()
+
+
+def test_an_image_without_ray_is_told_and_uses_up_the_budget(make_group: MakeGroup) -> None:
+    """What the renderer writes for backend ray, where the image has none."""
+    made = engines.commands(
+        engines.Launch(
+            engine="vllm", version="0.17.0", model_path="/model", served_name="stub", port=8000,
+            group_size=2, backend="ray",
+        )
+    )  # fmt: skip
+    group = make_group(
+        environment={"FLEXAI_BACKEND": "ray", "FLEXAI_MAX_GROUP_RESTARTS": "1"},
+        fragments={"leader.sh": made.leader, "worker.sh": made.worker},
+    )
+    group.start()
+    assert group.leader.wait_end() == 1
+    said = group.leader.termination.read_text()
+    assert said.startswith("restart budget used up (1 in 3600 s); last: ")
+    assert "ended with status 127" in said
+    logs = "".join(member.log.read_text() for member in group.members)
+    assert "ray is not in this image (vLLM brings it up to 0.17): add it" in logs
 
 
 @pytest.mark.parametrize("index", [0, 1])

@@ -51,7 +51,9 @@ def differences(one: Any, other: Any, path: str = "") -> dict[str, tuple[Any, An
         parts = [(f"{path}[{at}]", *pair) for at, pair in enumerate(zip(one, other, strict=True))]
     else:
         return {} if one == other else {path.lstrip("."): (one, other)}
-    return {where: what for part in parts for where, what in differences(*part[1:], part[0]).items()}
+    return {
+        where: what for part in parts for where, what in differences(*part[1:], part[0]).items()
+    }
 
 
 def test_document_004_is_verbatim_but_for_what_is_refused() -> None:
@@ -95,7 +97,9 @@ def test_document_003_keeps_its_flags_its_slices_and_its_switches() -> None:
     (stateful,) = samples.of_kind(result, "StatefulSet")
     (ours,) = stateful["spec"]["template"]["spec"]["containers"]
     # Kubernetes takes both forms of a number.
-    amounts = {kind: {k: str(v) for k, v in asked.items()} for kind, asked in ours["resources"].items()}
+    amounts = {
+        kind: {k: str(v) for k, v in asked.items()} for kind, asked in ours["resources"].items()
+    }
     assert amounts == theirs["resources"]
     environment = samples.environment(stateful)
     for entry in theirs["env"]:
@@ -109,14 +113,20 @@ def test_document_003_keeps_its_flags_its_slices_and_its_switches() -> None:
 
 
 @pytest.mark.parametrize("replicas", [None, 12, 20])
-def test_document_003s_12_slices_are_taken_only_where_a_card_has_fewer(replicas: int | None) -> None:
+def test_document_003s_12_slices_are_taken_only_where_a_card_has_fewer(
+    replicas: int | None,
+) -> None:
     known = {"shared_replicas": replicas} if replicas else {}
     (problem,) = samples.problems(load("document-003"), known)
-    assert problem.startswith(f"{LEADER}.resources.limits.nvidia.com/gpu.shared: 12; allowed: whole")
+    assert problem.startswith(
+        f"{LEADER}.resources.limits.nvidia.com/gpu.shared: 12; allowed: whole"
+    )
 
 
 def test_the_8b_model_is_refused_on_the_slice() -> None:
-    (problem,) = samples.problems(load("document-000", serving_model="DeepSeek-R1-Distill-Llama-8B"))
+    (problem,) = samples.problems(
+        load("document-000", serving_model="DeepSeek-R1-Distill-Llama-8B")
+    )
     assert problem.startswith(f"{LEADER}.resources.limits.huawei.com/vgpu-memory-1Gi: ")
     assert "= 16.45 GiB" in problem
 
