@@ -182,8 +182,8 @@ def inference(
 
 def table(done: Run) -> list[str]:
     """The lines that ``inference_status`` shows, out of Ansible's output."""
-    _head, _, rest = done.output.partition('"msg": [')
-    lines: list[str] = json.loads(f"[{rest.partition(']')[0]}]")
+    lines: list[str]
+    lines, _end = json.JSONDecoder().raw_decode(done.output.partition('"msg": ')[2])
     return lines
 
 
