@@ -205,6 +205,8 @@ def chat(platform: Platform, namespace: str, name: str, model: str, question: st
     body = {
         "model": model,
         "max_tokens": 8,
+        "temperature": 0,
+        "ignore_eos": True,
         "messages": [{"role": "user", "content": question}],
     }
     done = ask(platform, f"{address(platform, namespace, name)}/v1/chat/completions", body)

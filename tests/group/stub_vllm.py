@@ -63,7 +63,8 @@ def main() -> None:
     stub_engine.SIZE, stub_engine.INDEX = asked.nnodes, asked.node_rank
     stub_engine.LEADER, stub_engine.API_PORT = asked.master_addr, asked.port
     stub_engine.MODEL = asked.served_model_name or str(asked.model)
-    stub_engine.say(f"Starting vLLM API server on http://0.0.0.0:{asked.port} (a stub)")
+    if not asked.headless:
+        stub_engine.say(f"Starting vLLM API server on http://0.0.0.0:{asked.port} (a stub)")
     stub_engine.main()
 
 
