@@ -1,7 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""CANN of a host: toolkit, then the kernels of its chips, then nnal. Each rests on those before it."""
+"""CANN of a host: toolkit, then the kernels of its chips, then nnal; each rests on the former."""
 
 from __future__ import annotations
 
@@ -111,15 +111,14 @@ def claim(facts: Facts, wanted: Wanted) -> Claim | None:
         return None
     there = ", ".join(f"{part} {version}" for part, version in facts.versions.items() if version)
     if not missing(facts, wanted):
-        return Claim(
-            ADOPT, "the site", f"CANN ({there}) was not installed by flexai.xpu and is used"
-        )
+        reason = f"CANN ({there}) was not installed by flexai.xpu and is used as it is"
+        return Claim(ADOPT, "the site", reason)
     return Claim(
         REFUSE,
         "the site",
         f"CANN ({there}) was not installed by flexai.xpu, and {wanted.version} with "
-        f"{', '.join(wanted.parts)} is wanted; set ascend_cann_version and ascend_cann_parts to use "
-        "it, or uninstall it",
+        f"{', '.join(wanted.parts)} is wanted; set ascend_cann_version and ascend_cann_parts to "
+        "use it, or uninstall it",
     )
 
 

@@ -1,7 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 # PRIVATE to flexai.xpu: may change at any time.
-"""Ascend driver and firmware of a host: what is there and whose it is, and what to run in which order.
+"""Ascend driver and firmware of a host: what is there and whose it is, what to run in which order.
 
 Huawei's order depends on the state: a first installation is driver, then firmware; an upgrade is
 firmware, then driver. Both take effect at the next boot. Which boot that is, our record says.

@@ -136,7 +136,7 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
             )
         changed = decision.action != OK
         if changed:
-            asked = {part: wanted.version for part in wanted.parts}
+            asked = dict.fromkeys(wanted.parts, wanted.version)
             after = cann.describe({**facts.versions, **asked})
     else:
         changed = facts.ours

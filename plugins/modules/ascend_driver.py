@@ -119,8 +119,8 @@ def _way_back(found: state.Driver) -> str:
         return f"{again}."
     return (
         f"{again}; to go back, set ascend_driver_version: {found.driver}, "
-        f"ascend_driver_firmware_version: {found.firmware} and ascend_driver_allow_downgrade: true. "
-        "Don't reboot before: driver and firmware are of two releases now."
+        f"ascend_driver_firmware_version: {found.firmware} and ascend_driver_allow_downgrade: "
+        "true. Don't reboot before: driver and firmware are of two releases now."
     )
 
 
