@@ -30,6 +30,8 @@ class Wanted(t.NamedTuple):
     user: str = "HwHiAiUser"
     uid: int = 1000
     allow_downgrade: bool = False
+    # Family that the packages are for; empty leaves it to the packages to refuse.
+    chip: str = ""
 
 
 class Facts(t.NamedTuple):
@@ -155,6 +157,8 @@ def _obstacle(facts: Facts, wanted: Wanted) -> str:
     if len(facts.families) > 1:
         mixed = ", ".join(facts.families)
         return f"the host has chips of several families ({mixed}), and a driver is for one"
+    if wanted.chip and wanted.chip not in facts.families:
+        return f"ascend_driver_chip is {wanted.chip}, and the host has {facts.families[0]}"
     older = [
         (part, there, asked)
         for part, there, asked in (

@@ -38,6 +38,10 @@ options:
     description: Number of both; Huawei's images expect V(1000).
     type: int
     default: 1000
+  chip:
+    description: Family that the packages are for, such as V(910b); refused on another one's host.
+    type: str
+    default: ""
   allow_downgrade:
     description: Whether an older version may replace a newer one.
     type: bool
@@ -102,6 +106,7 @@ def _wanted(params: t.Mapping[str, t.Any]) -> driver.Wanted:
         params["user"],
         params["uid"],
         params["allow_downgrade"],
+        params["chip"],
     )
 
 
@@ -206,6 +211,7 @@ def main() -> None:
             "firmware": {"type": "path"},
             "user": {"type": "str", "default": "HwHiAiUser"},
             "uid": {"type": "int", "default": 1000},
+            "chip": {"type": "str", "default": ""},
             "allow_downgrade": {"type": "bool", "default": False},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },

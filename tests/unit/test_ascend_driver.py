@@ -35,6 +35,7 @@ def converge(
         "user": "HwHiAiUser",
         "uid": 1000,
         "allow_downgrade": False,
+        "chip": "",
         "state": "present",
         **machine.driver(*versions),
         **more,
@@ -170,6 +171,7 @@ def test_another_number_is_the_sites_choice(machine: Machine) -> None:
 def test_what_is_no_host_for_it(tmp_path: Path, machine: Machine) -> None:
     assert "no Ascend accelerator is on PCI" in refused(Machine(tmp_path / "bare"))
     assert "several families (310p, 910b)" in refused(Machine(tmp_path / "both", "910b", "310p"))
+    assert "ascend_driver_chip is 310p, and the host has 910b" in refused(machine, chip="310p")
     hostroot.put(machine.root, "/.dockerenv", "")
     assert "this is a container" in refused(machine)
 
