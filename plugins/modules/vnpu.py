@@ -141,11 +141,18 @@ def _recovers(smi: Smi) -> bool:
     return said.get("vnpu config recover mode") == "Enable"
 
 
+def _nothing() -> dict[str, t.Any]:
+    nothing: dict[str, t.Any] = {"destroyed": [], "created": [], "vnpus": []}
+    return {"changed": False, **nothing, "diff": {"before": "", "after": ""}}
+
+
 def converge(
     host: Host, params: t.Mapping[str, t.Any], check: bool, send: flexnpu.Send
 ) -> dict[str, t.Any]:
     npu, chip, wanted = params["npu"], params["chip"], params["layout"]
     smi = Smi(host)
+    if not wanted and not smi.there:
+        return _nothing()  # without a driver nothing is divided
     _refuse_an_unknown_chip(smi, npu, chip)
     layout = smi.layout(npu, chip)
     change = vnpu.plan(wanted, smi.templates(npu), layout)

@@ -23,7 +23,7 @@ CHANGED = re.compile(r"ok=\d+ +changed=(\d+)")
 # The testbed's hosts have their engine from the beginning.
 THERE_ALREADY = ("container_engine",)
 # The demo has no NPU: their scenarios run in integration/test_ascend.py.
-ON_NPUS = ("ascend_driver", "ascend_cann")
+ON_NPUS = ("ascend_driver", "ascend_cann", "ascend_vnpu")
 # One line of Ansible's own log: which process of it said what.
 LOGGED = re.compile(r"^\S+ \S+ p=(\d+) u=\S+ n=ansible \w+\| ?(.*)$")
 

@@ -33,6 +33,7 @@ STATE = (
     "/var/lib/flexai-xpu/ascend_driver.json",
     "/var/lib/flexai-xpu/ascend_cann.json",
 )
+LAYOUTS = [{"npu": 1, "layout": ["vir10_3c_32g", "vir05_1c_16g"]}]
 # A task that ran on the host, and its name. What Ansible does by itself needs no module there.
 RAN = re.compile(
     r"^TASK \[(?:flexai\.xpu\.\w+ : )?(.+?)\] \**\n(?:.*\n)*?(ok|changed|skipping): ", re.M
@@ -140,12 +141,21 @@ def test_a_second_run_takes_one_module(host: Host, manifest: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("role", ["ascend_driver", "ascend_cann"])
+def test_chips_are_divided_as_the_site_says(host: Host, manifest: Path) -> None:
+    done = play(manifest, ascend_vnpu_layouts=LAYOUTS)
+    assert done.returncode == 0, done.stdout[-4000:]
+    told = host.exec(["npu-smi", "info", "-t", "info-vnpu", "-i", "1", "-c", "0"]).stdout
+    assert "Total number of vnpu: 2" in told
+    assert "changed=0" in play(manifest, ascend_vnpu_layouts=LAYOUTS).stdout
+
+
+@pytest.mark.parametrize("role", ["ascend_driver", "ascend_cann", "ascend_vnpu"])
 def test_molecule(host: Host, manifest: Path, role: str, tmp_path: Path) -> None:
     """The roles' scenarios, on this host: applied again they change nothing, and verify."""
     log = tmp_path / "ansible.log"
     variables = tmp_path / "site.yml"
-    variables.write_text(json.dumps({"flexai_manifest": str(manifest)}))
+    site = {"flexai_manifest": str(manifest), "ascend_vnpu_layouts": LAYOUTS}
+    variables.write_text(json.dumps(site))
     extensions = ROOT / "extensions/molecule"
     for step in ("converge", "verify"):
         done = run(
@@ -175,11 +185,12 @@ def test_uninstalled_it_is_bare_again(host: Host, manifest: Path, tmp_path: Path
                 "tasks_from": "uninstall",
             }
         }
-        for role in ("ascend_cann", "ascend_driver")
+        for role in ("ascend_vnpu", "ascend_cann", "ascend_driver")
     ]
     file = tmp_path / "uninstall.yml"
     file.write_text(json.dumps([{"hosts": "flexai_ascend", "gather_facts": False, "tasks": tasks}]))
-    done = play(manifest, what=file)
+    done = play(manifest, what=file, ascend_vnpu_layouts=LAYOUTS)
     assert done.returncode == 0, done.stdout[-4000:]
+    assert "changed: [npu1] => (item=NPU 1)" in done.stdout
     assert there(host) == []
     assert "changed=0" in play(manifest, what=file).stdout

@@ -173,6 +173,14 @@ def test_a_host_for_virtual_machines_is_told(npus: Npus) -> None:
     assert "`npu-smi set -t vnpu-mode -d 0`" in npus.refused(HALF)
 
 
+def test_where_there_is_no_driver_nothing_is_divided(tmp_path: Path) -> None:
+    bare = Host(str(tmp_path))
+    params = {"npu": 0, "chip": 0, "layout": [], "recover": None}
+    assert not module.converge(bare, params, False, lambda *asked: (500, ""))["changed"]
+    with pytest.raises(XpuError, match="ended with rc 127"):
+        module.converge(bare, {**params, "layout": [HALF]}, False, lambda *asked: (500, ""))
+
+
 def test_an_unknown_table_changes_nothing(npus: Npus) -> None:
     npus.fault("unknown_table 1\n")
     with pytest.raises(XpuError, match="printed no table"):

@@ -1,5 +1,7 @@
-
+# SPDX-License-Identifier: GPL-3.0-or-later
 # -- the part of CANN's packages --------------------------------------------------------------------------------------
+# common.sh stands before it, and uses and defines what this part seems to lack.
+# shellcheck shell=sh disable=SC2034,SC2154,SC2317
 logfile=$root/var/log/ascend_seclog/ascend_install.log
 part='@PART@'
 record=$root/etc/Ascend/ascend_cann_install.info

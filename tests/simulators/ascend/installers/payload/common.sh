@@ -1,7 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Self-extracting head of a SIMULATED Ascend package: no line of Huawei's is in this file. The compressed archive
-# follows the last line; packs.py fills in what stands between at-signs, and puts one package's part behind this one.
+# follows the last line; packs.py fills in what stands between at-signs, and puts one package's part behind this one,
+# which sets and uses what this one seems not to.
+# shellcheck disable=SC2034,SC2154
 set -u
 
 package='@PACKAGE@'
@@ -43,7 +45,9 @@ verify() {
 }
 
 unpack() {
-    mkdir -p "$1" && payload | gzip -dc | tar -x -f - -C "$1" || die "cannot unpack into $1; is its disk full?"
+    if ! { mkdir -p "$1" && payload | gzip -dc | tar -x -f - -C "$1"; }; then
+        die "cannot unpack into $1; is its disk full?"
+    fi
 }
 
 # A misspelt fault must not pass for a healthy run. A word may be of one package alone: half-way@driver.

@@ -1,5 +1,7 @@
-
+# SPDX-License-Identifier: GPL-3.0-or-later
 # -- the driver's part ------------------------------------------------------------------------------------------------
+# common.sh stands before it, and uses and defines what this part seems to lack.
+# shellcheck shell=sh disable=SC2034,SC2154,SC2317
 logfile=$root/var/log/ascend_seclog/ascend_install.log
 allowed='--full --run --devel --upgrade'
 info=$root/etc/ascend_install.info
@@ -29,7 +31,7 @@ put() {
     rm -f "$home/version.info"
     faulty half-way && die 'killed half-way.'
     unpack "$home"
-    mv "$home/lib/libdcmi.so" "$home/lib64/driver/libdcmi.so" && rm -rf "$home/lib"
+    mv "$home/lib/libdcmi.so" "$home/lib64/driver/libdcmi.so" && rm -rf "${home:?}/lib"
     ln -sf ../Ascend/driver/bin/npu-smi "$root/usr/local/bin/npu-smi"
     ln -sf ../Ascend/driver/lib64/driver/libdcmi.so "$root/usr/local/dcmi/libdcmi.so"
     printf 'version %s\n' "$version" >"$home/share/npu-sim/version"

@@ -9,7 +9,8 @@ set -eu
 sed -n 's/^Version=//p' /usr/local/Ascend/firmware/version.info >/usr/local/Ascend/driver/share/npu-sim/firmware
 number=0
 for card in /sys/bus/pci/devices/*; do
-    [ "$(cat "$card/vendor")" = 0x19e5 ] && [ -f "$card/simgpu" ] || continue
+    [ "$(cat "$card/vendor")" = 0x19e5 ] || continue
+    [ -f "$card/simgpu" ] || continue
     : >"/dev/davinci$number"
     number=$((number + 1))
 done
