@@ -14,7 +14,7 @@ import typing as t
 from ._errors import XpuError
 
 URL = "http://127.0.0.1:8080"
-CONF = "/etc/flexai/flexnpud.conf"
+CONF = "/opt/xpu/flexnpud/flexnpud.conf"
 TOKEN = "/etc/flexai/flexnpud.token"
 DEFAULT_QUOTA = 10
 LIST, REGISTER, UNREGISTER = "/device/flexnpu-info", "/device/register", "/device/unregister"

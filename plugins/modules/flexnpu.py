@@ -56,7 +56,7 @@ options:
   conf:
     description: The daemon's configuration, for its C(quota); without it 10 is taken.
     type: path
-    default: /etc/flexai/flexnpud.conf
+    default: /opt/xpu/flexnpud/flexnpud.conf
 extends_documentation_fragment:
   - flexai.xpu._host
   - flexai.xpu._host.attributes
@@ -162,7 +162,7 @@ def main() -> None:
                 "default": "/etc/flexai/flexnpud.token",
                 "no_log": False,
             },
-            "conf": {"type": "path", "default": "/etc/flexai/flexnpud.conf"},
+            "conf": {"type": "path", "default": "/opt/xpu/flexnpud/flexnpud.conf"},
         },
         required_if=[("state", "present", ("npu", "aicore_alloc", "memory_alloc"))],
         supports_check_mode=True,
