@@ -64,7 +64,13 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
-GROUPS = ("flexai_nodes", "flexai_kubernetes", "flexai_docker", "flexai_control_plane")
+GROUPS = (
+    "flexai_nodes",
+    "flexai_ascend",
+    "flexai_kubernetes",
+    "flexai_docker",
+    "flexai_control_plane",
+)
 FILE_NAMES = ("testbed.yml", "testbed.yaml")
 
 
@@ -72,7 +78,9 @@ def groups_of(host: dict[str, Any]) -> list[str]:
     """Groups of one host of the state file (docs/interfaces.md §9)."""
     roles = set(host["roles"])
     groups = []
-    if host["cards"]:
+    if any(card["profile"].startswith("ascend-") for card in host["cards"]):
+        groups.append("flexai_ascend")
+    elif host["cards"]:
         groups.append("flexai_nodes")
         if "worker" in roles:
             groups.append("flexai_kubernetes")

@@ -117,13 +117,13 @@ def role_names(roles: str = ROLES) -> list[str]:
     return sorted(name for name in os.listdir(roles) if not name.startswith((".", "_")))
 
 
-def node_defaults(loader: t.Any) -> dict[str, t.Any]:
-    """The defaults of the node roles, as templates."""
+def node_defaults(loader: t.Any, roles: t.Sequence[str] = NODE_ROLES) -> dict[str, t.Any]:
+    """The defaults of *roles*, as templates."""
     trusted: dict[str, t.Any] = {}
     if "trusted_as_template" in inspect.signature(loader.load_from_file).parameters:
         trusted["trusted_as_template"] = True  # ansible-core 2.19 and newer
     defaults: dict[str, t.Any] = {}
-    for role in NODE_ROLES:
+    for role in roles:
         path = os.path.join(ROLES, role, "defaults", "main.yml")
         defaults.update(loader.load_from_file(path, **trusted) or {})
     return defaults
@@ -198,6 +198,26 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             "releases": _releases(found["xpu_agent"]),
         },
         "images": {entry.image: entry.image_digest for entry in artefacts if entry.kind == "image"},
+    }
+
+
+def ascend_state(values: Variables) -> dict[str, t.Any]:
+    """What `ascend_probe` plans towards, as plain data."""
+    return {
+        "ascend_driver": {
+            "driver": str(values["ascend_driver_version"]),
+            "firmware": str(values["ascend_driver_firmware_version"]),
+            "user": str(values["ascend_driver_user"]),
+            "uid": int(values["ascend_driver_uid"]),
+            "allow_downgrade": boolean(values["ascend_driver_allow_downgrade"]),
+            "chip": str(values["ascend_driver_chip"]),
+        },
+        "ascend_cann": {
+            "version": str(values["ascend_cann_version"]),
+            "parts": [str(part) for part in values["ascend_cann_parts"]],
+            "chip": str(values["ascend_cann_chip"]),
+            "path": str(values["ascend_cann_path"]),
+        },
     }
 
 

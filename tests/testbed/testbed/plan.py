@@ -17,7 +17,7 @@ from pathlib import Path
 from .errors import TestbedError
 from .hosts import Card, Host, Testbed
 from .podman import LABEL, LABEL_DEFINITION, LABEL_HOST
-from .topology import PROFILES, SWITCHES, HostSpec, Topology
+from .topology import CLASSES, PROFILES, SWITCHES, HostSpec, Topology
 
 # Ours alone; a UUID made from it can't meet a real card's.
 NAMESPACE = uuid.UUID("6d0d4c0e-4d0b-5e0c-9f0a-7f1e5a1b2c3d")
@@ -39,9 +39,13 @@ UNITS_BY_ROLE = {
 }
 
 
-def card_uuid(testbed: str, host: str, index: int) -> str:
-    """The same card has the same UUID whenever its testbed is made again."""
-    return f"GPU-{uuid.uuid5(NAMESPACE, f'{testbed}/{host}/{index}')}"
+def card_uuid(testbed: str, host: str, index: int, vendor: str = "0x10de") -> str:
+    """The same card has the same UUID whenever its testbed is made again; an NPU has a die id."""
+    number = uuid.uuid5(NAMESPACE, f"{testbed}/{host}/{index}")
+    if vendor != "0x19e5":
+        return f"GPU-{number}"
+    words = f"{number.hex.upper()}{index:08X}"
+    return "-".join(words[at : at + 8] for at in range(0, 40, 8))
 
 
 def _cards(testbed: str, spec: HostSpec) -> tuple[Card, ...]:
@@ -50,7 +54,7 @@ def _cards(testbed: str, spec: HostSpec) -> tuple[Card, ...]:
     return tuple(
         Card(
             profile=spec.cards.profile,
-            uuid=card_uuid(testbed, spec.name, index),
+            uuid=card_uuid(testbed, spec.name, index, PROFILES[spec.cards.profile][0]),
             serial=hashlib.sha256(f"{testbed}/{spec.name}/{index}".encode()).hexdigest()[:12],
             pci_address=f"0000:{0x3B + index:02x}:00.0",
             numa_node=0 if index < (spec.cards.count + 1) // 2 else 1,
@@ -238,7 +242,7 @@ def pci_files(cards: Sequence[Card], switches: int = 0) -> dict[str, str]:
         for name, text in {
             "vendor": f"{vendor}\n",
             "device": f"{device}\n",
-            "class": "0x030200\n",
+            "class": f"{CLASSES[vendor]}\n",
             "numa_node": f"{card.numa_node}\n",
             "simgpu": simulated,
         }.items():

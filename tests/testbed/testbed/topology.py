@@ -28,10 +28,14 @@ PROFILES = {
     "a100-40g": ("0x10de", "0x20f1"),
     "a100-40g-mig": ("0x10de", "0x20f1"),
     "a100-80g": ("0x10de", "0x20b5"),
+    "ascend-310p3": ("0x19e5", "0xd500"),
+    "ascend-910b3": ("0x19e5", "0xd802"),
     "h100-80g": ("0x10de", "0x2330"),
     "l4": ("0x10de", "0x27b8"),
     "t4": ("0x10de", "0x1eb8"),
 }
+# Vendor → PCI class of its cards.
+CLASSES = {"0x10de": "0x030200", "0x19e5": "0x120000"}
 # What their boards' NVSwitches are; the other profiles have none.
 SWITCHES = {"a100-40g": "0x1af1", "a100-80g": "0x1af1", "h100-80g": "0x22a3"}
 MAX_CARDS = 16

@@ -83,7 +83,7 @@ REFUSED = {
     "unknown profile": (
         changed("hosts/1/cards/profile", "a100"),
         "topology: hosts[1].cards.profile is 'a100'; allowed: a100-40g, a100-40g-mig, a100-80g, "
-        "h100-80g, l4, t4",
+        "ascend-310p3, ascend-910b3, h100-80g, l4, t4",
         "did you mean 'a100-80g'?",
     ),
     "a flag as a number": (

@@ -19,14 +19,14 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 CARD = {"profile": "t4", "uuid": "GPU-1", "serial": "1", "pci_address": "0000:3b:00.0"}
 
 
-def host(name: str, roles: list[str], cards: int) -> dict[str, Any]:
+def host(name: str, roles: list[str], cards: int, profile: str = "t4") -> dict[str, Any]:
     return {
         "name": name,
         "container": f"site-{name}",
         "address": "10.1.2.10",
         "os": "debian12",
         "roles": roles,
-        "cards": [CARD] * cards,
+        "cards": [{**CARD, "profile": profile}] * cards,
     }
 
 
@@ -41,6 +41,7 @@ STATE = {
         host("w1", ["worker"], 0),
         host("dock1", ["docker"], 1),
         host("bare1", [], 1),
+        host("npu1", [], 2, "ascend-910b3"),
     ],
     "kubeconfig": "/state/kubeconfig",
 }
@@ -64,6 +65,12 @@ STATE = {
 )
 def test_groups_follow_roles_and_cards(roles: list[str], cards: int, wanted: list[str]) -> None:
     assert plugin.groups_of(host("h", roles, cards)) == wanted
+
+
+def test_a_host_with_npus_is_no_node_of_the_nvidia_path() -> None:
+    assert plugin.groups_of(host("h", [], 1, "ascend-310p3")) == ["flexai_ascend"]
+    worker = host("h", ["worker"], 1, "ascend-910b3")
+    assert plugin.groups_of(worker) == ["flexai_ascend"]
 
 
 def listing(tmp_path: Path, connection: str = "podman") -> subprocess.CompletedProcess[str]:
@@ -100,6 +107,7 @@ def test_a_state_becomes_hosts_groups_and_variables(tmp_path: Path) -> None:
     inventory = json.loads(done.stdout)
     assert {name: inventory.get(name, {}).get("hosts") for name in plugin.GROUPS} == {
         "flexai_nodes": ["gpu1", "dock1", "bare1"],
+        "flexai_ascend": ["npu1"],
         "flexai_kubernetes": ["gpu1"],
         "flexai_docker": ["dock1"],
         "flexai_control_plane": ["cp1"],
