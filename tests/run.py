@@ -54,6 +54,7 @@ NATIVE = Area(
             "native/common/tests",
             "native/cuda/tests",
             "tests/simulators/tests",
+            "tests/simulators/ascend",
             "tests/bench/tests",
         ),
     ),

@@ -17,6 +17,7 @@ from __future__ import annotations
 import shutil
 import sys
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,13 +118,9 @@ def headers(cache: Cache, pins: Path = HEADERS) -> Path:
     return cache.get(Recipe("nvidia-headers", {"wheels": digest_file(pins)}, fetch))
 
 
-def _compile(source: str, out: Path, include: Path) -> Path:
+def _compile(source: str, out: Path, includes: Sequence[str | Path]) -> Path:
     objects = out / (source.replace("/", "-") + ".o")
-    rooms = [f"-I{SOURCES / room}" for room in ("engine", "kernels", "cuda", "nvml", "node")]
-    run(
-        [*zig_cxx(), *FLAGS, *rooms, "-isystem", include, "-c", SOURCES / source, "-o", objects],
-        cwd=SOURCES,
-    )
+    run([*zig_cxx(), *FLAGS, *includes, "-c", SOURCES / source, "-o", objects], cwd=SOURCES)
     return objects
 
 
@@ -135,22 +132,28 @@ def _link(product: Product, objects: list[Path], out: Path) -> None:
         shared = ["-shared", f"-Wl,-soname,{product.soname}"]
         shared += [f"-Wl,--version-script={SOURCES / product.exports}", "-Wl,-z,defs"]
     run([*zig_cxx(), *shared, *objects, "-s", "-o", target, "-lpthread", "-ldl"])
-    if product.soname:
+    if product.soname not in ("", target.name):
         (target.parent / product.soname).symlink_to(target.name)
 
 
-def _build(out: Path, include: Path) -> None:
+def link_all(products: Sequence[Product], out: Path, includes: Sequence[str | Path]) -> None:
+    """Compile what *products* are made of, and link them into *out*."""
     scratch = out / "objects"
     scratch.mkdir()
-    sources = sorted({source for product in PRODUCTS for source in product.sources})
+    sources = sorted({source for product in products for source in product.sources})
     # Two at a time: the machines this runs on have two cores, and others want one of them.
     with ThreadPoolExecutor(max_workers=2) as pool:
         objects = dict(
-            zip(sources, pool.map(lambda s: _compile(s, scratch, include), sources), strict=True)
+            zip(sources, pool.map(lambda s: _compile(s, scratch, includes), sources), strict=True)
         )
-    for product in PRODUCTS:
+    for product in products:
         _link(product, [objects[source] for source in product.sources], out)
     shutil.rmtree(scratch)
+
+
+def _build(out: Path, include: Path) -> None:
+    rooms = [f"-I{SOURCES / room}" for room in ("engine", "kernels", "cuda", "nvml", "node")]
+    link_all(PRODUCTS, out, [*rooms, "-isystem", include])
     shutil.copytree(SOURCES / "node" / "units", out / "units")
     share = out / "share" / "nvidia-sim"
     shutil.copytree(SOURCES / "profiles", share / "profiles")
