@@ -92,8 +92,7 @@ class Node:
             env={**os.environ, **self.environment},
             text=True,
             check=False,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
         )
         if done.returncode != rc:
             raise SimnodeError(f"{argv} ended with {done.returncode}: {done.stdout}{done.stderr}")
