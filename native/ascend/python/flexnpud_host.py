@@ -18,7 +18,7 @@ from typing import Any
 
 from simulators.ascend import simnpu
 
-HERE = Path(__file__).parent
+TENANT = Path(__file__).parents[1] / "tests" / "npu_tenant.py"
 HANGS_SECONDS = 120  # ends a hang, judges nothing
 
 
@@ -40,6 +40,7 @@ class Host:
     directory: Path
     daemon: subprocess.Popen[bytes] | None = None
     tenants: list[subprocess.Popen[str]] = field(default_factory=list)
+    url: str = ""
 
     def configure(self, **changes: str) -> None:
         """flexnpud.conf as shipped, with ``section__key`` changed; the port is any free one."""
@@ -79,6 +80,7 @@ class Host:
             return self.log.count("listens on") > before
 
         until(serves, "flexnpud does not listen")
+        self.url = f"http://127.0.0.1:{self.log.rsplit('port ', 1)[1].split()[0]}"
 
     def refused(self) -> str:
         """Run a flexnpud that is expected not to start; what it said."""
@@ -99,11 +101,6 @@ class Host:
             self.daemon.send_signal(how)
             self.daemon.wait()
             self.daemon = None
-
-    @property
-    def url(self) -> str:
-        port = self.log.rsplit("port ", 1)[1].split()[0]
-        return f"http://127.0.0.1:{port}"
 
     def ask(
         self, path: str, body: Any = None, *, token: str = "", method: str = ""
@@ -148,7 +145,7 @@ class Host:
     def tenant(self, task: str, *words: object) -> subprocess.Popen[str]:
         """A process of *task*'s container."""
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "npu_tenant.py"), *map(str, words)],
+            [sys.executable, str(TENANT), *map(str, words)],
             env=self.environment(task),
             text=True,
             stdin=subprocess.PIPE,
