@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host with simulated NPUs, a flexnpud and tenants, for tests. The referee is the chips' own ledger."""
+"""A host with simulated NPUs, a flexnpud and tenants, for tests.
+
+The referee is the chips' own ledger.
+"""
 
 from __future__ import annotations
 

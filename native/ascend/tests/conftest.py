@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from flexnpud_host import Host
+from simulators import simnode
 from simulators.ascend import simnpu
 from xpubuild.cache import Cache
 from xpubuild.recipes import ascend
@@ -15,7 +16,7 @@ from xpubuild.recipes import ascend
 
 @pytest.fixture(scope="session")
 def built() -> Path:
-    """Daemon and library as shipped, but that the library takes its pages' places from variables."""
+    """Daemon and library as shipped, but that variables say where the library's pages lie."""
     return ascend.build(Cache(), for_tests=True)
 
 
@@ -24,7 +25,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[simnpu.Node]:
     directory = tmp_path_factory.mktemp("simnpu") / "node"
     node = simnpu.up(directory, ["ascend-910b3", "ascend-910b3"])
     yield node
-    simnpu.down(directory)
+    simnode.down(directory)
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def programs(arch: str = "x86_64", more: tuple[str, ...] = UBSAN) -> Path:
     def build(target: Path) -> None:
         for program, parts in PROGRAMS.items():
             sources = [HERE / f"{program}.cc", *(ascend.DAEMON / part for part in parts)]
-            includes = [*ascend.INCLUDES, f"-I{ascend.DAEMON}", "-isystem", json]
+            includes: list[str | Path] = [*ascend.INCLUDES, f"-I{ascend.DAEMON}", "-isystem", json]
             run([*zig_cxx(arch), *FLAGS, *more, *includes, *sources, "-o", target / program])
 
     inputs = {
@@ -46,9 +46,7 @@ def programs(arch: str = "x86_64", more: tuple[str, ...] = UBSAN) -> Path:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "cpp_case" in metafunc.fixturenames:
         found = [
-            (program, case)
-            for program in PROGRAMS
-            for case in run([programs() / program]).split()
+            (program, case) for program in PROGRAMS for case in run([programs() / program]).split()
         ]
         metafunc.parametrize("cpp_case", found, ids=[case for _, case in found])
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """flexnpud and libascend_direct.so on a simulated 910B3: who gets which share, and what goes wrong.
 
-The referee is the chip's own ledger. Shares are those of the time that tenants used, not of the clock's, and
-cycles are 100 ms: what a busy machine takes from a turn would be much of 2 ms and is little of 20 ms.
-Figures at the shipped 10 ms belong to a benchmark.
+The referee is the chip's own ledger. Shares are those of the time that tenants used, not of the
+clock's, and cycles are 100 ms: what a busy machine takes from a turn would be much of 2 ms and is
+little of 20 ms. Figures at the shipped 10 ms belong to a benchmark.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 The directory holds what a driver installation would:
 
 - ``lib/libdcmi.so``, and of CANN ``lib/libruntime.so`` and ``lib/libascendcl.so``
-- ``bin/npu-smi``, and ``bin/npu-sim-daemon`` in the place of the kernel's module; ``bin/simnpu``, the referee
+- ``bin/npu-smi``, and ``bin/npu-sim-daemon`` in the place of the kernel's module
+- ``bin/simnpu``, the referee
 - ``share/npu-sim/version``, ``share/npu-sim/profiles/*.conf``
 
 The version is what ``share/npu-sim/version`` says, so another driver version is the same files with
