@@ -115,7 +115,12 @@ void Gate::start() noexcept {
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread;
-    if (pthread_create(&thread, nullptr, run, this) == 0) pthread_detach(thread);
+    if (pthread_create(&thread, nullptr, run, this) == 0) {
+        pthread_detach(thread);
+        attended_.store(true);
+    } else {
+        XPU_LOG_ONCE("no thread can be made here: this process' time is not shared");
+    }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
@@ -195,7 +200,8 @@ void Gate::wait() noexcept {
 void Gate::enter() noexcept {
     while (true) {
         launching_.fetch_add(1);
-        if (open() || silent(monotonic_now())) break;
+        // Turns that nobody would end are not begun.
+        if (!attended_.load() || open() || silent(monotonic_now())) break;
         launching_.fetch_sub(1);
         wait();
     }

@@ -60,6 +60,7 @@ class Gate {
     std::atomic<std::uint32_t> held_{0};      // futex: changes when a turn begins
     std::atomic<std::uint32_t> launching_{0}; // threads between enter() and leave()
     std::atomic<std::uint32_t> waiting_{0};
+    std::atomic<bool> attended_{false};       // our thread runs
     std::atomic<bool> closing_{false};
     std::mutex lock_; // of flight_, and of beginning a turn
     Flight flight_;

@@ -138,15 +138,14 @@ std::uint64_t Slice::quota(unsigned card) noexcept {
 Gate* Slice::gate(unsigned card) noexcept {
     if (pages_.grants == nullptr || card >= pages_.grants->cards) return nullptr;
     if (Gate* const there = gates_[card].load(std::memory_order_acquire)) return there;
-    auto* const made = new (std::nothrow) Gate(pages_, card);
-    if (made == nullptr) return nullptr;
-    Gate* none = nullptr;
-    if (gates_[card].compare_exchange_strong(none, made)) {
-        made->start();
-        return made;
+    const std::lock_guard<std::mutex> hold(opening);
+    if (gates_[card].load() == nullptr) {
+        auto* const made = new (std::nothrow) Gate(pages_, card);
+        if (made == nullptr) return nullptr;
+        made->start(); // before anybody else sees it: a gate without its thread holds nothing back
+        gates_[card].store(made, std::memory_order_release);
     }
-    delete made;
-    return none;
+    return gates_[card].load();
 }
 
 } // namespace ascend

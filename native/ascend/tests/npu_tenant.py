@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tenant of an NPU, by ACL alone: what an application does. It knows nothing of flexnpud.
 
-npu_tenant.py spin MICROSECONDS [STREAMS]   start operators of that length for ever, waiting for none
-npu_tenant.py steps MICROSECONDS            start one, wait for it, and again, for ever
-npu_tenant.py memory BYTES...               allocate each, and say what ACL answered
-npu_tenant.py hold BYTES                    the same with one, then wait for a line of standard input
-npu_tenant.py every                         start each kind of launch once, and wait for them
+npu_tenant.py spin MICROSECONDS [STREAMS]  operators of that length for ever, waiting for none
+npu_tenant.py steps MICROSECONDS           the same, waiting for each
+npu_tenant.py memory BYTES...              allocate each, and say what ACL answered
+npu_tenant.py hold BYTES                   the same with one, then wait for a line of input
+npu_tenant.py every LAUNCHES_DEF           each kind of launch once, then wait for them
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ OUT_OF_MEMORY = 207001
 LONG_CYCLES = {"flexnpu__schedule_cycle": "100000"}
 WINDOW_NS = 1_500_000_000
 WINDOWS = 6
+KILLS = 2_000
 
 
 def assert_shares(host: Host, wanted: dict[subprocess.Popen[str], float]) -> None:
@@ -242,7 +243,7 @@ def test_kills_at_random_leave_nobody_without_turns(host: Host) -> None:
         host.register(name, 3)
     tenants = {name: host.tenant(name, "spin", 300) for name in ("a", "b", "c")}
     chance = random.Random(1)
-    for _ in range(10_000 // 20):
+    for _ in range(KILLS // 20):
         for _ in range(20):
             name = chance.choice(["a", "b", "c", "daemon"])
             time.sleep(chance.random() / 50)
