@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import xpu_aarch64
 from xpubuild.cache import Cache, Recipe, digest_tree
 from xpubuild.recipes import ascend
 from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
@@ -20,7 +20,6 @@ PROGRAMS = {
 }
 FLAGS = ("-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror")
 UBSAN = ("-fsanitize=undefined", "-fno-sanitize-recover=undefined")
-QEMU = "qemu-aarch64-static"
 
 
 def programs(arch: str = "x86_64", more: tuple[str, ...] = UBSAN) -> Path:
@@ -76,10 +75,8 @@ def test_cpp_for_long(cpp_case: tuple[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_cpp_on_aarch64(cpp_case: tuple[str, str], tmp_path: Path) -> None:
-    if shutil.which(QEMU) is None:
-        pytest.skip(f"no {QEMU} on this machine; apt-get install qemu-user-static")
     program, case = cpp_case
-    run_case([QEMU, programs("aarch64", ()) / program, case], tmp_path, 1)
+    run_case([*xpu_aarch64.emulator(), programs("aarch64", ()) / program, case], tmp_path, 1)
 
 
 @pytest.mark.soak
