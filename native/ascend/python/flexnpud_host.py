@@ -165,8 +165,9 @@ class Host:
     def busy_ns(self, *processes: subprocess.Popen[str]) -> list[int]:
         """Time each has used of the chip, all read at one instant."""
         ledger = json.loads(self.node.run("simnpu", "ledger", "--json", "--dead"))
-        used = {entry["pid"]: entry["busy_ns"] for entry in ledger["processes"]}
-        return [used.get(process.pid, 0) for process in processes]
+        # A dead process may have had the same number: its time is a constant part of the sum.
+        entries = [(entry["pid"], entry["busy_ns"]) for entry in ledger["processes"]]
+        return [sum(ns for pid, ns in entries if pid == process.pid) for process in processes]
 
     def works(self, process: subprocess.Popen[str], more_ns: int = 20_000_000) -> None:
         """Wait until the process has used so much more of the chip."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""aarch64 programs on another machine, for tests: qemu's user mode with Debian's aarch64 C library."""
+"""aarch64 programs on another machine, for tests: by qemu, with Debian's aarch64 C library."""
 
 from __future__ import annotations
 
