@@ -27,7 +27,7 @@ OUT_OF_MEMORY = 207001
 LONG_CYCLES = {"flexnpu__schedule_cycle": "100000"}
 WINDOW_NS = 1_500_000_000
 WINDOWS = 6
-KILLS = 2_000
+KILLS = 10_000
 
 
 def assert_shares(host: Host, wanted: dict[subprocess.Popen[str], float]) -> None:
