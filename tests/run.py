@@ -53,6 +53,7 @@ NATIVE = Area(
         pytest(
             "native/common/tests",
             "native/cuda/tests",
+            "native/ascend/tests",
             "tests/simulators/tests",
             "tests/simulators/ascend",
             "tests/bench/tests",

@@ -8,11 +8,11 @@ cache. A cold build for aarch64 builds zig's C++ runtime too, so all of it is th
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import xpu_aarch64
 from xpu_slice import GIB, HERE, STUB_UUID, Slice, make_slice, stub_driver, stub_nvml
 from xpubuild.cache import Cache, Recipe, digest_tree
 from xpubuild.recipes import cuda
@@ -20,7 +20,6 @@ from xpubuild.toolchain import REPOSITORY, run, zig_cxx, zig_version
 
 pytestmark = pytest.mark.soak
 ARCH = "aarch64"
-PACKAGES = ("qemu-user-static", "libc6-arm64-cross")
 CASES = cuda.COMMON / "tests"
 OUT_OF_MEMORY = 2
 
@@ -28,19 +27,7 @@ OUT_OF_MEMORY = 2
 @pytest.fixture(scope="module")
 def emulator() -> list[str]:
     """The command that runs an aarch64 program."""
-    if shutil.which("apt-get") is None:
-        pytest.skip(f"needs Debian's packages {', '.join(PACKAGES)}")
-
-    def fetch(target: Path) -> None:
-        run(["apt-get", "download", *PACKAGES], cwd=target)
-        for package in target.glob("*.deb"):
-            run(["dpkg-deb", "-x", package, target])
-            package.unlink()
-
-    versions = run(["apt-cache", "show", "--no-all-versions", *PACKAGES])
-    unpacked = Cache().get(Recipe("aarch64-emulator", {"packages": versions}, fetch))
-    root = unpacked / "usr" / "aarch64-linux-gnu"
-    return [str(unpacked / "usr" / "bin" / "qemu-aarch64-static"), "-L", str(root)]
+    return xpu_aarch64.emulator()
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,7 @@ class Product:
     sources: tuple[str, ...]
     soname: str = ""
     exports: str = ""
+    needs: tuple[str, ...] = ()  # outputs of products before it that it is linked against
 
 
 PRODUCTS = (
@@ -97,7 +98,7 @@ PRODUCTS = (
         (*VENDOR, "engine/daemon.cc", "node/places.cc", "node/persistenced.cc"),
     ),
     Product("bin/nvidia-sim-module", (*VENDOR, "node/places.cc", "node/sim_module.cc")),
-    Product("bin/simgpu", (*VENDOR, "node/top.cc", "node/simgpu.cc")),
+    Product("bin/simgpu", (*VENDOR, "node/top.cc", "node/ledger.cc", "node/simgpu.cc")),
 )
 
 
@@ -131,7 +132,8 @@ def _link(product: Product, objects: list[Path], out: Path) -> None:
     if product.soname:
         shared = ["-shared", f"-Wl,-soname,{product.soname}"]
         shared += [f"-Wl,--version-script={SOURCES / product.exports}", "-Wl,-z,defs"]
-    run([*zig_cxx(), *shared, *objects, "-s", "-o", target, "-lpthread", "-ldl"])
+    needed = [out / output for output in product.needs]
+    run([*zig_cxx(), *shared, *objects, *needed, "-s", "-o", target, "-lpthread", "-ldl"])
     if product.soname not in ("", target.name):
         (target.parent / product.soname).symlink_to(target.name)
 
