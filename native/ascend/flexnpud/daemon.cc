@@ -134,8 +134,15 @@ Daemon::Daemon(const Conf& conf, std::vector<Chip> chips, Log& log)
         Tasks there;
         for (const auto& [other, entry] : entries_) there[other] = entry.task;
         const std::string why = refusal(task, there, chips_, {conf_.quota, conf_.max_size});
-        if (why.empty()) enter(task);
-        else log_.error("ins: " + id + " stays out: " + why);
+        if (!why.empty()) {
+            log_.error("ins: " + id + " stays out: " + why);
+            continue;
+        }
+        try {
+            enter(task);
+        } catch (const std::exception& error) { // its directory is the tenant's too: nobody else's loss
+            log_.error("ins: " + id + " stays out: " + error.what());
+        }
     }
     for (const std::string& name : torn) log_.error("ins: " + name + " is torn; set aside as .torn, register it again");
 }

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include <vector>
 
 #include "xpu/slice.h"
 
@@ -23,18 +24,47 @@ namespace {
     throw std::runtime_error("cannot use " + path + ": " + std::strerror(errno));
 }
 
-// A page of so many bytes, allocated whole: touching a hole of a full filesystem would be SIGBUS.
+// A file of so many bytes, allocated whole: touching a hole of a full filesystem would be SIGBUS.
+int open_page(const std::string& path, mode_t mode, std::size_t bytes) {
+    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, mode);
+    struct stat found = {};
+    if (file < 0 || fstat(file, &found) != 0) fail(path);
+    errno = EINVAL; // in the tenant's directory it may be anything
+    if (!S_ISREG(found.st_mode) || fchmod(file, mode) != 0) fail(path);
+    errno = posix_fallocate(file, 0, static_cast<off_t>(bytes));
+    if (errno != 0) fail(path);
+    return file;
+}
+
+// Of a page that only we can write, or make shorter.
 template <typename Page>
-Page* map_page(const std::string& path, mode_t mode, int& file) {
-    file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode);
-    if (file < 0 || fchmod(file, mode) != 0) fail(path);
-    if (const int error = posix_fallocate(file, 0, sizeof(Page)); error != 0) {
-        errno = error;
-        fail(path);
-    }
+Page* map_page(const std::string& path) {
+    const int file = open_page(path, 0644, sizeof(Page));
     void* const mapped = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    close(file);
     if (mapped == MAP_FAILED) fail(path);
     return static_cast<Page*>(mapped);
+}
+
+// Of the tenant's pages, which are read and never mapped: he can cut them off at any moment, and touching a
+// mapping beyond the end is SIGBUS. What isn't there reads as nothing.
+template <typename Part>
+std::vector<Part> parts_at(int file, std::size_t offset, std::size_t count) {
+    std::vector<Part> parts(count);
+    const ssize_t got = pread(file, parts.data(), count * sizeof(Part), static_cast<off_t>(offset));
+    parts.resize(got <= 0 ? 0 : static_cast<std::size_t>(got) / sizeof(Part));
+    return parts;
+}
+
+template <typename Page>
+unsigned slots_used(int file, unsigned most) {
+    const auto used = parts_at<std::uint32_t>(file, offsetof(Page, slots_used), 1);
+    return used.empty() ? 0 : std::min(used.front(), most);
+}
+
+void sign(int file, const std::string& path, std::uint32_t magic, std::uint32_t version) {
+    const std::uint32_t head[] = {magic, version};
+    if (pwrite(file, head, sizeof head, 0) != static_cast<ssize_t>(sizeof head)) fail(path);
 }
 
 // Two times the same: a page left by an earlier daemon is kept, as processes have it mapped.
@@ -66,21 +96,19 @@ Room::Room(const std::string& directory, const Task& task, const Chip& chip, uns
     std::filesystem::create_directories(directory + "/run");
     // Any user of the container may run the task's processes.
     if (chmod((directory + "/run").c_str(), 0755) != 0) fail(directory + "/run");
-    int file = -1;
-    auto* const config = map_page<xpu_config_page>(directory + "/etc/config.page", 0644, file);
-    close(file);
+    auto* const config = map_page<xpu_config_page>(directory + "/etc/config.page");
     write_config(*config, task, chip);
     munmap(config, sizeof *config);
-    grants_ = map_page<xpu_grant_page>(directory + "/etc/grant.page", 0644, file);
-    close(file);
+    grants_ = map_page<xpu_grant_page>(directory + "/etc/grant.page");
     grants_->cards = 1;
     xpu::shared(grants_->card[0].operators).store(operators);
     sign(*grants_, XPU_GRANT_MAGIC, XPU_GRANT_VERSION);
     set_until(0);
-    ledger_ = map_page<xpu_ledger_page>(directory + "/run/ledger.page", 0666, ledger_file_);
-    sign(*ledger_, XPU_LEDGER_MAGIC, XPU_PAGES_VERSION);
-    requests_ = map_page<xpu_request_page>(directory + "/run/request.page", 0666, requests_file_);
-    sign(*requests_, XPU_REQUEST_MAGIC, XPU_GRANT_VERSION);
+    const std::string ledger = directory + "/run/ledger.page", requests = directory + "/run/request.page";
+    ledger_file_ = open_page(ledger, 0666, sizeof(xpu_ledger_page));
+    sign(ledger_file_, ledger, XPU_LEDGER_MAGIC, XPU_PAGES_VERSION);
+    requests_file_ = open_page(requests, 0666, sizeof(xpu_request_page));
+    sign(requests_file_, requests, XPU_REQUEST_MAGIC, XPU_GRANT_VERSION);
     const std::string fifo = directory + "/run/request.fifo";
     if (mkfifo(fifo.c_str(), 0666) != 0 && errno != EEXIST) fail(fifo);
     // Open for both: as the only reader it would be told of an end whenever the last process goes.
@@ -93,8 +121,6 @@ Room::~Room() {
         set_until(0);
         munmap(grants_, sizeof *grants_);
     }
-    if (ledger_ != nullptr) munmap(ledger_, sizeof *ledger_);
-    if (requests_ != nullptr) munmap(requests_, sizeof *requests_);
     for (const int file : {fifo_, requests_file_, ledger_file_})
         if (file >= 0) close(file);
 }
@@ -135,12 +161,13 @@ bool Room::alive(unsigned slot) const {
 Room::Look Room::look() const {
     Look seen;
     const std::uint64_t turn = xpu::shared(grants_->card[0].turn).load();
-    const unsigned used = std::min(xpu::shared(requests_->slots_used).load(), XPU_MAX_REQUESTS);
-    for (unsigned slot = 0; slot < used; ++slot) {
-        const xpu_card_request& request = requests_->process[slot].card[0];
-        const bool wants = xpu::shared(request.wants).load() != 0;
-        const bool uses = turn != 0 && xpu::shared(request.using_turn).load() == turn;
-        seen.launches += xpu::shared(request.launches).load();
+    const unsigned used = slots_used<xpu_request_page>(requests_file_, XPU_MAX_REQUESTS);
+    const auto slots = parts_at<xpu_process_request>(requests_file_, offsetof(xpu_request_page, process), used);
+    for (unsigned slot = 0; slot < slots.size(); ++slot) {
+        const xpu_card_request& request = slots[slot].card[0];
+        const bool wants = request.wants != 0;
+        const bool uses = turn != 0 && request.using_turn == turn;
+        seen.launches += request.launches;
         if ((!wants && !uses) || !alive(slot)) continue;
         seen.wants |= wants;
         seen.uses |= uses;
@@ -150,12 +177,10 @@ Room::Look Room::look() const {
 
 std::uint64_t Room::memory_bytes() const {
     std::uint64_t sum = 0;
-    const unsigned used = std::min(xpu::shared(ledger_->slots_used).load(), XPU_MAX_PROCESSES);
-    for (unsigned slot = 0; slot < used; ++slot) {
-        const xpu_process_slot& process = ledger_->process[slot];
-        if (xpu::shared(process.owner).load() != 0 && xpu::slot_alive(ledger_file_, slot))
-            sum += xpu::shared(process.memory_bytes[0]).load();
-    }
+    const unsigned used = slots_used<xpu_ledger_page>(ledger_file_, XPU_MAX_PROCESSES);
+    const auto slots = parts_at<xpu_process_slot>(ledger_file_, offsetof(xpu_ledger_page, process), used);
+    for (unsigned slot = 0; slot < slots.size(); ++slot)
+        if (slots[slot].owner != 0 && xpu::slot_alive(ledger_file_, slot)) sum += slots[slot].memory_bytes[0];
     return sum;
 }
 

@@ -50,8 +50,6 @@ class Room {
     std::string directory_;
     int fifo_ = -1, requests_file_ = -1, ledger_file_ = -1;
     xpu_grant_page* grants_ = nullptr;
-    xpu_request_page* requests_ = nullptr;
-    xpu_ledger_page* ledger_ = nullptr;
 };
 
 void remove_room(const std::string& directory);

@@ -226,6 +226,36 @@ def test_what_a_tenant_writes_into_its_page_grants_nothing(host: Host) -> None:
         assert stat.S_IMODE(mode) == 0o644
 
 
+@pytest.mark.parametrize("name", ["request.page", "ledger.page"])
+def test_a_tenant_that_cuts_a_page_off_harms_itself_alone(host: Host, name: str) -> None:
+    host.configure(**LONG_CYCLES)
+    host.start()
+    host.register("cutter", 2)
+    host.register("honest", 8)
+    cutter, honest = host.tenant("cutter", "spin", 500), host.tenant("honest", "spin", 500)
+    host.works(cutter)
+    host.works(honest)
+    os.truncate(host.directory / "pages/cutter/run" / name, 0)
+    host.works(honest)
+    used = {task["flexnpu_id"]: task for task in host.ask("/device/flexnpu-info")[1]["flexnpus"]}
+    assert used["cutter"]["memory_usage"] == 0
+    host.works(honest)
+
+
+def test_a_tenant_that_spoils_its_directory_keeps_nobody_else_out(host: Host) -> None:
+    host.start()
+    host.register("spoiler", 2)
+    host.register("honest", 8)
+    host.stop()
+    page = host.directory / "pages/spoiler/run/request.page"
+    page.unlink()
+    page.mkdir()
+    host.start()
+    assert [task["flexnpu_id"] for task in host.ask("/device/flexnpu-info")[1]["flexnpus"]] == ["honest"]
+    assert "ins: spoiler stays out: cannot use " in host.log
+    host.works(host.tenant("honest", "spin", 500))
+
+
 @pytest.mark.soak
 def test_without_flexnpud_work_goes_on_after_ten_seconds(host: Host) -> None:
     host.start()
