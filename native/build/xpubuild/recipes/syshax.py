@@ -162,7 +162,7 @@ def installed(cache: Cache, python: str, arch: str = "x86_64") -> Path:
             tarball.extractall(scratch, filter="data")
         wheels = scratch / "wheels"
         # Compiled modules would carry times of today.
-        pip = [
+        pip: list[str | Path] = [
             sys.executable, "-m", "pip", "install", *_wheels_of(python, arch), "--no-index",
             "--no-compile", "--find-links", wheels, "--target", out / "site",
         ]  # fmt: skip
