@@ -70,8 +70,15 @@ REFUSED = {
     ),
     "unknown system": (
         changed("hosts/0/os", "debian13"),
-        "topology: hosts[0].os is 'debian13'; allowed: debian12, debian12-podman, ubuntu2404",
+        "topology: hosts[0].os is 'debian13'; allowed: debian12, debian12-podman, openeuler, "
+        "ubuntu2204, ubuntu2404",
         "did you mean 'debian12'?",
+    ),
+    "role without an engine": (
+        changed("hosts/1/os", "openeuler"),
+        "topology: hosts[1].roles is ['worker']; allowed: none on openeuler, which has no "
+        "container engine",
+        "leave it out, or take another system",
     ),
     "unknown role": (
         changed("hosts/0/roles", ["master"]),
