@@ -54,7 +54,6 @@ ARTEFACT_OF = {
 SYSTEMS = {
     ("debian", "12"): True,
     ("openEuler", "24.03"): True,
-    ("ubuntu", "22.04"): True,
     ("ubuntu", "24.04"): True,
     ("almalinux", "9"): False,
     ("debian", "11"): False,
@@ -62,6 +61,7 @@ SYSTEMS = {
     ("rhel", "9"): False,
     ("rocky", "9"): False,
     ("ubuntu", "20.04"): False,
+    ("ubuntu", "22.04"): False,
 }
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docs/node-commands.md is complete: each step of the documents on a host is there, beside a role, module
-or playbook that there is."""
+"""docs/node-commands.md is complete: each step of the documents on a host stands there, beside a
+role, module, filter or playbook that there is."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from .test_playbooks import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/node-commands.md").read_text(encoding="utf-8")
-# As the documents write them: 000 from "安装部署" (what was built is there) to its first service, 002 whole. A step
-# that is one command in several lines stands here by its first words.
+# As the documents write them: 000 from its installation (section 3, what was built is there) to its
+# first service, 002 whole. A step that is one command in several lines stands by its first words.
 STEPS = {
     "000": (
         "NVIDIA-Linux-x86_64-535.183.06.run",

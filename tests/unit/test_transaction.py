@@ -695,7 +695,7 @@ def test_a_host_lost_in_the_middle_stops_no_other_and_the_report_says_where_it_w
 def test_where_every_host_is_lost_the_verdict_still_says_what_is_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playbook: str, quiet: bool
 ) -> None:
-    """Ansible ends a run whose hosts are all lost; the controller, never lost, shows the verdict."""
+    """Ansible ends a run whose hosts are all lost; the controller is never lost, and shows it."""
     site = _site(tmp_path)
     hosts = site["all"]["children"]["flexai_nodes"]["hosts"]
     del hosts["gpu2"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import driverfiles, rpm
+from .deb import Files
 from .runfile import driver_version
 
 # NVIDIA's have it, so that they go before a distribution's own.
@@ -40,7 +41,7 @@ def _package(
     name: str,
     what: str,
     number: str,
-    files: driverfiles.Files,
+    files: Files,
     relations: Relations = (),
     links: dict[str, str] | None = None,
     scripts: dict[str, str] | None = None,

@@ -130,9 +130,9 @@ def build(package: Package, out: Path) -> Path:
             ["rpmbuild", "-bb", "--quiet", "--target=x86_64", *defines, specification],
             env={"SOURCE_DATE_EPOCH": EPOCH},
         )
-        target = out / package.file
-        target.write_bytes((Path(scratch) / "x86_64" / package.file).read_bytes())
-    return target
+        made = out / package.file
+        made.write_bytes((Path(scratch) / "x86_64" / package.file).read_bytes())
+    return made
 
 
 def index(directory: Path) -> Path:

@@ -84,10 +84,12 @@ class Package:
             scripts["post"] = self.configured
         if self.gone:
             scripts["postun"] = f'[ "$1" -ne 0 ] || {self.gone}'
+        number, _gap, release = version.partition("-")
         return rpm.Package(
             self.name,
             self.summary,
-            *version.split("-"),
+            number,
+            release,
             relations=tuple(("Requires", _rpm_relation(needed)) for needed in self.depends),
             files=self.held(programs),
             scripts=scripts,
