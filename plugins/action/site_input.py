@@ -9,6 +9,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 
+from ..module_utils import _container_toolkit as toolkit
 from ..module_utils._artefacts import Artefact, candidates, require
 from ..module_utils._errors import XpuError
 from ..module_utils._plan import ARTEFACT_OF, COMPONENTS
@@ -79,7 +80,7 @@ def _is_artefact(component: str, values: t.Mapping[str, t.Any]) -> bool:
     every site wants a CUDA toolkit."""
     if component == "cuda_toolkit" and not values["cuda_toolkit_version"]:
         return False
-    return str(values.get(f"{component}_method", "run")) == "run"
+    return str(values.get(f"{component}_method", "")) != "packages"
 
 
 class _SiteCheck:
@@ -98,8 +99,9 @@ class _SiteCheck:
         # By where artefacts come from: whether the cluster's are needed, and (name, version) of the
         # nodes', and of those that are taken where they are there.
         self._with_cluster: dict[Origin, bool] = {}
-        self._needs: dict[Origin, set[tuple[str, str]]] = {}
-        self._uses: dict[Origin, set[tuple[str, str]]] = {}
+        # Names of which a host takes one, and their version.
+        self._needs: dict[Origin, set[tuple[tuple[str, ...], str]]] = {}
+        self._uses: dict[Origin, set[tuple[tuple[str, ...], str]]] = {}
         self.warnings: list[str] = []
 
     def problems(self, hosts: t.Iterable[str], nodes: t.Iterable[str]) -> list[str]:
@@ -184,12 +186,15 @@ class _SiteCheck:
         needs = self._needs.setdefault(origin, set())
         uses = self._uses.setdefault(origin, set())
         for component, artefact in ARTEFACT_OF.items():
+            # Which of the two a host takes, its package manager says.
+            is_toolkit = component == toolkit.COMPONENT
+            names = tuple(toolkit.ARTEFACTS.values()) if is_toolkit else (artefact,)
             state = str(values.get(f"{component}_state", "present"))
             if component not in self._components or state == "absent":
                 continue
             if _is_artefact(component, values):
                 wanted = uses if state == "auto" else needs
-                wanted.add((artefact, str(values[f"{component}_version"] or "")))
+                wanted.add((names, str(values[f"{component}_version"] or "")))
         values[ENVVAR] = boolean(values[ENVVAR])
         self.warnings += [line for line in dangers(values) if line not in self.warnings]
         return [f"{host}: {line}" for line in contradictions(values)]
@@ -205,10 +210,11 @@ class _SiteCheck:
                 if (entry.kind == "image" and "images" in self._components)
                 or (with_cluster and entry.kind in CLUSTER_KINDS)
             ]
-            for name, version in sorted(self._needs[origin]):
-                needed += require(entries, name, version, origin[0])
-            for name, version in sorted(self._uses[origin]):
-                found = candidates(entries, name, version)
+            for names, version in sorted(self._needs[origin]):
+                found = [each for name in names for each in candidates(entries, name, version)]
+                needed += found or require(entries, names[0], version, origin[0])
+            for names, version in sorted(self._uses[origin]):
+                found = [each for name in names for each in candidates(entries, name, version)]
                 needed += [entry for entry in found if entry not in needed]
             for entry in needed:
                 # What a URL gives is checked by the host that fetches it.

@@ -11,9 +11,9 @@ import typing as t
 
 from . import _owners as owners
 from . import _records as records
-from ._decision import BLOCKED, CHANGE, INSTALL, OK, REFUSE, Claim, Decision
+from ._decision import CHANGE, INSTALL, OK, REFUSE, Claim, Decision
 from ._host import Host
-from ._packages import DPKG_STATUS
+from ._packages import Packages
 
 COMPONENT = "container_toolkit"
 PACKAGES = (
@@ -28,7 +28,16 @@ CONFIG_FILE = "/etc/nvidia-container-runtime/config.toml"
 # The site's text of CONFIG_FILE from before our settings, where the packages are not ours.
 ORIGINAL_FILE = f"{records.DIRECTORY}/originals/nvidia-container-runtime-config.toml"
 CDI_FILE = "/etc/cdi/nvidia.yaml"
+# From the release tarball, or from repositories of the host.
+TARBALL, REPOSITORY = "tarball", "packages"
+# The artefact that holds packages of a manager.
+ARTEFACTS = {"dpkg": "nvidia-container-toolkit", "rpm": "nvidia-container-toolkit-rpm"}
+SUFFIXES = {"dpkg": ".deb", "rpm": ".rpm"}
 DEB_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+REMEDY = (
+    "add NVIDIA's repository (or a mirror of it) to the host, take a container_toolkit_version "
+    "that it has, or set container_toolkit_method: tarball."
+)
 
 Key = t.Tuple[str, str]
 
@@ -38,6 +47,7 @@ class Wanted(t.NamedTuple):
     accept_envvar_unprivileged: bool = False
     accept_volume_mounts: bool = True
     mode: str = "auto"
+    method: str = TARBALL
 
     def settings(self) -> dict[Key, str]:
         """(table, key) → value as TOML text."""
@@ -53,7 +63,7 @@ class Wanted(t.NamedTuple):
 
 
 class Facts(t.NamedTuple):
-    debian: bool
+    manager: str
     packages: t.Mapping[str, str]
     config: str | None
     cdi: str | None = None
@@ -85,31 +95,31 @@ def _toml(value: bool | str) -> str:
 # -- packages --------------------------------------------------------------------------------
 
 
-def installed_packages(dpkg_status: str, names: t.Iterable[str]) -> dict[str, str]:
-    """Installed packages among *names*: upstream versions (``1.17.8-1`` is ``1.17.8``)."""
-    pattern = re.compile(
-        r"^Package: ({})\nStatus: install ok installed\n(?:[^\n]+\n)*?Version: ([^\n]+)$".format(
-            "|".join(re.escape(name) for name in names)
-        ),
-        re.MULTILINE,
-    )
-    return {
-        found.group(1): found.group(2).rsplit("-", 1)[0] for found in pattern.finditer(dpkg_status)
-    }
+def installed_packages(installed: Packages) -> dict[str, str]:
+    """The toolkit's own among what is installed."""
+    return {name: installed.versions[name] for name in PACKAGES if name in installed.versions}
 
 
-def choose_packages(paths: t.Iterable[str], architecture: str) -> dict[str, str]:
-    """Package name → member of the release tarball, for one Debian architecture.
+def _package_of(path: str, manager: str) -> str:
+    """``libnvidia-container1_1.17.8-1_amd64.deb`` and ``libnvidia-container1-1.17.8-1.x86_64.rpm``
+    are both of libnvidia-container1."""
+    file = path.rpartition("/")[2]
+    return file.split("_", 1)[0] if manager == "dpkg" else file.rsplit("-", 2)[0]
+
+
+def choose_packages(paths: t.Iterable[str], manager: str, machine: str) -> dict[str, str]:
+    """Package name → member of the release tarball, for one manager and architecture.
 
     The directory between ``packages/`` and the architecture names the distribution that upstream
     built on; it changed over releases, so any is taken.
     """
+    architecture = DEB_ARCHITECTURES.get(machine, machine) if manager == "dpkg" else machine
     chosen: dict[str, str] = {}
     for path in sorted(paths):
         parts = path.split("/")
-        if not path.endswith(".deb") or len(parts) < 2 or parts[-2] != architecture:
+        if not path.endswith(SUFFIXES[manager]) or len(parts) < 2 or parts[-2] != architecture:
             continue
-        name = parts[-1].split("_", 1)[0]
+        name = _package_of(path, manager)
         if name in PACKAGES:
             chosen.setdefault(name, path)
     return chosen
@@ -190,10 +200,10 @@ def cdi_is_current(text: str | None, basis: CdiBasis) -> bool:
 # -- plan ------------------------------------------------------------------------------------
 
 
-def observe(host: Host, dpkg_status: str) -> Facts:
+def observe(host: Host, installed: Packages) -> Facts:
     return Facts(
-        debian=host.exists(DPKG_STATUS),
-        packages=installed_packages(dpkg_status, PACKAGES),
+        manager=installed.manager,
+        packages=installed_packages(installed),
         config=host.read(CONFIG_FILE),
         cdi=host.read(CDI_FILE),
         ours=tuple(records.read(host, RECORD).get("packages", ())),
@@ -213,7 +223,12 @@ def claim(facts: Facts, wanted: Wanted, trace: Claim | None = None) -> Claim | N
     odd = {found for found in foreign.values() if found != wanted.version}
     found = odd.pop() if odd else wanted.version
     return owners.plan_packages(
-        "container toolkit", "dpkg", foreign, found, wanted.version, "container_toolkit_version"
+        "container toolkit",
+        facts.manager,
+        foreign,
+        found,
+        wanted.version,
+        "container_toolkit_version",
     )
 
 
@@ -238,12 +253,6 @@ def _differences(facts: Facts, wanted: Wanted, basis: CdiBasis) -> list[str]:
 
 def plan(facts: Facts, wanted: Wanted, basis: CdiBasis, trace: Claim | None = None) -> Decision:
     found = facts.packages.get("nvidia-container-toolkit", "")
-    if not facts.debian:
-        reason = (
-            f"no {DPKG_STATUS}: this release installs the toolkit from deb packages only; "
-            "use a Debian or Ubuntu host"
-        )
-        return Decision(COMPONENT, BLOCKED, wanted.version, found, reason)
     claimed = claim(facts, wanted, trace)
     if claimed and claimed.stance == REFUSE:
         return claimed.refusal(COMPONENT, wanted.version, found)

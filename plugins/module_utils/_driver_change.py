@@ -16,6 +16,7 @@ from . import _kernel as kernel
 from . import _nvidia_driver as driver
 from . import _packages as packages
 from . import _records as records
+from . import _repositories as repositories
 from ._decision import BLOCKED, OK
 from ._driver_packages import PACKAGES, RUN
 from ._errors import XpuError
@@ -132,8 +133,8 @@ def _set_file(host: Host, path: str, text: str) -> None:
 
 def _refuse_a_second_driver(host: Host, manager: str, exact: t.Sequence[str]) -> None:
     """Beside a .run file no package may bring the driver along."""
-    argv = by_packages.trial_argv(manager, exact)
-    done = host.run(argv, timeout_s=by_packages.QUERY_LIMIT_S)
+    argv = repositories.trial_argv(manager, exact)
+    done = host.run(argv, timeout_s=repositories.QUERY_LIMIT_S)
     words = {word for line in done.out.splitlines() for word in line.split()[:2]}
     brought = sorted(filter(driver.DRIVER_PACKAGE.fullmatch, words))
     if brought:
@@ -149,7 +150,7 @@ def _resolve(host: Host, manager: str, what: Driver) -> list[str]:
     """The packages by name and exact version; an error, before any change, where none has them."""
     if not what["asked"]:
         return []
-    exact = by_packages.resolve(host, manager, what["asked"], what["version"])
+    exact = repositories.resolve(host, manager, what["asked"], what["version"], by_packages.REMEDY)
     if what["method"] == RUN:
         _refuse_a_second_driver(host, manager, exact)
     return exact
@@ -161,9 +162,9 @@ def _run_manager(host: Host, manager: str, version: str, exact: t.Sequence[str])
         return
     before = packages.everything(host).versions.keys()
     try:
-        _must(
+        packages.must(
             host,
-            by_packages.install_argv(manager, exact),
+            repositories.install_argv(manager, exact),
             INSTALL_LIMIT_S,
             "mend what the package manager names and run this again.",
         )
@@ -178,7 +179,7 @@ def _purge(host: Host, manager: str, names: t.Iterable[str]) -> None:
     there = packages.traces(host, names)
     if there:
         argv = packages.removal_argv(manager, there)
-        _must(host, argv, INSTALL_LIMIT_S, "mend the package system and run this again.")
+        packages.must(host, argv, INSTALL_LIMIT_S, "mend the package system and run this again.")
 
 
 def _have_module_built(host: Host, version: str) -> None:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import typing as t
 
-from . import _packages as packages
-from ._errors import XpuError
 from ._host import Host
 
 RUN, PACKAGES = "run", "packages"
@@ -41,9 +39,13 @@ SIGNING_TEXT = """\
 mok_signing_key={key}
 mok_certificate={certificate}
 """
+# What to do where no repository has the packages.
+REMEDY = (
+    "add the vendor's repository (or a mirror of it) to the host, take a nvidia_driver_version "
+    "that it has, or set nvidia_driver_packages to the names there."
+)
 # Some packagers register the module as nvidia, others as nvidia-current or nvidia-open.
 DKMS_TREES = "/var/lib/dkms/nvidia*"
-QUERY_LIMIT_S = 300
 
 
 def branch(version: str) -> str:
@@ -63,71 +65,6 @@ def names(system: str, flavour: str, version: str) -> list[str]:
 def pin(manager: str, version: str) -> str:
     """The text of the pin; empty where the manager follows a version by itself (dnf)."""
     return PIN_TEXT.format(version=version) if manager == "dpkg" else ""
-
-
-# -- repositories ----------------------------------------------------------------------------
-
-
-def offered(host: Host, manager: str, name: str) -> list[str]:
-    """The exact versions of a package that the host's repositories have, newest first."""
-    if manager == "dpkg":
-        done = host.run(["apt-cache", "madison", name], timeout_s=QUERY_LIMIT_S)
-        lines = (line.split("|") for line in done.out.splitlines())
-        return [line[1].strip() for line in lines if len(line) > 1]
-    form = "%{version}-%{release}"
-    argv = ["dnf", "--quiet", "repoquery", "--queryformat", f"{form}\\n", name]
-    done = host.run(argv, timeout_s=QUERY_LIMIT_S)
-    return [line.strip() for line in done.out.splitlines() if line.strip()][::-1]
-
-
-def _known(host: Host, manager: str, asked: t.Sequence[str], version: str) -> dict[str, list[str]]:
-    """Name → those of its versions that are upstream's *version*."""
-    return {
-        name: [each for each in offered(host, manager, name) if packages.upstream(each) == version]
-        for name in asked
-    }
-
-
-def refresh_argv(manager: str) -> list[str]:
-    return ["apt-get", "update"] if manager == "dpkg" else ["dnf", "--quiet", "makecache"]
-
-
-def resolve(host: Host, manager: str, asked: t.Sequence[str], version: str) -> list[str]:
-    """Each name with the exact version, as the manager takes it. The lists of the repositories are
-    read anew only where they lack something."""
-    found = _known(host, manager, asked, version)
-    if not all(found.values()):
-        host.run(refresh_argv(manager), timeout_s=QUERY_LIMIT_S)
-        found = _known(host, manager, asked, version)
-    lacking = [name for name, versions in found.items() if not versions]
-    if lacking:
-        offers = {name: offered(host, manager, name) for name in lacking}
-        told = "; ".join(
-            f"{name}: {', '.join(versions) if versions else 'in none'}"
-            for name, versions in offers.items()
-        )
-        raise XpuError(
-            f"No repository of the host has version {version} of {', '.join(lacking)} ({told}). "
-            "Nothing was changed.",
-            "add the vendor's repository (or a mirror of it) to the host, take a "
-            "nvidia_driver_version that it has, or set nvidia_driver_packages to the names there.",
-        )
-    sign = "=" if manager == "dpkg" else "-"
-    return [f"{name}{sign}{versions[0]}" for name, versions in found.items()]
-
-
-def install_argv(manager: str, exact: t.Sequence[str]) -> list[str]:
-    """Also where that means an older version, or that one flavour gives way to another."""
-    argv = packages.install_argv(manager, exact)
-    more = "--allow-downgrades" if manager == "dpkg" else "--allowerasing"
-    return [*argv[:2], more, *argv[2:]]
-
-
-def trial_argv(manager: str, exact: t.Sequence[str]) -> list[str]:
-    """What the manager would install, told and not done."""
-    if manager == "dpkg":
-        return ["apt-get", "install", "--simulate", "--no-install-recommends", *exact]
-    return ["dnf", "install", "--assumeno", *exact]
 
 
 # -- DKMS ------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import typing as t
 
-from ._host import Host
+from ._errors import XpuError
+from ._host import Completed, Host
 
 DPKG_STATUS = "/var/lib/dpkg/status"
 RPM_DATABASES = ("/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite")
@@ -63,8 +65,11 @@ def _from_rpm_sqlite(path: str, words: t.Sequence[str]) -> dict[str, str]:
 
     like = " OR ".join("Name.key LIKE ?" for _word in words)
     query = f"SELECT Packages.blob FROM Name JOIN Packages USING (hnum) WHERE {like}"
-    # immutable: a host that is looked at gets no journal files.
-    with contextlib.closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as database:
+    # immutable: a host that is looked at gets no journal files. A transaction that was killed has
+    # left one, which holds what it did last.
+    journal = os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal") > 0
+    way = "mode=ro" if journal else "immutable=1"
+    with contextlib.closing(sqlite3.connect(f"file:{path}?{way}", uri=True)) as database:
         rows = database.execute(query, [f"%{word}%" for word in words]).fetchall()
     headers = [rpm_header(row[0]) for row in rows]
     return {tags[_NAME]: tags[_VERSION] for tags in headers if {_NAME, _VERSION} <= tags.keys()}
@@ -106,15 +111,58 @@ def traces(host: Host, names: t.Iterable[str]) -> list[str]:
     return sorted(there.intersection(names))
 
 
+def dnf_argv(*words: str) -> list[str]:
+    """dnf, which by itself waits without end for another dnf; who that is, the error says."""
+    return ["dnf", "--setopt=exit_on_lock=True", *words]
+
+
 def install_argv(manager: str, names: t.Sequence[str]) -> list[str]:
     """How the host's manager installs without a question."""
     if manager == "dpkg":
         return ["apt-get", "install", "--yes", "--no-install-recommends", *names]
-    return ["dnf", "install", "--assumeyes", *names]
+    return dnf_argv("install", "--assumeyes", *names)
+
+
+def install_files_argv(manager: str, files: t.Sequence[str]) -> list[str]:
+    """How it installs package files, of an older version too, and asks no repository: offline as
+    well. A configuration file that the site has changed stays."""
+    if manager == "dpkg":
+        return ["dpkg", "--force-confold", "--install", *files]
+    return dnf_argv("install", "--assumeyes", "--disablerepo=*", "--nogpgcheck", *files)
 
 
 def removal_argv(manager: str, names: t.Sequence[str]) -> list[str]:
     """How it removes them, configuration and all."""
     if manager == "dpkg":
         return ["apt-get", "purge", "--yes", *names]
-    return ["dnf", "remove", "--assumeyes", *names]
+    return dnf_argv("remove", "--assumeyes", *names)
+
+
+# Exit status of a dnf that doesn't wait for another, and apt's words.
+_DNF_LOCKED = 200
+_APT_LOCKED = re.compile(r"Could not get lock [^\n]*")
+
+
+def _holder_of_lock(argv: t.Sequence[str], done: Completed) -> str:
+    """The manager's own words on who holds its lock; empty where that isn't what failed."""
+    if argv[0] == "dnf":
+        lines = [line.strip() for line in (done.out + done.err).splitlines() if "PID" in line]
+        return (lines[-1] if lines else "another dnf") if done.rc == _DNF_LOCKED else ""
+    found = _APT_LOCKED.search(done.err)
+    return found.group(0) if found else ""
+
+
+def must(host: Host, argv: t.Sequence[str], limit_s: float, remedy: str) -> None:
+    """Run the package manager; one that fails is an error with its own words."""
+    done = host.run(argv, timeout_s=limit_s)
+    if done.rc == 0:
+        return
+    holder = _holder_of_lock(argv, done)
+    if holder:
+        raise XpuError(
+            f"Another program holds the lock of {argv[0]}, so nothing was installed or removed "
+            f"({holder}).",
+            "let it end (an automatic update, most often), then run this again.",
+        )
+    tail = (done.err.strip() or done.out.strip())[-800:]
+    raise XpuError(f"{' '.join(argv)} ended with rc {done.rc}: {tail}.", remedy)

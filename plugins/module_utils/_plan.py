@@ -49,11 +49,17 @@ ARTEFACT_OF = {
     "xpu_runtime": "xpu-runtime",
     "xpu_agent": agent.ARTEFACT,
 }
-# Systems that the node path has been run on (True) or only rendered and unit-tested for (False).
+# Systems that the node path has been run on (True, openEuler by its look-alike in the testbed) or
+# only rendered and unit-tested for (False). A release such as 9.4 goes by its first number.
 SYSTEMS = {
     ("debian", "12"): True,
+    ("openEuler", "24.03"): True,
     ("ubuntu", "24.04"): True,
+    ("almalinux", "9"): False,
     ("debian", "11"): False,
+    ("openEuler", "22.03"): False,
+    ("rhel", "9"): False,
+    ("rocky", "9"): False,
     ("ubuntu", "20.04"): False,
     ("ubuntu", "22.04"): False,
 }
@@ -139,7 +145,7 @@ def observe(host: Host, desired: t.Mapping[str, t.Any]) -> Facts:
         driver=driver.observe(host, installed, driver_wanted, facts.system),
         cuda=cuda.observe(host, installed, cuda_wanted) if cuda_wanted else None,
         engine=engines.observe(host, engine, facts.system) if managed else None,
-        toolkit=toolkit.observe(host, dpkg_status),
+        toolkit=toolkit.observe(host, installed),
         containerd=containerd.observe(host) if engine == "containerd" else None,
         rancher=rancher.observe(host) if engine == "containerd" else None,
         crio=crio.observe(host) if engine == "crio" else None,
@@ -208,7 +214,8 @@ def not_root(facts: HostFacts) -> list[Decision]:
 
 
 def _host_obstacle(facts: HostFacts, changing: bool, min_free_mib: int) -> str:
-    if (facts.system, facts.release) not in SYSTEMS:
+    releases = {facts.release, facts.release.partition(".")[0]}
+    if not any((facts.system, release) in SYSTEMS for release in releases):
         known = ", ".join(f"{system} {release}" for system, release in sorted(SYSTEMS))
         found = f"{facts.system or 'unknown'} {facts.release}".strip()
         return f"system {found} is not supported; supported are {known}"
@@ -220,14 +227,15 @@ def _host_obstacle(facts: HostFacts, changing: bool, min_free_mib: int) -> str:
     return ""
 
 
-def _without_artefact(
-    decision: Decision, architecture: str, desired: t.Mapping[str, t.Any]
-) -> Decision:
+def _without_artefact(decision: Decision, facts: Facts, desired: t.Mapping[str, t.Any]) -> Decision:
     """A change that lacks its artefact for this architecture is no plan."""
-    artefact = ARTEFACT_OF.get(decision.component)
-    if desired.get(decision.component, {}).get("method", "run") != "run":
+    key, architecture = decision.component, facts.host.architecture
+    artefact = ARTEFACT_OF.get(key)
+    if desired.get(key, {}).get("method") == "packages":
         return decision  # from the host's repositories
-    there = desired["architectures"].get(decision.component, [])
+    if key == toolkit.COMPONENT and facts.toolkit.manager == "rpm":
+        key = artefact = toolkit.ARTEFACTS["rpm"]
+    there = desired["architectures"].get(key, [])
     if not artefact or decision.action not in (INSTALL, CHANGE):
         return decision
     if architecture in there or "noarch" in there:
@@ -283,7 +291,7 @@ def plan(facts: Facts, desired: t.Mapping[str, t.Any]) -> list[Decision]:
     ]
     asked = components_of(desired)
     decisions = [
-        _without_artefact(decision, arch, desired)
+        _without_artefact(decision, facts, desired)
         for decision in decisions
         if decision.component in asked
     ]

@@ -65,32 +65,25 @@ INSTALL_LIMIT_S = 1800
 UNIT_LIMIT_S = 120
 
 
-def _must(host: Host, argv: t.Sequence[str], limit_s: float, remedy: str) -> None:
-    done = host.run(argv, timeout_s=limit_s)
-    if done.rc != 0:
-        tail = (done.err.strip() or done.out.strip())[-800:]
-        raise XpuError(f"{' '.join(argv)} ended with rc {done.rc}: {tail}.", remedy)
-
-
 def install(host: Host, facts: engines.Facts, wanted: engines.Wanted) -> None:
     names = engines.packages(wanted, facts.system, facts.engine)
     before = packages.everything(host)
     # Noted first: a run that dies in the package manager leaves nothing that looks like the site's.
     records.write(host, engines.RECORD, {"engine": facts.engine, "packages": list(names)})
     argv = packages.install_argv(before.manager, names)
+    remedy = "give the host a repository that has them, or others."
     try:
-        _must(host, argv, INSTALL_LIMIT_S, "give the host a repository that has them, or others.")
+        packages.must(host, argv, INSTALL_LIMIT_S, remedy)
     finally:
         came = packages.everything(host).versions.keys() - before.versions.keys()
         record = {"engine": facts.engine, "packages": sorted(came)} if came else {}
         records.write(host, engines.RECORD, record)
     unit = engines.UNITS[facts.engine]
-    _must(
-        host,
-        ["systemctl", "enable", "--now", unit],
-        UNIT_LIMIT_S,
-        f"look at `journalctl -u {unit}`.",
-    )
+    done = host.run(["systemctl", "enable", "--now", unit], timeout_s=UNIT_LIMIT_S)
+    if done.rc != 0:
+        raise XpuError(
+            f"{unit} does not start: {done.err.strip()[-800:]}.", f"look at `journalctl -u {unit}`."
+        )
     after = engines.plan(engines.observe(host, facts.engine, facts.system), wanted)
     if after.action != OK:
         raise XpuError(
@@ -124,7 +117,7 @@ def _absent(host: Host, check: bool) -> dict[str, t.Any]:
     if names and not check:
         manager = packages.everything(host).manager
         argv = packages.removal_argv(manager, names)
-        _must(host, argv, INSTALL_LIMIT_S, "mend the package system and run again.")
+        packages.must(host, argv, INSTALL_LIMIT_S, "mend the package system and run again.")
         records.write(host, engines.RECORD, {})
     return {"changed": bool(names), "version": "", "diff": {"before": _lines(names), "after": ""}}
 

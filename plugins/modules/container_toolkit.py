@@ -7,7 +7,8 @@ module: container_toolkit
 short_description: Install and configure the NVIDIA container toolkit, describe cards for CDI
 version_added: 0.1.0
 description:
-  - Installs exactly the toolkit's five deb packages out of a release tarball.
+  - Installs exactly the toolkit's five packages, deb or rpm as the host takes them, out of a
+    release tarball or from repositories of the host.
   - Sets a few keys of C(/etc/nvidia-container-runtime/config.toml); its other lines stay.
   - Writes C(/etc/cdi/nvidia.yaml) from C(nvidia-ctk cdi generate) when driver, toolkit or set of
     cards changed. Where no
@@ -17,8 +18,17 @@ options:
     description: Version that shall be there.
     type: str
     required: true
+  method:
+    description:
+      - V(tarball) installs files of the release tarball and asks no repository; V(packages) takes
+        the version from repositories that the host has.
+    type: str
+    choices: [tarball, packages]
+    default: tarball
   tarball:
-    description: Path of the release tarball on the host; needed when packages must be installed.
+    description:
+      - Path of the release tarball on the host; needed when packages must be installed by
+        O(method=tarball). It holds deb packages for a host with dpkg, rpm packages for another.
     type: path
   accept_envvar_unprivileged:
     description: Whether an unprivileged container may ask for cards by C(NVIDIA_VISIBLE_DEVICES).
@@ -74,49 +84,44 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils import _container_toolkit as toolkit
 from ..module_utils import _nvidia_driver as driver
+from ..module_utils import _packages as packages
 from ..module_utils import _records as records
+from ..module_utils import _repositories as repositories
 from ..module_utils._decision import REFUSE
 from ..module_utils._errors import XpuError, run_module
 from ..module_utils._host import Host
 
-DPKG_LIMIT_S = 600
+INSTALL_LIMIT_S = 600
+REMEDY = "mend the package system (`dpkg --audit`, `dnf check`) and run again."
 OURS = "# Written by flexai.xpu from"
 
 
-def _dpkg(host: Host, argv: list[str]) -> None:
-    done = host.run(["dpkg", "--force-confold", *argv], timeout_s=DPKG_LIMIT_S)
-    if done.rc != 0:
-        raise XpuError(
-            f"dpkg {argv[0]} ended with rc {done.rc}: {(done.err or done.out).strip()[-800:]}.",
-            "mend the package system (`dpkg --audit`, `apt-get -f install`) and run again.",
-        )
-
-
-def _extract(tarball: str, architecture: str, directory: str) -> list[str]:
-    """The five packages of a release tarball, as files in *directory*."""
+def _extract(tarball: str, manager: str, directory: str) -> dict[str, str]:
+    """The five packages of a release tarball, name → file in *directory*."""
+    machine = os.uname().machine
     with tarfile.open(tarball) as archive:
-        chosen = toolkit.choose_packages(archive.getnames(), architecture)
+        chosen = toolkit.choose_packages(archive.getnames(), manager, machine)
         missing = [name for name in toolkit.PACKAGES if name not in chosen]
         if missing:
+            form = toolkit.SUFFIXES[manager].lstrip(".")
             raise XpuError(
-                f"{os.path.basename(tarball)} holds no {', '.join(missing)} for {architecture}.",
-                "take the release tarball of deb packages for this architecture.",
+                f"{os.path.basename(tarball)} holds no {form} of {', '.join(missing)} for "
+                f"{machine}.",
+                f"take the release tarball of {form} packages for this architecture.",
             )
-        files = []
+        files = {}
         for name in toolkit.PACKAGES:
-            target = os.path.join(directory, os.path.basename(chosen[name]))
+            files[name] = os.path.join(directory, os.path.basename(chosen[name]))
             source = archive.extractfile(chosen[name])
             if source is None:
                 raise XpuError(f"{chosen[name]} is no plain file.", "fetch the tarball again.")
-            with open(target, "wb") as out:
+            with open(files[name], "wb") as out:
                 shutil.copyfileobj(source, out)
-            files.append(target)
         return files
 
 
-def install_packages(host: Host, tarball: str, names: t.Collection[str]) -> None:
+def install_files(host: Host, manager: str, tarball: str, names: t.Collection[str]) -> None:
     """Install *names* of the tarball's packages; the others are somebody else's."""
-    machine = os.uname().machine
     if not tarball or not host.exists(tarball):
         raise XpuError(
             f"The toolkit's tarball {tarball or '(none given)'} is not on the host.",
@@ -124,12 +129,19 @@ def install_packages(host: Host, tarball: str, names: t.Collection[str]) -> None
         )
     scratch = tempfile.mkdtemp(prefix="flexai-toolkit-")
     try:
-        architecture = toolkit.DEB_ARCHITECTURES.get(machine, machine)
-        files = _extract(host.path(tarball), architecture, scratch)
-        chosen = [file for name, file in zip(toolkit.PACKAGES, files) if name in names]
-        _dpkg(host, ["--install", *chosen])
+        files = _extract(host.path(tarball), manager, scratch)
+        chosen = [file for name, file in files.items() if name in names]
+        argv = packages.install_files_argv(manager, chosen)
+        packages.must(host, argv, INSTALL_LIMIT_S, REMEDY)
     finally:
         shutil.rmtree(scratch)
+
+
+def removal_argv(manager: str, names: t.Iterable[str]) -> list[str]:
+    """dpkg alone takes away these and nothing that apt thinks has become useless with them."""
+    if manager == "dpkg":
+        return ["dpkg", "--purge", *sorted(names, reverse=True)]
+    return packages.removal_argv(manager, sorted(names))
 
 
 def generate_cdi(host: Host, basis: toolkit.CdiBasis) -> str:
@@ -143,11 +155,16 @@ def generate_cdi(host: Host, basis: toolkit.CdiBasis) -> str:
     return basis.header(done.out) + done.out
 
 
+def look(host: Host) -> packages.Packages:
+    return packages.observe(host, host.read(packages.DPKG_STATUS) or "", ("nvidia",))
+
+
 class Change:
     """One run: what differs is put right, or predicted in check mode; both feed one diff."""
 
     def __init__(self, host: Host, params: t.Mapping[str, t.Any], check: bool) -> None:
         self.host, self.params, self.check = host, params, check
+        self.manager = look(host).manager
         self.changed = False
         self.warnings: list[str] = []
         self.left: list[str] = []
@@ -167,30 +184,40 @@ class Change:
         if self.check:
             return
         if len(wanted) == len(toolkit.PACKAGES):
-            names = [name for name in toolkit.PACKAGES if found.get(name) != wanted[name]]
-            # Before dpkg, so that packages of a run that died here are known as ours.
-            self.own({*self.owned(), *names})
-            install_packages(self.host, self.params["tarball"] or "", names)
+            self._install([name for name in toolkit.PACKAGES if found.get(name) != wanted[name]])
         else:
-            _dpkg(self.host, ["--purge", *sorted(found.keys() - wanted.keys(), reverse=True)])
+            argv = removal_argv(self.manager, found.keys() - wanted.keys())
+            packages.must(self.host, argv, INSTALL_LIMIT_S, REMEDY)
         after = self.installed()
         if after != wanted:
             raise XpuError(
-                f"dpkg ended well, but the host now has {_lines(after) or 'none of the packages'}.",
-                "check that the artefact is the version that it says.",
+                f"{self.manager} ended well, but the host now has "
+                f"{_lines(after) or 'none of the packages'}.",
+                "check that artefact or repository is of the version that it says.",
             )
+
+    def _install(self, names: t.Sequence[str]) -> None:
+        exact = []
+        if self.params["method"] == toolkit.REPOSITORY:
+            asked = (names, self.params["version"], toolkit.REMEDY)
+            exact = repositories.resolve(self.host, self.manager, *asked)
+        # Before the manager, so that packages of a run that died here are known as ours.
+        self.own({*self.owned(), *names})
+        if exact:
+            argv = repositories.install_argv(self.manager, exact)
+            packages.must(self.host, argv, INSTALL_LIMIT_S, REMEDY)
+        else:
+            install_files(self.host, self.manager, self.params["tarball"] or "", names)
 
     def owned(self) -> set[str]:
         """Packages that are ours to remove."""
         return set(records.read(self.host, toolkit.RECORD).get("packages", ()))
 
     def own(self, names: t.Collection[str]) -> None:
-        packages = {"packages": sorted(names)} if names else {}
-        records.write(self.host, toolkit.RECORD, packages)
+        records.write(self.host, toolkit.RECORD, {"packages": sorted(names)} if names else {})
 
     def installed(self) -> dict[str, str]:
-        status = self.host.read(toolkit.DPKG_STATUS) or ""
-        return toolkit.installed_packages(status, toolkit.PACKAGES)
+        return toolkit.installed_packages(look(self.host))
 
     def file(self, path: str, text: str) -> None:
         before = self.host.read(path)
@@ -268,8 +295,9 @@ def converge(host: Host, params: t.Mapping[str, t.Any], check: bool) -> dict[str
             params["accept_envvar_unprivileged"],
             params["accept_volume_mounts"],
             params["mode"],
+            params["method"],
         )
-        facts = toolkit.observe(host, host.read(toolkit.DPKG_STATUS) or "")
+        facts = toolkit.observe(host, look(host))
         claimed = toolkit.claim(facts, wanted)
         if claimed and claimed.stance == REFUSE:
             raise XpuError(f"The toolkit can't be installed: {claimed.reason}.", "see above.")
@@ -292,6 +320,7 @@ def main() -> None:
         argument_spec={
             "root": {"type": "path", "default": "/"},
             "version": {"type": "str", "required": True},
+            "method": {"type": "str", "choices": ["tarball", "packages"], "default": "tarball"},
             "tarball": {"type": "path"},
             "accept_envvar_unprivileged": {"type": "bool", "default": False},
             "accept_volume_mounts": {"type": "bool", "default": True},

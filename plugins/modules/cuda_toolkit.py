@@ -70,13 +70,6 @@ LOG = "/var/log/cuda-installer.log"
 LDCONFIG_LIMIT_S = 300
 
 
-def _must(host: Host, argv: t.Sequence[str], remedy: str) -> None:
-    done = host.run(argv, timeout_s=INSTALL_LIMIT_S)
-    if done.rc != 0:
-        tail = (done.err.strip() or done.out.strip())[-800:]
-        raise XpuError(f"{' '.join(argv)} ended with rc {done.rc}: {tail}.", remedy)
-
-
 def _installed(host: Host) -> packages.Packages:
     return packages.observe(host, host.read(packages.DPKG_STATUS) or "", ("cuda",))
 
@@ -104,14 +97,25 @@ def _by_run(host: Host, version: str, installer: str) -> None:
         )
     # Through sh, so that a cache mounted noexec does no harm.
     argv = ["sh", host.path(installer), *cuda.installer_flags(version)]
-    _must(host, argv, f"read {LOG} on the host, mend what it names, and run this again.")
+    done = host.run(argv, timeout_s=INSTALL_LIMIT_S)
+    if done.rc != 0:
+        tail = (done.err.strip() or done.out.strip())[-800:]
+        raise XpuError(
+            f"{' '.join(argv)} ended with rc {done.rc}: {tail}.",
+            f"read {LOG} on the host, mend what it names, and run this again.",
+        )
 
 
 def _by_packages(host: Host, version: str) -> None:
     before = packages.everything(host)
     argv = cuda.package_argv(before.manager, version)
     try:
-        _must(host, argv, "give the host a repository that has it, or take method run.")
+        packages.must(
+            host,
+            argv,
+            INSTALL_LIMIT_S,
+            "give the host a repository that has it, or take method run.",
+        )
     finally:
         # What came with it, dependencies too, is ours; noted also where it came in part.
         came = packages.everything(host).versions.keys() - before.versions.keys()
@@ -156,7 +160,7 @@ def _remove_files(host: Host, record: t.Mapping[str, t.Any]) -> None:
     if record.get("packages"):
         manager = _installed(host).manager
         argv = packages.removal_argv(manager, record["packages"])
-        _must(host, argv, "mend the package system and run again.")
+        packages.must(host, argv, INSTALL_LIMIT_S, "mend the package system and run again.")
     shutil.rmtree(host.path(cuda.home(version)), ignore_errors=True)
     host.remove(cuda.linker_file(version))
 

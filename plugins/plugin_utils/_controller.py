@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import yaml
 from ansible.module_utils.parsing.convert_bool import boolean
 
+from ..module_utils import _container_toolkit as toolkit
 from ..module_utils._artefacts import Artefact, candidates, check_digest, from_bundle, parse
 from ..module_utils._errors import XpuError
 from ..module_utils._host import Host
@@ -157,10 +158,14 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
         component: candidates(artefacts, name, versions[component])
         for component, name in ARTEFACT_OF.items()
     }
+    rpms = candidates(artefacts, toolkit.ARTEFACTS["rpm"], versions[toolkit.COMPONENT])
     return {
         "min_free_mib": int(values["preflight_min_free_mib"]),
         "architectures": {
-            component: [entry.arch for entry in entries] for component, entries in found.items()
+            **{
+                component: [entry.arch for entry in entries] for component, entries in found.items()
+            },
+            toolkit.ARTEFACTS["rpm"]: [entry.arch for entry in rpms],
         },
         "nvidia_driver": {
             "version": versions["nvidia_driver"],
@@ -189,6 +194,7 @@ def desired_state(values: Variables, artefacts: t.Sequence[Artefact]) -> dict[st
             ),
             "accept_volume_mounts": boolean(values["container_toolkit_accept_volume_mounts"]),
             "mode": str(values["container_toolkit_mode"]),
+            "method": str(values["container_toolkit_method"]),
         },
         "container_runtime": {"engine": str(values["container_runtime_engine"])},
         "xpu_runtime": {"releases": _releases(found["xpu_runtime"])},

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 
 import yaml
-from simulators.installers import driverdeb, runfile
-from testbed.recipes import simulators, toolkit, vendor
-from xpubuild.cache import Cache
+from simulators.installers import cudarpm, driverdeb, driverrpm, enginerpm, rpm, runfile
+from simulators.installers import toolkit as release
+from testbed.recipes import containerd, openeuler, simulators, toolkit, vendor
+from xpubuild.cache import Cache, Recipe, digest_file
 
 OLDER, NEWER = "575.64.03", "580.95.05"
 
@@ -32,6 +34,31 @@ def repository(directory: Path) -> Path:
     for driver in (older_driver(directory), simulators.build(Cache())):
         driverdeb.pack(driver, made)
     return made
+
+
+def rpm_repository(cache: Cache) -> Path:
+    """A repository of rpms: both versions of the driver, CUDA, the container toolkit, containerd,
+    and what stands for the base system."""
+    newer, programs = simulators.build(cache), toolkit.build(cache)
+    engine = containerd.build(cache)
+
+    def pack(out: Path) -> None:
+        with tempfile.TemporaryDirectory(prefix="flexai-xpu-") as scratch:
+            drivers = (older_driver(Path(scratch)), newer)
+            made = [package for driver in drivers for package in driverrpm.packages(driver)]
+            made += [openeuler.base(), enginerpm.package(engine, containerd.VERSION)]
+            for package in (*made, *cudarpm.packages()):
+                rpm.build(package, out)
+        release.build(programs, toolkit.VERSION, out, "rpm")
+        rpm.index(out)
+
+    inputs = {
+        **{path.parent.name: path.name for path in (newer, programs, engine)},
+        "sources": vendor.sources(),
+        "list": digest_file(Path(__file__)),
+        "base": digest_file(Path(openeuler.__file__)),
+    }
+    return cache.get(Recipe("vendor-rpms", inputs, pack))
 
 
 def _entry(like: dict[str, str], version: str, file: Path) -> dict[str, str]:

@@ -16,6 +16,11 @@ from e2e import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+# In a network of its own, with nothing but a loopback.
+WITHOUT_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+# A check can't know what the vendor's programs will write: the toolkit's packages bring their
+# configuration, nvidia-ctk describes the cards once the driver runs. That they change is predicted.
+UNPREDICTED = ("/etc/nvidia-container-runtime/config.toml", "/etc/cdi/nvidia.yaml")
 
 
 class Run(NamedTuple):
@@ -63,6 +68,40 @@ def predict(tmp_path: Path, host: Host, tasks: list[dict[str, object]], **more: 
     """What they would do."""
     write_play(tmp_path, host, tasks, more)
     return _run(tmp_path, "--check", "--diff")
+
+
+def run_site(inventory: Path, playbook: str, *more: str) -> Run:
+    """A playbook of ours, on a controller that has no network either."""
+    done = subprocess.run(
+        [*WITHOUT_NETWORK, str(PLAYBOOK), f"flexai.xpu.{playbook}", "-i", str(inventory), *more],
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return Run(done.returncode, done.stdout + done.stderr)
+
+
+def changes(output: str) -> dict[str, str]:
+    """What a run with --diff says that it changes or would change: task, and file → how."""
+    found: dict[str, str] = {}
+    task, file, in_diff = "", "", False
+    for line in output.splitlines():
+        if line.startswith("TASK ["):
+            task = line.removeprefix("TASK [").partition("]")[0]
+        elif line.startswith("--- before"):
+            file, in_diff = line.partition(": ")[2], True
+            found[f"{task} {file}"] = ""
+        elif line.startswith("changed: ["):
+            found.setdefault(task, "")
+            in_diff = False
+        elif in_diff:
+            found[f"{task} {file}"] += f"{line}\n"
+    return {
+        thing: "" if thing.endswith(UNPREDICTED) else how.strip() for thing, how in found.items()
+    }
 
 
 def role(name: str, entry: str = "main") -> dict[str, object]:

@@ -50,6 +50,8 @@ def collect(wanted: dict[str, Any]) -> dict[str, str]:
                 if path not in without:
                     found[path] = describe(path)
     packages = ["dpkg-query", "-W", "-f", "${Package} ${Version} ${Status}\\n"]
+    if not os.path.exists("/usr/bin/dpkg-query"):
+        packages = ["rpm", "-qa", "--queryformat", "%{NAME} %{EVR}\\n"]
     for line in ask(*packages).splitlines():
         name, _, rest = line.partition(" ")
         found[f"package {name}"] = rest

@@ -23,11 +23,13 @@ from e2e.nodeplay import (
     PLAYBOOK,
     ROOT,
     Run,
+    changes,
     driver_variables,
     in_force,
     look,
     play,
     role,
+    run_site,
     write_play,
 )
 from simulators.installers.cudarun import VERSION as CUDA
@@ -162,8 +164,6 @@ def test_a_failed_restart_is_undone_and_told_and_the_next_run_converges(
 
 # -- the whole node path, without a network ------------------------------------------------------
 
-# In a network of its own, with nothing but a loopback.
-WITHOUT_NETWORK = ("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
 # The machine's own address in the testbed's network: it answers, be it by refusing.
 ASK_THE_MACHINE = "import socket; socket.create_connection(({gateway!r}, 9), 3)"
 # Some of what a check foresees, so that nothing is compared with nothing.
@@ -173,9 +173,6 @@ FORESEEN = (
     "/etc/containerd/conf.d/flexai-xpu.toml",
     "/var/lib/flexai-xpu/originals/containerd-config.toml",
 )
-# A check can't know what the vendor's programs will write: the toolkit's packages bring their
-# configuration, nvidia-ctk describes the cards once the driver runs. That they change is predicted.
-UNPREDICTED = ("/etc/nvidia-container-runtime/config.toml", "/etc/cdi/nvidia.yaml")
 
 
 @contextmanager
@@ -223,40 +220,6 @@ def write_site(tmp_path: Path, host: Host, **more: object) -> Path:
     inventory = tmp_path / "site.yml"
     inventory.write_text(yaml.safe_dump({"all": {"children": groups}}))
     return inventory
-
-
-def run_site(inventory: Path, playbook: str, *more: str) -> Run:
-    """A playbook of ours, on a controller that has no network either."""
-    done = subprocess.run(
-        [*WITHOUT_NETWORK, str(PLAYBOOK), f"flexai.xpu.{playbook}", "-i", str(inventory), *more],
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return Run(done.returncode, done.stdout + done.stderr)
-
-
-def changes(output: str) -> dict[str, str]:
-    """What a run with --diff says that it changes or would change: task, and file → how."""
-    found: dict[str, str] = {}
-    task, file, in_diff = "", "", False
-    for line in output.splitlines():
-        if line.startswith("TASK ["):
-            task = line.removeprefix("TASK [").partition("]")[0]
-        elif line.startswith("--- before"):
-            file, in_diff = line.partition(": ")[2], True
-            found[f"{task} {file}"] = ""
-        elif line.startswith("changed: ["):
-            found.setdefault(task, "")
-            in_diff = False
-        elif in_diff:
-            found[f"{task} {file}"] += f"{line}\n"
-    return {
-        thing: "" if thing.endswith(UNPREDICTED) else how.strip() for thing, how in found.items()
-    }
 
 
 def test_without_a_network_a_bundle_takes_a_host_there_as_predicted_and_back_without_a_trace(

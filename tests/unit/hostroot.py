@@ -235,6 +235,7 @@ def ready(root: Path, cards: int = 2) -> tuple[Path, dict[str, object]]:
     toolkit = {
         "state": "present",
         "version": TOOLKIT,
+        "method": "tarball",
         "tarball": None,
         "accept_envvar_unprivileged": False,
         "accept_volume_mounts": True,

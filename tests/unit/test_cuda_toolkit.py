@@ -219,9 +219,10 @@ echo '{{"cuda": {{"version": "12.2.0"}}}}' > {machine.root}/usr/local/cuda-12.2/
 
 def test_dnf_is_asked_in_its_own_words() -> None:
     argv = cuda.package_argv("rpm", OLD)
-    assert argv == ["dnf", "install", "--assumeyes", "cuda-toolkit-12-2-12.2.0"]
+    alone = ["dnf", "--setopt=exit_on_lock=True"]
+    assert argv == [*alone, "install", "--assumeyes", "cuda-toolkit-12-2-12.2.0"]
     removal = packages.removal_argv("rpm", ["a"])
-    assert removal == ["dnf", "remove", "--assumeyes", "a"]
+    assert removal == [*alone, "remove", "--assumeyes", "a"]
 
 
 # -- in the plan and the verdict -------------------------------------------------------------

@@ -14,6 +14,7 @@ from ansible_collections.flexai.xpu.plugins.module_utils import _driver_packages
 from ansible_collections.flexai.xpu.plugins.module_utils import _nvidia_driver as driver
 from ansible_collections.flexai.xpu.plugins.module_utils import _packages as packages
 from ansible_collections.flexai.xpu.plugins.module_utils import _records as records
+from ansible_collections.flexai.xpu.plugins.module_utils import _repositories as repositories
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
 from ansible_collections.flexai.xpu.plugins.module_utils._host import Completed, Host
 from ansible_collections.flexai.xpu.plugins.module_utils._judge import judge
@@ -29,6 +30,7 @@ __all__ = ["site"]  # a fixture
 
 NEW = hostroot.DRIVER
 OPEN, CLOSED = "nvidia-kernel-open-dkms", "nvidia-kernel-dkms"
+DNF = ["dnf", "--setopt=exit_on_lock=True"]
 BY_PACKAGES = {"method": "packages"}
 FABRIC = ["nvidia-fabricmanager-{branch}", "libnvidia-nscq-{branch}"]
 
@@ -61,7 +63,7 @@ def test_installed_silent_the_second_time_and_removed_without_a_trace(
     assert in_force(machine) == (NEW, NEW)
     assert by_packages.built(machine.host, NEW, KERNEL)
     assert [call for call in machine.programs_run if call.startswith("apt-get")] == [
-        "apt-get install --allow-downgrades --yes --no-install-recommends "
+        "apt-get install --yes --no-install-recommends --allow-downgrades "
         f"nvidia-driver-cuda={NEW}-1 {OPEN}={NEW}-1"
     ]
 
@@ -524,17 +526,38 @@ def test_dnf_is_asked_for_the_same(tmp_path: Path) -> None:
         return Completed(0, f"{OLD}-1.el9\n{NEW}-1.el9\n")
 
     hostroot.put(tmp_path, "/usr/bin/dnf", "", 0o755)
-    exact = by_packages.resolve(Host(str(tmp_path), run), "rpm", ["nvidia-driver-cuda"], NEW)
+    host = Host(str(tmp_path), run)
+    exact = repositories.resolve(host, "rpm", ["nvidia-driver-cuda"], NEW, "")
     assert exact == [f"nvidia-driver-cuda-{NEW}-1.el9"]
     assert calls == [
-        ["dnf", "--quiet", "repoquery", "--queryformat", "%{version}-%{release}\\n"]
+        [*DNF, "--quiet", "repoquery", "--queryformat", "%{version}-%{release}\\n"]
         + ["nvidia-driver-cuda"]
     ]
-    assert by_packages.install_argv("rpm", exact) == (
-        ["dnf", "install", "--allowerasing", "--assumeyes", *exact]
+    assert repositories.install_argv("rpm", exact) == (
+        [*DNF, "install", "--assumeyes", "--allowerasing", *exact]
     )
-    assert by_packages.trial_argv("rpm", exact) == ["dnf", "install", "--assumeno", *exact]
+    assert repositories.trial_argv("rpm", exact) == [*DNF, "install", "--assumeno", *exact]
     assert by_packages.pin("rpm", NEW) == ""
+
+
+@pytest.mark.parametrize(
+    ("rc", "said", "found"),
+    [
+        (1, "Error: No matches found", []),
+        (200, "Waiting for process with pid 12", None),
+        (1, "Errors during downloading metadata for repository 'nvidia'", None),
+    ],
+)
+def test_a_dnf_that_fails_is_no_repository_without_the_package(
+    tmp_path: Path, rc: int, said: str, found: list[str] | None
+) -> None:
+    hostroot.put(tmp_path, "/usr/bin/dnf", "", 0o755)
+    host = Host(str(tmp_path), lambda _argv, _limit: Completed(rc, "", said))
+    if found is None:
+        with pytest.raises(XpuError, match=f"repoquery .* ended with rc {rc}: {said}"):
+            repositories.offered(host, "rpm", "nvidia-driver-cuda")
+    else:
+        assert repositories.offered(host, "rpm", "nvidia-driver-cuda") == found
 
 
 def test_a_site_names_its_own_packages(machine: PackageMachine) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import struct
@@ -32,6 +33,7 @@ OTHER_DEB = hostroot.package("nvidia-driver-550", "550.54.14-0ubuntu1")
 TOOLKIT = {
     "version": hostroot.TOOLKIT,
     "tarball": "/toolkit.tar.gz",
+    "method": "tarball",
     "accept_envvar_unprivileged": False,
     "accept_volume_mounts": True,
     "mode": "auto",
@@ -356,6 +358,19 @@ def test_rpm_is_read_without_running_it_and_without_leaving_a_trace(
     assert found == packages.Packages("rpm", {"kmod-nvidia-open-dkms": "580.95.05"})
     assert programs.calls == []
     assert [file.name for file in database.parent.iterdir()] == ["rpmdb.sqlite"]
+
+
+def test_what_a_killed_transaction_left_in_rpms_journal_is_read_too(tmp_path: Path) -> None:
+    host = host_with(tmp_path, Programs())
+    path = tmp_path / packages.RPM_DATABASES[1].lstrip("/")
+    rpm_database(path, ("kmod-nvidia-open-dkms", "580.95.05"))
+    # Open while it is looked at, as a dnf that was stopped leaves it: its end would empty it.
+    with contextlib.closing(sqlite3.connect(path)) as dnf:
+        dnf.execute("PRAGMA journal_mode=WAL")
+        dnf.execute("INSERT INTO Packages VALUES (9, ?)", (rpm_header("nvidia-ml", "580.95.05"),))
+        dnf.execute("INSERT INTO Name VALUES ('nvidia-ml', 9, 0)")
+        dnf.commit()
+        assert packages.observe(host, "").versions.keys() == {"kmod-nvidia-open-dkms", "nvidia-ml"}
 
 
 def test_rpms_old_database_is_asked_of_rpm_itself(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ BLOCKS: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "unknown system": (
         lambda root: hostroot.put(root, "/etc/os-release", "ID=arch\n"),
         "host",
-        "system arch is not supported; supported are debian 11",
+        "system arch is not supported; supported are almalinux 9, debian 11",
     ),
 }
 

@@ -14,6 +14,7 @@ from ansible_collections.flexai.xpu.plugins.module_utils import _nvidia_driver a
 from ansible_collections.flexai.xpu.plugins.module_utils import _site as site
 from ansible_collections.flexai.xpu.plugins.module_utils import _verdict as verdict
 from ansible_collections.flexai.xpu.plugins.module_utils._errors import XpuError
+from ansible_collections.flexai.xpu.plugins.module_utils._packages import Packages, from_dpkg
 
 from . import hostroot
 
@@ -89,8 +90,27 @@ def test_packages_that_are_only_half_installed_do_not_count() -> None:
     status = hostroot.package("nvidia-container-toolkit", "1.17.8-1").replace(
         "install ok installed", "install ok half-configured"
     ) + hostroot.package("libnvidia-container1", "1.17.8-1")
-    found = toolkit.installed_packages(status, toolkit.PACKAGES)
+    found = toolkit.installed_packages(Packages("dpkg", from_dpkg(status, ("nvidia",))))
     assert found == {"libnvidia-container1": "1.17.8"}
+
+
+@pytest.mark.parametrize(
+    ("manager", "folder", "file"),
+    [
+        ("dpkg", "ubuntu18.04/amd64", "{}_1.17.8-1_amd64.deb"),
+        ("rpm", "centos7/x86_64", "{}-1.17.8-1.x86_64.rpm"),
+    ],
+)
+def test_a_release_tarball_has_five_packages_of_a_manager_and_an_architecture(
+    manager: str, folder: str, file: str
+) -> None:
+    there = [f"release-v1.17.8-stable/packages/{folder}/{file.format(n)}" for n in toolkit.PACKAGES]
+    other = [path.replace("amd64", "arm64").replace("x86_64", "aarch64") for path in there]
+    more = [there[0].replace("container1", "container-devel")]
+    chosen = toolkit.choose_packages([*other, *more, *there], manager, "x86_64")
+    assert chosen == dict(zip(toolkit.PACKAGES, there, strict=True))
+    (wrong,) = {"dpkg", "rpm"} - {manager}
+    assert toolkit.choose_packages(there, wrong, "x86_64") == {}
 
 
 # -- containerd ------------------------------------------------------------------------------

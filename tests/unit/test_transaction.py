@@ -688,3 +688,36 @@ def test_a_host_lost_in_the_middle_stops_no_other_and_the_report_says_where_it_w
     done = run_playbook(tmp_path, site, "site")
     assert done.returncode == 0, done.stdout
     assert not (tmp_path / "gpu1" / records.path(transaction.RECORD).lstrip("/")).exists()
+
+
+@pytest.mark.parametrize("playbook", ["site", "nvidia"])
+@pytest.mark.parametrize("quiet", [True, False], ids=["drained", "not drained"])
+def test_where_every_host_is_lost_the_verdict_still_says_what_is_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playbook: str, quiet: bool
+) -> None:
+    """Ansible ends a run whose hosts are all lost; the controller is never lost, and shows it."""
+    site = _site(tmp_path)
+    hosts = site["all"]["children"]["flexai_nodes"]["hosts"]
+    del hosts["gpu2"]
+    hosts["gpu1"]["ansible_connection"] = "lossy"
+    root = tmp_path / "gpu1"
+    if not quiet:  # a host without a driver is changed among the others, at once
+        for path in (
+            "proc/driver/nvidia/version",
+            f"usr/lib/x86_64-linux-gnu/libcuda.so.{OLD}",
+            "usr/lib/x86_64-linux-gnu/libcuda.so.1",
+            records.path("nvidia_driver").lstrip("/"),
+        ):
+            (root / path).unlink()
+    hostroot.put(root, "/sim/goes-away", "")
+    monkeypatch.setenv("LOSSY_MARK", str(root / "sim/gone"))
+    monkeypatch.setenv("ANSIBLE_CONNECTION_PLUGINS", str(Path(__file__).parent / "connections"))
+    verdict = tmp_path / "verdict.json"
+    # Of the group, as a site writes it: the controller has no such variable of its own.
+    site["all"]["children"]["flexai_nodes"]["vars"] = {"flexai_verdict_file": str(verdict)}
+    done = run_playbook(tmp_path, site, playbook)
+    assert done.returncode != 0
+    (told,) = json.loads(verdict.read_text())["nodes"]
+    assert (told["name"], told["ready"]) == ("gpu1", False)
+    assert "before the host was judged, in the middle of" in told["components"][0]["reason"]
+    assert "Site default is not ready." in done.stdout

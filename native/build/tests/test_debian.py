@@ -90,7 +90,8 @@ def test_keys_with_another_digest_are_never_used(
 
 
 def test_an_unknown_suite_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(ToolchainError, match="unknown suite 'buster'; known: bookworm, noble"):
+    words = "unknown suite 'buster'; known: bookworm, jammy, noble"
+    with pytest.raises(ToolchainError, match=words):
         debian.rootfs(Cache(tmp_path), "buster", [])
 
 

@@ -99,7 +99,7 @@ DISTRIBUTIONS = {
     ),
 }
 
-SUITES = {"bookworm": "debian", "trixie": "debian", "noble": "ubuntu"}
+SUITES = {"bookworm": "debian", "trixie": "debian", "jammy": "ubuntu", "noble": "ubuntu"}
 
 # Documentation is half of such a system and nobody reads it there; fsync after every package is
 # most of the time dpkg takes, and a killed build is thrown away whole.

@@ -16,6 +16,8 @@ from xpubuild.toolchain import ToolchainError, run
 
 # A fixed time for everything packed.
 EPOCH = "0"
+# Path on the system → (content, mode).
+Files = Mapping[str, tuple[str | bytes, int]]
 MAINTAINER = "flexai.xpu contributors <flexai-xpu@example.invalid>"
 
 
@@ -28,7 +30,7 @@ class Package:
     summary: str
     version: str
     relations: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, tuple[str | bytes, int]] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
 
@@ -50,7 +52,8 @@ class Package:
         return "".join(f"{key}: {value}\n" for key, value in lines.items() if value)
 
 
-def _put(stage: Path, path: str, content: str | bytes, mode: int) -> None:
+def put(stage: Path, path: str, content: str | bytes, mode: int) -> None:
+    """A file of the system in the directory *stage*."""
     target = stage / path.lstrip("/")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -60,14 +63,14 @@ def _put(stage: Path, path: str, content: str | bytes, mode: int) -> None:
 def _fill(package: Package, stage: Path) -> None:
     """Lay the package's tree out in *stage*, with the modes it is to have."""
     for path, (content, mode) in package.files.items():
-        _put(stage, path, content, mode)
+        put(stage, path, content, mode)
     for path, target in package.links.items():
         link = stage / path.lstrip("/")
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
     for name, text in package.scripts.items():
-        _put(stage, f"/DEBIAN/{name}", text, 0o755)
-    _put(stage, "/DEBIAN/control", package.control(), 0o644)
+        put(stage, f"/DEBIAN/{name}", text, 0o755)
+    put(stage, "/DEBIAN/control", package.control(), 0o644)
     for directory in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
         directory.chmod(0o755)
 

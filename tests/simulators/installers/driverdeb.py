@@ -1,38 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The simulated driver as Debian packages, split and named as in NVIDIA's repository for Debian.
-
-What builds and loads kernel modules comes along as a stand-in: ``dkms`` with its places, words
-and exit codes, and by a line of modprobe.d what the kernel says to ``modprobe nvidia``.
-"""
+"""The simulated driver as Debian packages, split and named as in NVIDIA's repository for Debian."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from . import deb, kernelmodule
-from .runfile import SOURCES, driver_version, fill_in
+from . import deb, driverfiles
+from .runfile import driver_version
 
 REVISION = "1"
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
-UNITS = "/usr/lib/systemd/system"
-MODULE = "/usr/lib/nvidia-sim/module"
 KERNEL_PACKAGES = {"open": "nvidia-kernel-open-dkms", "proprietary": "nvidia-kernel-dkms"}
 DKMS_VERSION = "3.0.10-8+simulated"
-MODPROBE = f"install nvidia {MODULE} load\nremove nvidia {MODULE} unload\n"
-# A boot loads no other module than `modprobe` would.
-CHECK_AT_BOOT = f"[Service]\nExecStartPre={MODULE} check\n"
-FABRIC_UNIT = """\
-[Unit]
-Description=NVIDIA fabric manager service (simulated)
-After=nvidia-sim-module.service
-
-[Service]
-ExecStartPre=/usr/bin/nv-fabricmanager --check
-ExecStart=/usr/bin/nv-fabricmanager
-
-[Install]
-WantedBy=multi-user.target
-"""
 SCRIPT = "#!/bin/sh\nset -e\n{}\n"
 RELOAD = SCRIPT.format("[ ! -d /run/systemd/system ] || systemctl daemon-reload")
 LDCONFIG = SCRIPT.format("ldconfig")
@@ -46,7 +25,6 @@ else
     echo "Module build for kernel $(uname -r) was skipped since the kernel headers for this kernel"
     echo "do not seem to be installed."
 fi"""
-Files = dict[str, tuple[str | bytes, int]]
 
 
 def _unit_scripts(unit: str, enable: bool) -> dict[str, str]:
@@ -60,13 +38,13 @@ def _unit_scripts(unit: str, enable: bool) -> dict[str, str]:
 
 
 def _library(driver: Path, version: str, name: str, package: str) -> deb.Package:
-    file = f"{name}.so.{upstream(version)}"
+    files, links = driverfiles.library(driver, name, upstream(version), LIBRARIES)
     return deb.Package(
         package,
         f"NVIDIA driver, {name} (simulated)",
         version,
-        files={f"{LIBRARIES}/{file}": ((driver / "lib" / file).read_bytes(), 0o755)},
-        links={f"{LIBRARIES}/{name}.so.1": file, f"{LIBRARIES}/{name}.so": f"{name}.so.1"},
+        files=files,
+        links=links,
         scripts={"postinst": LDCONFIG, "postrm": LDCONFIG},
     )
 
@@ -75,48 +53,19 @@ def upstream(version: str) -> str:
     return version.rpartition("-")[0]
 
 
-def _program(driver: Path, name: str) -> Files:
-    return {f"/usr/bin/{name}": ((driver / "bin" / name).read_bytes(), 0o755)}
-
-
-def _unit(driver: Path, name: str) -> Files:
-    (found,) = driver.rglob(name)
-    return {f"{UNITS}/{name}": (found.read_bytes(), 0o644)}
-
-
-def _payload(name: str, **values: str) -> str:
-    return fill_in((SOURCES / name).read_text(encoding="utf-8"), values)
-
-
 def _kernel_support(driver: Path, version: str) -> deb.Package:
-    share = driver / "share/nvidia-sim"
-    data: Files = {
-        f"/usr/share/nvidia-sim/{path.relative_to(share)}": (path.read_bytes(), 0o644)
-        for path in sorted(share.rglob("*"))
-        if path.is_file()
-    }
-    unit = "nvidia-sim-module.service"
     return deb.Package(
         "nvidia-kernel-support",
         "NVIDIA driver, what loads its kernel module (simulated)",
         version,
-        files={
-            **data,
-            **_program(driver, "nvidia-sim-module"),
-            **_unit(driver, unit),
-            f"{UNITS}/{unit}.d/dkms.conf": (CHECK_AT_BOOT, 0o644),
-            MODULE: (_payload("module.sh"), 0o755),
-            "/usr/lib/modprobe.d/nvidia-sim.conf": (MODPROBE, 0o644),
-        },
-        scripts=_unit_scripts(unit, enable=True),
+        files=driverfiles.kernel_support(driver),
+        scripts=_unit_scripts(driverfiles.MODULE_UNIT, enable=True),
     )
 
 
 def _kernel_module(version: str, flavour: str) -> deb.Package:
     number = upstream(version)
-    source = f"/usr/src/nvidia-{number}"
     (other,) = {*KERNEL_PACKAGES.values()} - {KERNEL_PACKAGES[flavour]}
-    configuration = f'PACKAGE_NAME="nvidia"\nPACKAGE_VERSION="{number}"\nAUTOINSTALL="yes"\n'
     return deb.Package(
         KERNEL_PACKAGES[flavour],
         f"NVIDIA driver, {flavour} kernel module for DKMS (simulated)",
@@ -126,13 +75,7 @@ def _kernel_module(version: str, flavour: str) -> deb.Package:
             "Conflicts": other,
             "Replaces": other,
         },
-        files={
-            f"{source}/dkms.conf": (configuration, 0o644),
-            **{
-                f"{source}/{name}": (content, 0o644)
-                for name, content in kernelmodule.nvidia_modules(number, flavour).items()
-            },
-        },
+        files=driverfiles.kernel_module(number, flavour),
         scripts={
             "postinst": SCRIPT.format(BUILD.format(version=number)),
             "prerm": SCRIPT.format(f"dkms remove nvidia/{number} --all || true"),
@@ -154,18 +97,15 @@ def _fabric(version: str) -> list[deb.Package]:
             "NVIDIA Fabric Manager (simulated)",
             version,
             relations=relations("nvidia-fabricmanager"),
-            files={
-                "/usr/bin/nv-fabricmanager": (_payload("fabricmanager.sh", VERSION=number), 0o755),
-                f"{UNITS}/nvidia-fabricmanager.service": (FABRIC_UNIT, 0o644),
-            },
-            scripts=_unit_scripts("nvidia-fabricmanager.service", enable=False),
+            files=driverfiles.fabric_manager(number),
+            scripts=_unit_scripts(driverfiles.FABRIC, enable=False),
         ),
         deb.Package(
             f"libnvidia-nscq-{branch}",
             "NVSwitch configuration and query library (stand-in)",
             version,
             relations=relations("libnvidia-nscq"),
-            files={f"{LIBRARIES}/libnvidia-nscq.so.{number}": ("stand-in\n", 0o644)},
+            files=driverfiles.nscq(number, LIBRARIES),
         ),
     ]
 
@@ -176,13 +116,13 @@ def packages(driver: Path) -> list[deb.Package]:
     kernels = " | ".join(f"{name} (= {version})" for name in KERNEL_PACKAGES.values())
     needed = ("libcuda1", "libnvidia-ml1", "nvidia-persistenced")
     same = [f"{name} (= {version})" for name in needed]
-    daemon = "nvidia-persistenced.service"
+    daemon, program = driverfiles.DAEMON_UNIT, driverfiles.program
     return [
         deb.Package(
             "dkms",
             "Stand-in for dkms: copies prebuilt objects",
             DKMS_VERSION,
-            files={"/usr/sbin/dkms": (_payload("dkms.sh"), 0o755)},
+            files=driverfiles.dkms(),
         ),
         _library(driver, version, "libcuda", "libcuda1"),
         _library(driver, version, "libnvidia-ml", "libnvidia-ml1"),
@@ -193,7 +133,7 @@ def packages(driver: Path) -> list[deb.Package]:
             "NVIDIA driver, persistence daemon (simulated)",
             version,
             relations={"Depends": f"nvidia-kernel-support (= {version})"},
-            files={**_program(driver, "nvidia-persistenced"), **_unit(driver, daemon)},
+            files={**program(driver, "nvidia-persistenced"), **driverfiles.unit(driver, daemon)},
             scripts=_unit_scripts(daemon, enable=False),
         ),
         deb.Package(
@@ -201,7 +141,7 @@ def packages(driver: Path) -> list[deb.Package]:
             "NVIDIA driver for computing (simulated)",
             version,
             relations={"Depends": ", ".join([*same, kernels])},
-            files={**_program(driver, "nvidia-smi"), **_program(driver, "simgpu")},
+            files={**program(driver, "nvidia-smi"), **program(driver, "simgpu")},
         ),
         *_fabric(version),
     ]

@@ -17,11 +17,13 @@ from xpubuild.toolchain import ToolchainError
 
 from .recipes import vendor
 
+# The toolkit's artefact, by what its tarball holds.
+TOOLKIT = {"deb": "nvidia-container-toolkit", "rpm": "nvidia-container-toolkit-rpm"}
 LICENCE = "stand-in for the vendor's file, made by tests/simulators"
 
 
 def simulated_vendor(cache: Cache) -> list[artefacts.Artefact]:
-    """The simulated installers of driver and CUDA, and the toolkit's release tarball."""
+    """The simulated installers of driver and CUDA, and the toolkit's release tarballs."""
     built = vendor.build(cache)
     entries = [
         artefacts.Artefact(
@@ -34,11 +36,9 @@ def simulated_vendor(cache: Cache) -> list[artefacts.Artefact]:
         for path in sorted(built.glob("cuda_*_linux.run"))
     ]
     for path in sorted(built.glob("nvidia-container-toolkit_*.tar.gz")):
-        version = path.name.split("_")[1]
+        _name, version, form, _arch = path.name.split("_", 3)
         entries.append(
-            artefacts.Artefact(
-                "nvidia-container-toolkit", version, "x86_64", "tarball", path, LICENCE
-            )
+            artefacts.Artefact(TOOLKIT[form], version, "x86_64", "tarball", path, LICENCE)
         )
     return entries
 

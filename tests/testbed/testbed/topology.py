@@ -19,7 +19,9 @@ import yaml
 from .errors import TestbedError
 
 NAME = re.compile(r"[a-z][a-z0-9-]{0,20}")
-SYSTEMS = ("debian12", "debian12-podman", "debian13", "ubuntu2404")
+SYSTEMS = ("debian12", "debian12-podman", "debian13", "openeuler", "ubuntu2204", "ubuntu2404")
+# They have no container engine before somebody installs one, and roles start one at the first boot.
+WITHOUT_ENGINE = ("openeuler",)
 ROLES = ("control-plane", "worker", "docker", "cri-dockerd", "containerd-2")
 # What a worker's kubelet speaks to in place of the system's own containerd.
 ENGINE_ROLES = ("cri-dockerd", "containerd-2")
@@ -209,10 +211,19 @@ def _roles(value: object, where: str) -> tuple[str, ...]:
 def _host(value: object, where: str) -> HostSpec:
     fields = _mapping(value, where, {"name", "os"}, {"roles", "cards"})
     name = check_name(fields["name"], f"{where}.name")
+    system = _choice(fields["os"], f"{where}.os", SYSTEMS)
+    roles = _roles(fields.get("roles", []), f"{where}.roles")
+    if roles and system in WITHOUT_ENGINE:
+        raise _fail(
+            f"{where}.roles",
+            list(roles),
+            f"none on {system}, which has no container engine",
+            "leave it out, or take another system",
+        )
     return HostSpec(
         name=name,
-        os=_choice(fields["os"], f"{where}.os", SYSTEMS),
-        roles=_roles(fields.get("roles", []), f"{where}.roles"),
+        os=system,
+        roles=roles,
         cards=_cards(fields["cards"], f"{where}.cards") if "cards" in fields else None,
     )
 

@@ -7,7 +7,6 @@ set -u
 
 version='@VERSION@'
 release='@RELEASE@'
-build='@BUILD@'
 root=${NVIDIA_SIM_ROOT:-}
 log=$root/var/log/cuda-installer.log
 faults_file=$root/etc/nvidia-sim/fail-cuda
@@ -61,19 +60,8 @@ faulty() {
 }
 
 compiler() {
-    cat <<END
-#!/bin/sh
-case \${1:-} in
--V | --version)
-    echo 'nvcc: NVIDIA (R) Cuda compiler driver'
-    echo '(SIMULATION: flexai.xpu tests/simulators)'
-    echo 'Cuda compilation tools, release $release, V$build'
-    ;;
-*)
-    echo 'nvcc (simulation): compiles nothing' >&2
-    exit 1
-    ;;
-esac
+    cat <<'END'
+@COMPILER@
 END
 }
 

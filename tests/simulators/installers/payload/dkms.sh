@@ -91,10 +91,13 @@ install() {
 
 remove_from() {
     target=$root$(modules_of "$1")/updates
-    for object in "$root$(place_of "$1")"/*.ko; do rm -f "$target/dkms/${object##*/}"; done
+    # What another version has put in its place meanwhile, as rpm's upgrades do, is not ours.
+    for object in "$root$(place_of "$1")"/*.ko; do
+        ! cmp -s "$object" "$target/dkms/${object##*/}" || rm "$target/dkms/${object##*/}"
+    done
     rmdir "$target/dkms" "$target" 2>/dev/null || true
     index_modules "$1"
-    unindex_modules "$1"
+    [ -d "$target" ] || unindex_modules "$1"
     rm -rf "$root$tree/$name/$version/${1:?}"
 }
 

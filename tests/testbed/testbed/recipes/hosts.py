@@ -9,11 +9,13 @@ from pathlib import Path
 from xpubuild import debian
 from xpubuild.cache import Cache
 
-COMMON = (
-    "ca-certificates conntrack containerd containernetworking-plugins dbus docker.io ethtool "
-    "iproute2 iptables kmod openssh-server procps python3 python3-apt runc socat systemd "
-    "systemd-sysv"
+from . import openeuler
+
+BASE = (
+    "ca-certificates conntrack dbus ethtool iproute2 iptables kmod openssh-server procps python3 "
+    "runc socat systemd systemd-sysv"
 ).split()
+COMMON = [*BASE, "containerd", "containernetworking-plugins", "docker.io", "python3-apt"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ SYSTEMS = {
     "debian12-podman": System("bookworm", (*COMMON, "netavark", "podman")),
     # Has Docker 26, whose command is a package of its own; Ubuntu's Docker is 24.
     "debian13": System("trixie", (*COMMON, "docker-cli")),
+    # No container engine: a role installs it there, as an rpm.
+    "openeuler": System("bookworm", (*BASE, "createrepo-c", "dnf", "rpm")),
+    "ubuntu2204": System("jammy", tuple(COMMON)),
     "ubuntu2404": System("noble", tuple(COMMON)),
 }
 
@@ -37,4 +42,5 @@ SYSTEMS = {
 def build(cache: Cache, system: str) -> Path:
     """``rootfs.tar`` of *system*."""
     spec = SYSTEMS[system]
-    return debian.rootfs(cache, spec.suite, spec.packages)
+    archive = debian.rootfs(cache, spec.suite, spec.packages)
+    return openeuler.build(cache, archive) if system == "openeuler" else archive

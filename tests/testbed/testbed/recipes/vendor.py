@@ -16,27 +16,28 @@ from . import simulators, toolkit
 INSTALLERS = REPOSITORY / "tests/simulators/installers"
 
 
-def _sources() -> str:
+def sources() -> str:
     """Digest of everything that packs: tests are left out, or each edit there would rebuild."""
     packers = [*INSTALLERS.glob("*.py"), INSTALLERS / "payload"]
     return digest_tree(packers, INSTALLERS)
 
 
 def build(cache: Cache) -> Path:
-    """``NVIDIA-Linux-x86_64-<v>.run``, ``nvidia-container-toolkit_<v>_deb_amd64.tar.gz`` and
-    ``cuda_<v>_<driver>_linux.run``."""
+    """``NVIDIA-Linux-x86_64-<v>.run``, ``cuda_<v>_<driver>_linux.run`` and
+    ``nvidia-container-toolkit_<v>_{deb_amd64,rpm_x86_64}.tar.gz``."""
     driver = simulators.build(cache)
     programs = toolkit.build(cache)
 
     def pack(out: Path) -> None:
         runfile.pack(driver, out)
         cudarun.pack(out)
-        release.pack(programs, toolkit.VERSION, out)
+        for form in release.FOLDERS:
+            release.pack(programs, toolkit.VERSION, out, form)
 
     inputs = {
         "driver": digest_tree([driver], driver),
         "toolkit": digest_tree([programs], programs),
-        "sources": _sources(),
+        "sources": sources(),
         "archiver": digest_file(Path(artefacts.__file__)),
     }
     return cache.get(Recipe("vendor", inputs, pack))
@@ -45,7 +46,7 @@ def build(cache: Cache) -> Path:
 def documents(cache: Cache) -> Path:
     """``nvidia-container-toolkit_<v>_deb_amd64.tar.gz`` of document 000."""
     programs = toolkit.build(cache, toolkit.DOCUMENTS)
-    inputs = {"toolkit": digest_tree([programs], programs), "sources": _sources()}
+    inputs = {"toolkit": digest_tree([programs], programs), "sources": sources()}
 
     def pack(out: Path) -> None:
         release.pack(programs, toolkit.DOCUMENTS, out)

@@ -71,8 +71,14 @@ REFUSED = {
     "unknown system": (
         changed("hosts/0/os", "debian14"),
         "topology: hosts[0].os is 'debian14'; allowed: debian12, debian12-podman, debian13, "
-        "ubuntu2404",
+        "openeuler, ubuntu2204, ubuntu2404",
         "did you mean 'debian13'?",
+    ),
+    "role without an engine": (
+        changed("hosts/1/os", "openeuler"),
+        "topology: hosts[1].roles is ['worker']; allowed: none on openeuler, which has no "
+        "container engine",
+        "leave it out, or take another system",
     ),
     "unknown role": (
         changed("hosts/0/roles", ["master"]),
