@@ -125,7 +125,7 @@ def test_what_a_controller_made_is_its_own() -> None:
     wanted = rendered(document, {"kinds": KEDA_KINDS}).objects
     (ours,) = [thing for thing in wanted if thing["kind"] == "ScaledObject"]
     owner = {"kind": "ScaledObject", "name": "qwen-g1", "controller": True}
-    autoscaler = {
+    autoscaler: Document = {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": {**apply.marked(ours)["metadata"], "name": "keda-hpa-qwen-g1"},
