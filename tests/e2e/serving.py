@@ -200,6 +200,19 @@ def address(platform: Platform, namespace: str, name: str) -> str:
     return f"http://{found.strip()}"
 
 
+def answer(platform: Platform, url: str, body: dict[str, Any] | None = None) -> str:
+    """What a Service answers: a pod that is ready is not yet behind it on every node."""
+    last = Run(1, "")
+
+    def answered() -> bool:
+        nonlocal last
+        last = ask(platform, url, body)
+        return last.rc == 0
+
+    wait_for(answered, f"an answer from {url}", lambda: last.output)
+    return last.output
+
+
 def chat(platform: Platform, namespace: str, name: str, model: str, question: str) -> str:
     """The answer to a chat call through the Service."""
     body = {
@@ -209,10 +222,8 @@ def chat(platform: Platform, namespace: str, name: str, model: str, question: st
         "ignore_eos": True,
         "messages": [{"role": "user", "content": question}],
     }
-    done = ask(platform, f"{address(platform, namespace, name)}/v1/chat/completions", body)
-    if done.rc != 0:
-        raise PlatformError(f"no answer from Service {namespace}/{name}:\n{done.output}")
-    return str(json.loads(done.output)["choices"][0]["message"]["content"])
+    said = answer(platform, f"{address(platform, namespace, name)}/v1/chat/completions", body)
+    return str(json.loads(said)["choices"][0]["message"]["content"])
 
 
 def wait_for(condition: Callable[[], Any], what: str, story: Callable[[], str] = lambda: "") -> Any:
