@@ -93,7 +93,7 @@ def test_nothing_to_do_for_nvidia_is_ready_though_the_rest_is_missing(
         (tmp_path / name / "opt/xpu/current").unlink()
     done = run(tmp_path, site, "nvidia")
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("changed=0") == 2
+    assert not re.search(r"changed=[1-9]", done.stdout), done.stdout
     assert "nothing to do on 2 hosts" in done.stdout
 
 

@@ -28,3 +28,11 @@ def write_tarball(out: Path, root: Path, members: Sequence[str]) -> None:
                     archive.addfile(info, stream)
             else:
                 archive.addfile(info)
+
+
+def unpack(tarball: Path, out: Path) -> None:
+    """Everything of a tarball that is ours or pinned, below *out*."""
+    with tarfile.open(tarball) as archive:
+        # Debian 12's Python knows no filters yet.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _out: member)
+        archive.extractall(out)

@@ -11,15 +11,13 @@ The directory holds::
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
-import tarfile
 import urllib.request
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from .. import debian
+from .. import archive, debian
 from ..cache import Cache, Recipe, digest_tree
 from ..toolchain import REPOSITORY, ToolchainError, run, zig, zig_cxx, zig_version
 
@@ -57,8 +55,7 @@ def json_headers(cache: Cache) -> Path:
             raise ToolchainError(f"{url} is not the file that is pinned; see {Path(__file__).name}")
         (out / "package.deb").write_bytes(package)
         run([*zig(), "ar", "x", out / "package.deb"], cwd=out)
-        with tarfile.open(fileobj=io.BytesIO((out / "data.tar.xz").read_bytes())) as data:
-            data.extractall(out / "data", filter="data")
+        archive.unpack(out / "data.tar.xz", out / "data")
         (out / "data/usr/include/nlohmann").rename(out / "nlohmann")
         shutil.rmtree(out / "data")
         for leftover in out.glob("*.*"):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import sys
 import sysconfig
-import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -158,8 +157,7 @@ def installed(cache: Cache, python: str, arch: str = "x86_64") -> Path:
     def unpack(out: Path) -> None:
         scratch = out / "scratch"
         scratch.mkdir()
-        with tarfile.open(source) as tarball:
-            tarball.extractall(scratch, filter="data")
+        archive.unpack(source, scratch)
         wheels = scratch / "wheels"
         # Compiled modules would carry times of today.
         pip: list[str | Path] = [
