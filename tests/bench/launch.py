@@ -115,9 +115,8 @@ def measure() -> int:
     ours = statistics.median(added(single, LIMITED))
     baselines = {BARE: two_figures(single[BARE], "per launch", None)}
     for name in set(places) - {BARE, UNLIMITED, LIMITED}:
-        theirs = added(single, name)
-        baselines[name] = two_figures(theirs, "added per launch", None)
-        ratio = against(ours, statistics.median(theirs))
+        baselines[name] = two_figures(added(single, name), "added per launch", None)
+        ratio = against(ours, baselines[name]["added per launch"].value)
         if baseline and name == Path(baseline).name and ratio is not None:
             judged[f"limited, against {name}"] = Figure(ratio, "times", 0.5)
     return benchlib.publish(

@@ -22,12 +22,13 @@ def test_an_unknown_router_is_refused_with_the_known_ones_and_the_other_way() ->
 
 
 def test_another_contestant_is_reported_and_never_judged() -> None:
-    slow = conductor.Series([900.0], [90.0], [], [9.0], [99.0], [80.0])
+    slow = conductor.Series([900.0], [90.0], [], [9.0], [99.0], [80.0], [40.0])
     column = conductor.beside(slow, direct=[1.0])
     assert {name: figure.value for name, figure in column.items()} == {
         "one leg, CPU": 900.0,
         "SSE chunk, CPU": 90.0,
         "p99 added": 98.0,
         "128 paced streams": 80.0,
+        "paced token, CPU": 40.0,
     }
     assert all(figure.target is None for figure in column.values())
