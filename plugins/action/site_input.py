@@ -26,6 +26,7 @@ from ..plugin_utils._controller import (
     load_artefacts,
     node_defaults,
     node_values,
+    nodes_of_play,
     role_names,
     role_specs,
 )
@@ -52,7 +53,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        hosts = list(variables["ansible_play_hosts_all"])
+        hosts = nodes_of_play(variables)
         nodes = list(variables["groups"].get(CLUSTER_GROUP, ()))
         components = self._task.args.get("components") or COMPONENTS
         defaults = node_defaults(self._loader)

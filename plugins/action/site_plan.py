@@ -9,6 +9,7 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 
 from ..module_utils._site import plan_faults, plan_lines
+from ..plugin_utils._controller import nodes_of_play
 
 display = Display()
 
@@ -23,7 +24,7 @@ class ActionModule(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         name = self._task.args.get("probe", "preflight_probe")
-        hosts = variables["ansible_play_hosts_all"]
+        hosts = nodes_of_play(variables)
         hostvars = variables["hostvars"]
         probes = {host: hostvars.raw_get(host).get(name) or {} for host in hosts}
         faults = plan_faults(probes)

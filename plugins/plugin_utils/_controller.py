@@ -39,6 +39,15 @@ Variables = t.Mapping[str, t.Any]
 Templates = t.Callable[[Variables], t.Callable[[t.Any], t.Any]]
 
 
+def nodes_of_play(variables: Variables) -> list[str]:
+    """The hosts that a play is about. The controller may be among them without being a node: it is
+    what shows the verdict where every host is lost."""
+    nodes = variables["groups"].get("flexai_nodes", ())
+    return [
+        host for host in variables["ansible_play_hosts_all"] if host != "localhost" or host in nodes
+    ]
+
+
 def absolute(path: str) -> str:
     """A path of the controller, as a site writes it."""
     return os.path.abspath(os.path.expanduser(str(path)))

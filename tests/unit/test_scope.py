@@ -97,6 +97,16 @@ def test_nothing_to_do_for_nvidia_is_ready_though_the_rest_is_missing(
     assert "nothing to do on 2 hosts" in done.stdout
 
 
+def test_validate_alone_is_about_the_nodes_and_no_controller(tmp_path: Path, site: Site) -> None:
+    for name in ("gpu1", "gpu2"):
+        hostroot.ready(tmp_path / name)
+    done = run(tmp_path, site, "validate")
+    assert done.returncode == 0, done.stdout
+    assert not re.search(r"changed=[1-9]", done.stdout), done.stdout
+    assert "nothing to do on 2 hosts" in done.stdout
+    assert not re.search(r"(ok|fatal): \[localhost\]", done.stdout), done.stdout
+
+
 def test_with_limit_the_verdict_is_about_these_hosts(tmp_path: Path, site: Site) -> None:
     hostroot.ready(tmp_path / "gpu1")
     verdict = tmp_path / "verdict.json"
