@@ -76,7 +76,7 @@ def test_a_group_that_does_not_fit_waits_whole_and_comes_whole(site: Site) -> No
 
     def refused() -> bool:
         (group,) = site.get(POD_GROUP)
-        conditions = group["status"].get("conditions", ())
+        conditions = group.get("status", {}).get("conditions", ())
         return any(one["type"] == "Unschedulable" for one in conditions)
 
     # There is a seat for one of the two; Volcano has looked and said that the gang is not placed.
