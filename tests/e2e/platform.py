@@ -206,3 +206,10 @@ def recap(output: str) -> dict[str, dict[str, int]]:
         if colon:
             hosts[host.strip()] = {k: int(v) for k, v in re.findall(r"(\w+)=(\d+)", counts)}
     return hosts
+
+
+def changed(done: Run) -> set[int]:
+    """How many tasks changed something, of each host that the run names at its end."""
+    counts = recap(done.output)
+    assert counts, done.output
+    return {host["changed"] for host in counts.values()}

@@ -15,7 +15,7 @@ import pytest
 
 from e2e import serving
 from e2e.conftest import Demo
-from e2e.platform import Platform, recap
+from e2e.platform import Platform, changed
 
 NODE = "gpu1"
 QUEUE = "a15155090721337344296789"
@@ -64,12 +64,6 @@ def site(demo: Demo) -> Iterator[Platform]:
     serving.remove(nodes)
 
 
-def changed(output: str) -> set[int]:
-    counts = recap(output)
-    assert counts, output
-    return {host["changed"] for host in counts.values()}
-
-
 def pods(platform: Platform, namespace: str, service: str) -> dict[str, Any]:
     found = platform.kubectl(
         "-n", namespace, "get", "pods", "-l", f"flexai.io/inferenceservice={service}", "-o", "json"
@@ -80,13 +74,13 @@ def pods(platform: Platform, namespace: str, service: str) -> dict[str, Any]:
 def test_document_000s_8b_model_is_refused_with_the_memory_it_needs(site: Platform) -> None:
     model = "DeepSeek-R1-Distill-Llama-8B"
     refused = serving.inference(site, "document-000", serving_model=model, check=False)
-    assert refused.rc != 0 and changed(refused.output) == {0}
+    assert refused.rc != 0 and changed(refused) == {0}
     assert "limits.huawei.com/vgpu-memory-1Gi" in refused.output
     assert "weights 14.96 GiB" in refused.output
 
 
 def test_document_000s_service_runs_on_its_slice(site: Platform) -> None:
-    assert changed(serving.inference(site, "document-000").output) != {0}
+    assert changed(serving.inference(site, "document-000")) != {0}
     (pod,) = pods(site, "deepseek-test", "deepseek-r1").values()
     assert pod["spec"]["nodeName"] == NODE
     grant = pod["metadata"]["annotations"]["huawei.com/vgpu-ids-new"].rstrip(":").split(",")
@@ -97,13 +91,13 @@ def test_document_000s_service_runs_on_its_slice(site: Platform) -> None:
     assert (device["core_quota"], device["memory_quota"]) == (20, 3 << 30)
     served = ("deepseek-test", "deepseek-r1", "Qwen2.5-0.5B-Instruct")
     assert serving.chat(site, *served, "红楼梦是什么") == "xxxxxxxx"
-    assert changed(serving.inference(site, "document-000").output) == {0}
+    assert changed(serving.inference(site, "document-000")) == {0}
 
 
 def test_document_004s_service_runs_as_one_gang_of_two_images(site: Platform) -> None:
     """Annotations, queue, images, amounts and the worker's command are the document's."""
     mended: dict[str, Any] = {"serving_pull_policy": "IfNotPresent"}
-    assert changed(serving.inference(site, "document-004", **mended).output) != {0}
+    assert changed(serving.inference(site, "document-004", **mended)) != {0}
     found = pods(site, "default", "simple-inference-service")
     assert [pod["spec"]["containers"][0]["image"] for _, pod in sorted(found.items())] == list(
         IMAGES
@@ -118,4 +112,4 @@ def test_document_004s_service_runs_as_one_gang_of_two_images(site: Platform) ->
     assert [(one["spec"]["minMember"], one["spec"]["queue"]) for one in group] == [(2, QUEUE)]
     url = serving.address(site, "default", "simple-inference-service")
     assert "Directory listing" in serving.answer(site, f"{url}/")
-    assert changed(serving.inference(site, "document-004", **mended).output) == {0}
+    assert changed(serving.inference(site, "document-004", **mended)) == {0}

@@ -15,7 +15,7 @@ import pytest
 
 from e2e import serving
 from e2e.conftest import Demo
-from e2e.platform import Platform, Run, recap
+from e2e.platform import Platform, Run, changed
 
 NAMESPACE, NAME, MODEL = serving.PAIR
 LEADER, WORKER = "pair-g0-0", "pair-g0-1"
@@ -89,12 +89,6 @@ class Pair:
     def left(self) -> list[str]:
         found = self.platform.kubectl("get", KINDS, "-A", "-o", "name").output
         return [line for line in found.split() if NAME in line or NAMESPACE in line]
-
-
-def changed(done: Run) -> set[int]:
-    counts = recap(done.output)
-    assert counts, done.output
-    return {host["changed"] for host in counts.values()}
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 from e2e import serving, snapshot
 from e2e.conftest import Demo
-from e2e.platform import Platform, Run, recap
+from e2e.platform import Platform, Run, changed
 
 NAMESPACE, NAME = "vllm-e2e", "qwen"
 # Where a snapshot sees it.
@@ -89,12 +89,6 @@ def site(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
     yield Site(demo.platform, source)
     demo.platform.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
     serving.remove(nodes)
-
-
-def changed(done: Run) -> set[int]:
-    counts = recap(done.output)
-    assert counts, done.output
-    return {host["changed"] for host in counts.values()}
 
 
 def test_a_check_predicts_the_service_and_makes_nothing(site: Site) -> None:
